@@ -1,0 +1,139 @@
+"""Plotly figures in one style, shown alike in JupyterLab and on the pages of the book.
+
+Importing this module makes the style the default::
+
+    from kanlib.figures import show, BASIS_COLORS
+
+    fig = go.Figure(go.Scatter(x=x, y=y, line_color=BASIS_COLORS["spline"]))
+    fig.update_layout(xaxis_title="x", yaxis_title="value")
+    show(fig, alt="What the figure shows, for those who cannot see it.",
+         caption="What it means, in *Markdown* with $math$.")
+
+Every figure of a chapter goes through `show`, because every figure needs its text alternative.
+A plain ``fig.show()``, or a figure as the last expression of a cell, works too.
+The template has no opinion of its own on light and dark: backgrounds are transparent, and axes,
+grid and text are a grey that both themes leave legible.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+import plotly.graph_objects as go
+import plotly.io as pio
+from IPython.display import Markdown, display
+from plotly.io.base_renderers import MimetypeRenderer, PlotlyRenderer
+
+# Okabe and Ito (2008), without black and yellow, which vanish on one of the two backgrounds.
+BLUE, ORANGE, GREEN, PINK = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
+VERMILLION, SKY, GREY = "#D55E00", "#56B4E9", "#808080"
+
+BASIS_COLORS = {"spline": BLUE, "relu": VERMILLION, "mlp": GREEN}
+LEVEL_COLORS = [ORANGE, SKY, GREEN, BLUE, PINK, VERMILLION, GREY]
+"""Colours of the levels, coarsest first."""
+
+CONFIG = {"displaylogo": False, "responsive": True}
+"""Options of plotly.js that every figure is drawn with."""
+
+_GRID = "rgba(128, 128, 128, 0.3)"
+_AXIS = {
+    "automargin": True,
+    "exponentformat": "power",
+    "gridcolor": _GRID,
+    "linecolor": GREY,
+    "showline": True,
+    "ticks": "outside",
+    "tickcolor": GREY,
+    "zerolinecolor": _GRID,
+}
+
+TEMPLATE = go.layout.Template(
+    layout={
+        "autosize": True,
+        "colorscale": {"sequential": "Viridis", "diverging": "RdBu"},
+        "colorway": [BLUE, VERMILLION, GREEN, ORANGE, PINK, SKY, GREY],
+        "font": {"family": "system-ui, sans-serif", "size": 14, "color": GREY},
+        "height": 420,
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        "margin": {"l": 60, "r": 20, "t": 60, "b": 50},
+        "paper_bgcolor": "rgba(0, 0, 0, 0)",
+        "plot_bgcolor": "rgba(0, 0, 0, 0)",
+        "title": {"x": 0, "xref": "paper"},
+        "xaxis": _AXIS,
+        "yaxis": _AXIS,
+    }
+)
+
+
+class BookRenderer(MimetypeRenderer):  # type: ignore[misc]
+    """Emit a figure as plotly's own type, for JupyterLab, and as HTML, for the book.
+
+    The HTML expects plotly.js on the page, which the book loads once from its own files.
+    """
+
+    def to_mimebundle(self, fig_dict: dict[str, Any]) -> dict[str, Any]:
+        """Return the figure under both types."""
+        html = pio.to_html(
+            fig_dict,
+            config=CONFIG,
+            include_plotlyjs=False,
+            include_mathjax=False,
+            full_html=False,
+            validate=False,
+        )
+        return {**PlotlyRenderer(CONFIG).to_mimebundle(fig_dict), "text/html": html}
+
+
+def use_book_renderer() -> None:
+    """Make the renderer and the template of this module plotly's defaults."""
+    pio.renderers["kanlib"] = BookRenderer()
+    pio.renderers.default = "kanlib"
+    pio.templates["kanlib"] = TEMPLATE
+    pio.templates.default = "kanlib"
+
+
+use_book_renderer()
+
+
+def mimebundle(fig: go.Figure, alt: str = "") -> dict[str, Any]:
+    """Return what a notebook displays for a figure.
+
+    Args:
+        fig: the figure.
+        alt: its text alternative, which becomes the label of the HTML version.
+
+    Returns:
+        The figure by type: plotly's own and ``text/html``.
+
+    >>> bundle = mimebundle(go.Figure(), alt="An empty figure.")
+    >>> sorted(bundle)
+    ['application/vnd.plotly.v1+json', 'text/html']
+    >>> bundle["text/html"].startswith('<figure role="img" aria-label="An empty figure.">')
+    True
+    """
+    bundle = BookRenderer().to_mimebundle(fig.to_dict())
+    if alt:
+        label = escape(alt)
+        bundle["text/html"] = (
+            f'<figure role="img" aria-label="{label}">{bundle["text/html"]}</figure>'
+        )
+    return bundle
+
+
+def show(fig: go.Figure, alt: str, caption: str = "") -> None:
+    """Display a figure with its text alternative and, below it, its caption.
+
+    Args:
+        fig: the figure.
+        alt: what the figure shows, for those who cannot see it; plain text.
+        caption: what it means, in Markdown; ``$math$`` is typeset.
+
+    Raises:
+        ValueError: if `alt` is blank.
+    """
+    if not alt.strip():
+        raise ValueError(f"alt = {alt!r}: expected a sentence that says what the figure shows")
+    display(mimebundle(fig, alt), raw=True)
+    if caption:
+        display(Markdown(caption))
