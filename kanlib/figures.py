@@ -33,7 +33,7 @@ BASIS_COLORS = {"spline": BLUE, "relu": VERMILLION, "mlp": GREEN}
 LEVEL_COLORS = [ORANGE, SKY, GREEN, BLUE, PINK, VERMILLION, GREY]
 """Colours of the levels, coarsest first."""
 
-CONFIG = {"displaylogo": False, "responsive": True}
+CONFIG = {"displayModeBar": False, "responsive": True}
 """Options of plotly.js that every figure is drawn with."""
 
 _GRID = "rgba(128, 128, 128, 0.3)"
@@ -55,8 +55,8 @@ TEMPLATE = go.layout.Template(
         "colorway": [BLUE, VERMILLION, GREEN, ORANGE, PINK, SKY, GREY],
         "font": {"family": "system-ui, sans-serif", "size": 14, "color": GREY},
         "height": 420,
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-        "margin": {"l": 60, "r": 20, "t": 60, "b": 50},
+        "legend": {"orientation": "h", "x": 0, "y": 0, "yanchor": "bottom", "yref": "container"},
+        "margin": {"l": 60, "r": 20, "t": 40, "b": 80},
         "paper_bgcolor": "rgba(0, 0, 0, 0)",
         "plot_bgcolor": "rgba(0, 0, 0, 0)",
         "title": {"x": 0, "xref": "paper"},

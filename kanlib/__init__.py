@@ -1,0 +1,24 @@
+"""kanlib: Kolmogorov-Arnold networks with exact refinement and multilevel training."""
+
+from kanlib.knots import KnotGrid
+from kanlib.layers import SplineLayer
+from kanlib.multilevel import Schedule, train_multilevel
+from kanlib.networks import KAN, MLP
+from kanlib.training import MeanSquaredError, Run, linear_ramp, train
+from kanlib.transfer import prolongation
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "KAN",
+    "MLP",
+    "KnotGrid",
+    "MeanSquaredError",
+    "Run",
+    "Schedule",
+    "SplineLayer",
+    "linear_ramp",
+    "prolongation",
+    "train",
+    "train_multilevel",
+]

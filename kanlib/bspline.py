@@ -1,0 +1,216 @@
+"""B-splines: local closed-form evaluation, and the Cox-de Boor recursion as reference.
+
+On one interval [t_m, t_{m+1}] exactly r B-splines b_m, ..., b_{m+r-1} (counted from zero) do not
+vanish, and each is a polynomial in the local coordinate v = (x - t_m) / (t_{m+1} - t_m). The
+coefficients of these pieces are computed once per grid (Cox-de Boor, eq. 2, applied to
+polynomials); evaluation is then a look-up and r Horner schemes, whatever the number of intervals.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from kanlib.knots import KnotGrid
+
+#: What a spline does outside [a, b]: continue linearly, stay constant, or vanish.
+EXTENSIONS = ("linear", "clamp", "none")
+
+
+def pieces(grid: KnotGrid) -> Tensor:
+    """Return the polynomial pieces of all B-splines on all intervals.
+
+    Entry [m, l, k] is the coefficient of v**k in B-spline m + l on interval m, with v in [0, 1].
+
+    Args:
+        grid: the knot grid.
+
+    Returns:
+        Float64 tensor of shape (n, r, r), or (1, r, r) on a uniform grid, where all intervals
+        have the same pieces.
+
+    Examples:
+        >>> pieces(KnotGrid.uniform(2, 5))
+        tensor([[[ 1., -1.],
+                 [ 0.,  1.]]], dtype=torch.float64)
+    """
+    r, knots = grid.order, grid.knots
+    intervals = 1 if grid.is_uniform else grid.n
+    table = torch.zeros(intervals, r, r, dtype=torch.float64)
+    for m in range(intervals):
+        # piece[l] holds B-spline m + l of the current order; t(j) is knot t_j counted from t_m.
+        offset = r - 1 + m
+        t = (knots[offset - r + 1 : offset + r + 1] - knots[offset]).tolist()
+        width = t[r]
+        piece = [[1.0]]
+        for q in range(2, r + 1):
+            raised = [[0.0] * q for _ in range(q)]
+            for l, coefficients in enumerate(piece):
+                # B-spline of order q - 1 with support [t_i, t_{i+q-1}], i = l - q + 2.
+                left, right = t[r - 1 + l - q + 2], t[r - 1 + l + 1]
+                slope = 1.0 / (right - left)
+                for k, c in enumerate(coefficients):
+                    # enters b_{i-1} with (t_{i+q-1} - x) and b_i with (x - t_i), x = width * v
+                    raised[l][k] += c * right * slope
+                    raised[l][k + 1] -= c * width * slope
+                    raised[l + 1][k] -= c * left * slope
+                    raised[l + 1][k + 1] += c * width * slope
+            piece = raised
+        table[m] = torch.tensor(piece, dtype=torch.float64)
+    return table
+
+
+def locate(x: Tensor, breakpoints: Tensor) -> Tensor:
+    """Return the index in 0, ..., n-1 of the interval that holds x (the end intervals reach out).
+
+    Args:
+        x: points of any shape.
+        breakpoints: (n + 1,) increasing.
+
+    Returns:
+        Integer tensor of the shape of x; the last interval is closed at b.
+    """
+    return torch.bucketize(x.detach(), breakpoints[1:-1], right=True)
+
+
+def local_powers(
+    x: Tensor, breakpoints: Tensor, order: int, derivative: int = 0, extension: str = "linear"
+) -> tuple[Tensor, Tensor]:
+    """Evaluate the powers 1, v, ..., v**(r-1) of the local coordinate, or their x-derivatives.
+
+    Outside [a, b] the powers continue linearly from the end point ("linear"), keep their end
+    values ("clamp"), or are zero ("none"). Any function that is a polynomial in v on each
+    interval is then continued in the same way, in whichever basis it is written.
+
+    Args:
+        x: points of shape (...).
+        breakpoints: (n + 1,) in the dtype of x.
+        order: number r of powers.
+        derivative: which derivative with respect to x, from 0 to r - 1.
+        extension: "linear", "clamp" or "none".
+
+    Returns:
+        Interval index (...) and powers (..., r).
+    """
+    index = locate(x, breakpoints)
+    left = breakpoints[index]
+    width = breakpoints[index + 1] - left
+    inside = torch.clamp(x, breakpoints[0], breakpoints[-1])
+    outside = x - inside
+    powers = _powers((inside - left) / width, width, order, derivative)
+    if extension == "linear" and derivative == 0:
+        powers = powers + outside[..., None] * _powers((inside - left) / width, width, order, 1)
+    elif extension == "none" or derivative > (extension == "linear"):
+        powers = powers * (outside == 0)[..., None]
+    return index, powers
+
+
+def _powers(v: Tensor, width: Tensor, order: int, derivative: int) -> Tensor:
+    """Return the ``derivative``-th x-derivatives of v**0, ..., v**(order-1), x = width * v."""
+    terms = [torch.zeros_like(v)] * min(derivative, order)
+    term = width**-derivative if derivative else torch.ones_like(v)
+    for k in range(derivative, order):
+        terms.append(math.perm(k, derivative) * term if derivative else term)
+        term = term * v
+    return torch.stack(terms, dim=-1)
+
+
+def local_basis(
+    x: Tensor,
+    breakpoints: Tensor,
+    table: Tensor,
+    derivative: int = 0,
+    extension: str = "linear",
+) -> tuple[Tensor, Tensor]:
+    """Evaluate the r B-splines that do not vanish at each point.
+
+    Args:
+        x: points of shape (...).
+        breakpoints: (n + 1,) in the dtype of x.
+        table: result of :func:`pieces` in the dtype of x.
+        derivative: which derivative with respect to x, from 0 to r - 1.
+        extension: behaviour outside [a, b], see :func:`local_powers`.
+
+    Returns:
+        Index (...) of the first of the r B-splines, and their values (..., r).
+    """
+    index, powers = local_powers(x, breakpoints, table.shape[-1], derivative, extension)
+    if table.shape[0] == 1:
+        return index, powers @ table[0].T
+    return index, (table[index] @ powers[..., None])[..., 0]
+
+
+def dense_basis(
+    x: Tensor, grid: KnotGrid, derivative: int = 0, extension: str = "linear"
+) -> Tensor:
+    """Evaluate all B-splines, or a derivative of them.
+
+    Args:
+        x: floating-point points of shape (...).
+        grid: the knot grid.
+        derivative: from 0 to r - 1.
+        extension: behaviour outside [a, b], one of :data:`EXTENSIONS`.
+
+    Returns:
+        Values of shape (..., n + r - 1), differentiable with respect to x.
+
+    Raises:
+        ValueError: if ``derivative`` or ``extension`` is not admissible.
+
+    Examples:
+        >>> dense_basis(torch.tensor([0.25]), KnotGrid.uniform(2, 2))
+        tensor([[0.5000, 0.5000, 0.0000]])
+    """
+    check_derivative(derivative, grid.order)
+    check_extension(extension)
+    breakpoints = grid.breakpoints.to(x)
+    index, values = local_basis(x, breakpoints, pieces(grid).to(x), derivative, extension)
+    return scatter(index, values, grid.num_basis)
+
+
+def scatter(index: Tensor, values: Tensor, num_basis: int) -> Tensor:
+    """Place local values (..., r), the first at ``index``, in a dense row (..., num_basis)."""
+    columns = index[..., None] + torch.arange(values.shape[-1], device=index.device)
+    zeros = values.new_zeros(*values.shape[:-1], num_basis)
+    return zeros.scatter(-1, columns, values)
+
+
+def cox_de_boor(x: Tensor, grid: KnotGrid) -> Tensor:
+    """Evaluate all B-splines by the recursion (eq. 2), vectorised over points and functions.
+
+    This is how most KAN libraries evaluate splines: O(n r) work a point. It serves as reference
+    on [a, b]; outside, it follows the tails of the B-splines, which depend on the exterior knots.
+
+    Args:
+        x: points of shape (...).
+        grid: the knot grid.
+
+    Returns:
+        Values of shape (..., n + r - 1).
+    """
+    r, t, x = grid.order, grid.knots.to(x), x[..., None]
+    holds = (x >= t[:-1]) & (x < t[1:])
+    holds[..., -1:] |= x == t[-1]  # the last interval is closed
+    b = holds.to(x)
+    for q in range(2, r + 1):
+        rising = (x - t[:-q]) / (t[q - 1 : -1] - t[:-q]) * b[..., :-1]
+        falling = (t[q:] - x) / (t[q:] - t[1 : -q + 1]) * b[..., 1:]
+        b = rising + falling
+    return b
+
+
+def check_derivative(derivative: int, order: int) -> None:
+    """Raise ValueError unless 0 <= derivative <= order - 1."""
+    if derivative not in range(order):
+        raise ValueError(
+            f"derivative must be from 0 to r - 1 = {order - 1} for order r = {order}, "
+            f"got {derivative!r}; raise the order to differentiate more often"
+        )
+
+
+def check_extension(extension: str) -> None:
+    """Raise ValueError unless ``extension`` is one of :data:`EXTENSIONS`."""
+    if extension not in EXTENSIONS:
+        raise ValueError(f"extension must be one of {EXTENSIONS}, got {extension!r}")

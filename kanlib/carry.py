@@ -1,0 +1,124 @@
+"""Optimizer state carried from a coarse network to its refinement.
+
+Steps (directions in weight space) are prolonged by P. Gradients live in the dual space, where only
+the restriction P^T is given; a coarse gradient g is lifted to P (P^T P)^{-1} g, the smallest fine
+gradient that restricts to g. Mean squares of gradients are scaled by the column sums of P and
+spread by |P|, which keeps them non-negative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import LBFGS, Optimizer
+
+from kanlib.layers import SplineLayer
+from kanlib.networks import KAN
+from kanlib.transfer import Prolongation, prolongation
+
+GRADIENTS = {"exp_avg", "momentum_buffer", "grad_avg"}
+SQUARES = {"exp_avg_sq", "max_exp_avg_sq", "square_avg"}
+COUNTERS = {"step"}
+
+Map = Callable[[Tensor], Tensor]
+
+
+def carried_optimizer(
+    make: Callable[..., Optimizer], optimizer: Optimizer, coarse: KAN, fine: KAN
+) -> Optimizer:
+    """Return a new optimizer for ``fine`` that goes on from the state of the coarse one.
+
+    Args:
+        make: function from parameters to a torch optimizer.
+        optimizer: the optimizer of ``coarse``.
+        coarse: the network that was trained.
+        fine: its refinement.
+
+    Raises:
+        ValueError: if the optimizer keeps state whose transfer is not defined.
+    """
+    carried = make([*fine.parameters()])
+    prolongations = [*_prolongations(coarse, fine)]
+    if isinstance(optimizer, LBFGS):
+        sizes = [p.numel() for p in coarse.parameters()]
+        shapes = [p.shape for p in coarse.parameters()]
+        state = dict(optimizer.state[optimizer._params[0]])
+        carried.state[carried._params[0]] = _carried_lbfgs(state, prolongations, sizes, shapes)
+        return carried
+    pairs = zip(coarse.parameters(), fine.parameters(), prolongations, strict=True)
+    for old, new, p in pairs:
+        state = optimizer.state.get(old, {})
+        carried.state[new] = {key: _carried(key, value, p) for key, value in state.items()}
+    return carried
+
+
+def _prolongations(coarse: KAN, fine: KAN) -> list[Prolongation | None]:
+    """Return, for each parameter in order, its prolongation (None: the parameter is unchanged)."""
+    result: list[Prolongation | None] = []
+    for old, new in zip(coarse.layers, fine.layers, strict=True):
+        if isinstance(old, SplineLayer) and isinstance(new, SplineLayer):
+            result.append(prolongation(old.grid, new.grid, old.basis))
+        else:
+            result += [None for _ in old.parameters()]
+    return result
+
+
+def _carried(key: str, value: Any, p: Prolongation | None) -> Any:
+    if key in COUNTERS or value is None:
+        return value
+    if key in GRADIENTS:
+        return _lift(value, p)
+    if key in SQUARES:
+        return _spread(value, p)
+    raise ValueError(
+        f"optimizer_state='carried' does not know how to transfer the state {key!r} of this "
+        "optimizer: use optimizer_state='fresh'"
+    )
+
+
+def _prolong(step: Tensor, p: Prolongation | None) -> Tensor:
+    return step.clone() if p is None else p.apply(step)
+
+
+def _lift(gradient: Tensor, p: Prolongation | None) -> Tensor:
+    if p is None:
+        return gradient.clone()
+    matrix = p.dense().to(gradient.device)
+    coarse = torch.linalg.solve(matrix.T @ matrix, gradient.double()[..., None])[..., 0]
+    return (coarse @ matrix.T).to(gradient)
+
+
+def _spread(squares: Tensor, p: Prolongation | None) -> Tensor:
+    if p is None:
+        return squares.clone()
+    matrix = p.dense().abs().to(squares)
+    return (squares / matrix.sum(0).square()) @ matrix.T
+
+
+def _carried_lbfgs(
+    state: dict[str, Any],
+    prolongations: list[Prolongation | None],
+    sizes: list[int],
+    shapes: list[torch.Size],
+) -> dict[str, Any]:
+    def each(flat: Tensor, transfer: Callable[[Tensor, Prolongation | None], Tensor]) -> Tensor:
+        parts = zip(flat.split(sizes), shapes, prolongations, strict=True)
+        return torch.cat([transfer(part.view(shape), p).flatten() for part, shape, p in parts])
+
+    if not state:
+        return state
+    steps = [each(s, _prolong) for s in state["old_stps"] or []]
+    changes = [each(y, _lift) for y in state["old_dirs"] or []]
+    state.update(
+        d=each(state["d"], _prolong),
+        prev_flat_grad=each(state["prev_flat_grad"], _lift),
+        old_stps=steps,
+        old_dirs=changes,
+        ro=[1.0 / y.dot(s) for y, s in zip(changes, steps, strict=True)],
+    )
+    if steps:
+        state["H_diag"] = changes[-1].dot(steps[-1]) / changes[-1].dot(changes[-1])
+    return state

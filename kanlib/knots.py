@@ -1,0 +1,168 @@
+"""Knot sequences: the grid on which a spline space lives.
+
+A grid is given by its order r and n + 1 strictly increasing breakpoints a = t_0 < ... < t_n = b.
+The r - 1 exterior knots on either side, which B-splines need, repeat the spacing of the end
+interval, so that a uniform grid has uniform knots throughout. They influence the basis functions
+but not the spline space on [a, b].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+#: Two breakpoints closer than this, relative to the magnitude of the grid, are the same point.
+RELATIVE_TOLERANCE = 64 * torch.finfo(torch.float64).eps
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class KnotGrid:
+    """An immutable knot grid of a given order.
+
+    Args:
+        order: order r >= 1 of the splines (degree r - 1; r = 4 is cubic).
+        breakpoints: n + 1 >= 2 strictly increasing finite numbers, as a sequence or tensor.
+
+    Raises:
+        TypeError: if ``order`` is not an integer.
+        ValueError: if ``order`` < 1 or the breakpoints are too few, not finite or not increasing.
+
+    Examples:
+        >>> grid = KnotGrid(3, [0.0, 0.5, 1.0])
+        >>> grid.n, grid.num_basis, grid.is_uniform
+        (2, 4, True)
+        >>> grid.knots
+        tensor([-1.0000, -0.5000,  0.0000,  0.5000,  1.0000,  1.5000,  2.0000],
+               dtype=torch.float64)
+        >>> grid.refine()
+        KnotGrid(order=3, n=4, domain=[0, 1], uniform)
+    """
+
+    order: int
+    _points: tuple[float, ...]
+
+    def __init__(self, order: int, breakpoints: Iterable[float] | Tensor) -> None:
+        object.__setattr__(self, "order", _checked_order(order))
+        object.__setattr__(self, "_points", _checked_breakpoints(breakpoints))
+
+    @classmethod
+    def uniform(cls, order: int, n: int, domain: tuple[float, float] = (0.0, 1.0)) -> KnotGrid:
+        """Return the uniform grid of ``n`` intervals on ``domain``.
+
+        Args:
+            order: order r >= 1.
+            n: number of intervals, at least 1.
+            domain: end points (a, b) with a < b.
+
+        Raises:
+            TypeError: if ``n`` is not an integer.
+            ValueError: if ``n`` < 1 or the domain is not an increasing pair of finite numbers.
+        """
+        if isinstance(n, bool) or not isinstance(n, int):
+            raise TypeError(f"n must be an integer number of intervals, got {n!r}")
+        if n < 1:
+            raise ValueError(f"n must be at least 1 interval, got {n}")
+        try:
+            a, b = (float(end) for end in domain)
+        except (TypeError, ValueError):
+            raise ValueError(f"domain must be a pair (a, b) of numbers, got {domain!r}") from None
+        if not (math.isfinite(a) and math.isfinite(b) and a < b):
+            raise ValueError(f"domain must be a finite pair (a, b) with a < b, got {domain!r}")
+        return cls(order, [a + (b - a) * (i / n) for i in range(n)] + [b])
+
+    @property
+    def n(self) -> int:
+        """Number of intervals."""
+        return len(self._points) - 1
+
+    @property
+    def num_basis(self) -> int:
+        """Dimension n + r - 1 of the spline space."""
+        return self.n + self.order - 1
+
+    @property
+    def domain(self) -> tuple[float, float]:
+        """The end points (a, b)."""
+        return self._points[0], self._points[-1]
+
+    @property
+    def h(self) -> float:
+        """Mean spacing (b - a) / n, the mesh width of a uniform grid."""
+        return (self._points[-1] - self._points[0]) / self.n
+
+    @property
+    def tolerance(self) -> float:
+        """Distance below which two points of this grid count as one."""
+        a, b = self.domain
+        return RELATIVE_TOLERANCE * max(abs(a), abs(b))
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all intervals have the same length, up to rounding."""
+        a, h = self._points[0], self.h
+        return all(abs(t - (a + i * h)) <= self.tolerance for i, t in enumerate(self._points))
+
+    @property
+    def breakpoints(self) -> Tensor:
+        """The n + 1 breakpoints, a new float64 tensor."""
+        return torch.tensor(self._points, dtype=torch.float64)
+
+    @property
+    def knots(self) -> Tensor:
+        """The n + 2r - 1 knots t_{1-r}, ..., t_{n+r-1}, a new float64 tensor."""
+        t, exterior = self._points, range(1, self.order)
+        left = [t[0] - i * (t[1] - t[0]) for i in reversed(exterior)]
+        right = [t[-1] + i * (t[-1] - t[-2]) for i in exterior]
+        return torch.tensor([*left, *t, *right], dtype=torch.float64)
+
+    def refine(self) -> KnotGrid:
+        """Return the grid with every interval halved; all old breakpoints are kept exactly."""
+        t = self._points
+        midpoints = [0.5 * (left + right) for left, right in zip(t[:-1], t[1:], strict=True)]
+        return KnotGrid(self.order, sorted([*t, *midpoints]))
+
+    def missing_from(self, finer: KnotGrid) -> list[float]:
+        """Return the breakpoints of this grid that ``finer`` lacks (empty if nested)."""
+        fine = finer.breakpoints
+        distance = (self.breakpoints[:, None] - fine[None, :]).abs().amin(dim=1)
+        tolerance = max(self.tolerance, finer.tolerance)
+        return [t for t, d in zip(self._points, distance.tolist(), strict=True) if d > tolerance]
+
+    def __repr__(self) -> str:
+        a, b = self.domain
+        spacing = "uniform" if self.is_uniform else "non-uniform"
+        return f"KnotGrid(order={self.order}, n={self.n}, domain=[{a:g}, {b:g}], {spacing})"
+
+
+def _checked_order(order: int) -> int:
+    if isinstance(order, bool) or not isinstance(order, int):
+        raise TypeError(f"order must be an integer r >= 1, got {order!r}")
+    if order < 1:
+        raise ValueError(f"order must be r >= 1 (r = 4 is cubic), got {order}")
+    return order
+
+
+def _checked_breakpoints(breakpoints: Iterable[float] | Tensor) -> tuple[float, ...]:
+    values = breakpoints.tolist() if isinstance(breakpoints, Tensor) else breakpoints
+    try:
+        points = tuple(float(t) for t in values)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"breakpoints must be a flat sequence of numbers, got {breakpoints!r}"
+        ) from None
+    if len(points) < 2:
+        raise ValueError(f"breakpoints must hold at least the two end points, got {points}")
+    if not all(math.isfinite(t) for t in points):
+        bad = next(i for i, t in enumerate(points) if not math.isfinite(t))
+        raise ValueError(f"breakpoints must be finite, got {points[bad]} at position {bad}")
+    for i, (left, right) in enumerate(zip(points[:-1], points[1:], strict=True)):
+        if not left < right:
+            raise ValueError(
+                "breakpoints must be strictly increasing, "
+                f"got {left!r} then {right!r} at positions {i}, {i + 1}: sort them and drop repeats"
+            )
+    return points

@@ -1,0 +1,264 @@
+"""The spline layer: one learnable spline on every edge between P inputs and Q outputs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kanlib import bspline, truncated_power
+from kanlib.change_of_basis import ChangeOfBasis
+from kanlib.knots import KnotGrid
+from kanlib.transfer import check_basis, check_nested, prolongation
+
+
+class SplineLayer(nn.Module):
+    """A layer x'_q = sum_p sum_i weight[q, p, i] b_i(x_p) (eq. 6), or with psi_j for b_i (eq. 7).
+
+    The weights are spline weights u (``basis="spline"``) or ReLU weights w = A^T u
+    (``basis="relu"``); gradients, and so any optimizer, act in the chosen basis.
+
+    Outside [a, b] every spline continues linearly from the end points (``extension="linear"``),
+    keeps its end value ("clamp") or is zero ("none"). This is part of the definition of the
+    function: it is the same in both bases and refinement keeps it.
+
+    Initial coefficients are ``init_scale`` times independent standard normal numbers in the basis
+    ``init_basis``, on the grid ``prolonged_from`` if given: the layer then starts as a spline of
+    that coarser grid, exactly prolonged. They are drawn on the CPU in float64, so that one seed
+    gives one function on every device and in every dtype, basis and refinement of that grid.
+
+    Args:
+        in_features: number of inputs P.
+        out_features: number of outputs Q.
+        grid: knot grid shared by all edges of the layer.
+        basis: "spline" or "relu".
+        extension: "linear", "clamp" or "none".
+        init_scale: standard deviation of the initial coefficients.
+        init_basis: basis in which they are drawn, "spline" or "relu".
+        prolonged_from: coarse grid, nested in ``grid``, on which they are drawn.
+        device: device of the weights.
+        dtype: floating-point type of the weights.
+
+    Shape:
+        Input (..., P), output (..., Q), ``weight`` (Q, P, n + r - 1).
+
+    Raises:
+        ValueError: if a size is below one, an option is unknown or the grids are not nested.
+
+    Examples:
+        >>> layer = SplineLayer(2, 3, KnotGrid.uniform(4, 5))
+        >>> layer
+        SplineLayer(2, 3, order=4, n=5, domain=[0, 1], uniform, basis=spline, extension=linear)
+        >>> layer(torch.rand(10, 2)).shape
+        torch.Size([10, 3])
+        >>> layer.refine().grid.n
+        10
+    """
+
+    breakpoints: Tensor
+    _table: Tensor
+    _knots: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        grid: KnotGrid,
+        *,
+        basis: str = "spline",
+        extension: str = "linear",
+        init_scale: float = 0.1,
+        init_basis: str = "spline",
+        prolonged_from: KnotGrid | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        for name, size in (("in_features", in_features), ("out_features", out_features)):
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, got {size!r}")
+        if not isinstance(grid, KnotGrid):
+            raise TypeError(f"grid must be a KnotGrid, got {type(grid).__name__}")
+        check_basis(basis)
+        check_basis(init_basis)
+        bspline.check_extension(extension)
+        if not 0.0 <= init_scale < float("inf"):
+            raise ValueError(f"init_scale must be finite and at least 0, got {init_scale!r}")
+        if prolonged_from is not None:
+            check_nested(prolonged_from, grid)
+        self.in_features, self.out_features = in_features, out_features
+        self.grid, self.basis, self.extension = grid, basis, extension
+        self.init_scale, self.init_basis = init_scale, init_basis
+        self.prolonged_from = prolonged_from
+        shape = (out_features, in_features, grid.num_basis)
+        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self._build_tables()
+        self.reset_parameters()
+
+    def _build_tables(self) -> None:
+        """Derive the evaluation tables from the exact grid, in the dtype of the weights."""
+        grid, like = self.grid, self.weight.detach()
+        self.register_buffer("breakpoints", grid.breakpoints.to(like), persistent=False)
+        if self.basis == "spline":
+            self.register_buffer("_table", bspline.pieces(grid).to(like), persistent=False)
+        else:
+            self.register_buffer("_knots", grid.knots.to(like), persistent=False)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> SplineLayer:
+        """Move or cast the weights; the tables are rebuilt, so that casts lose no accuracy."""
+        super()._apply(fn, recurse)
+        self._build_tables()
+        return self
+
+    def reset_parameters(self) -> None:
+        """Draw new initial weights from torch's global generator."""
+        coarse = self.prolonged_from or self.grid
+        shape = (self.out_features, self.in_features, coarse.num_basis)
+        draw = self.init_scale * torch.randn(shape, dtype=torch.float64)
+        weight = convert_weights(draw, coarse, self.init_basis, self.basis)
+        if coarse is not self.grid:
+            weight = prolongation(coarse, self.grid, self.basis).apply(weight)
+        with torch.no_grad():
+            self.weight.copy_(weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Evaluate the layer at x of shape (..., P); NaN inputs give NaN outputs."""
+        if x.ndim == 0 or x.shape[-1] != self.in_features:
+            raise ValueError(
+                f"x must have in_features = {self.in_features} entries in its last dimension, "
+                f"got shape {tuple(x.shape)}"
+            )
+        if x.dtype != self.weight.dtype:
+            raise TypeError(
+                f"x must have the dtype of the layer, {self.weight.dtype}, got {x.dtype}: "
+                "cast x, or the model with model.to(x.dtype)"
+            )
+        order = self.grid.order
+        if self.basis == "relu":
+            psi = truncated_power.evaluate(x, self._knots, order, 0, self.extension)
+            return psi.flatten(-2) @ self.weight.flatten(1).T
+        if self.out_features <= self.grid.num_basis:
+            index, powers = bspline.local_powers(x, self.breakpoints, order, 0, self.extension)
+            return self._contract_pieces(index, powers)
+        index, values = bspline.local_basis(x, self.breakpoints, self._table, 0, self.extension)
+        b = bspline.scatter(index, values, self.grid.num_basis)
+        return b.flatten(-2) @ self.weight.flatten(1).T
+
+    def _contract_pieces(self, index: Tensor, powers: Tensor) -> Tensor:
+        """Evaluate edge polynomials picked by interval: cost independent of n."""
+        inputs, outputs, (n, r) = self.in_features, self.out_features, (self.grid.n, self.grid.order)
+        local = self.weight.unfold(2, r, 1)  # (Q, P, n, r): the r coefficients of each interval
+        polynomials = torch.einsum("mlk,qpml->pmkq", self._table.expand(n, r, r), local)
+        rows = index + n * torch.arange(inputs, device=index.device)
+        picked = polynomials.reshape(inputs * n, r * outputs).index_select(0, rows.flatten())
+        picked = picked.view(*index.shape[:-1], inputs * r, outputs)
+        return (picked * powers.flatten(-2)[..., None]).sum(-2)
+
+    def refine(self, grid: KnotGrid | None = None) -> SplineLayer:
+        """Return a new layer on a finer grid that is the same function, by exact prolongation.
+
+        Args:
+            grid: the finer grid, whose breakpoints include those of this layer; by default every
+                interval is halved.
+
+        Raises:
+            ValueError: if the grids are not nested.
+        """
+        fine = self.grid.refine() if grid is None else grid
+        transfer = prolongation(self.grid, fine, self.basis)
+        with torch.random.fork_rng(devices=[]):  # the draw of the new layer is overwritten
+            layer = SplineLayer(
+                self.in_features,
+                self.out_features,
+                fine,
+                basis=self.basis,
+                extension=self.extension,
+                init_scale=self.init_scale,
+                init_basis=self.init_basis,
+                prolonged_from=self.prolonged_from,
+                device=self.weight.device,
+                dtype=self.weight.dtype,
+            )
+        with torch.no_grad():
+            layer.weight.copy_(transfer.apply(self.weight))
+        layer.weight.requires_grad_(self.weight.requires_grad)
+        return layer.train(self.training)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what defines the function besides the weights, as plain numbers and strings."""
+        points = self.grid.domain if self.grid.is_uniform else self.grid.breakpoints.tolist()
+        return {
+            "order": self.grid.order,
+            "n": self.grid.n,
+            "breakpoints": list(points),
+            "basis": self.basis,
+            "extension": self.extension,
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+        }
+
+    def get_extra_state(self) -> Tensor:
+        """Return :meth:`describe` as a tensor of UTF-8 bytes, kept beside the weights."""
+        return torch.tensor(list(json.dumps(self.describe()).encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Accept the description; :meth:`_load_from_state_dict` has compared it."""
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        """Load the weights after checking that they belong to this grid and basis."""
+        stored = state_dict.get(prefix + "_extra_state")
+        error_msgs = args[-1]
+        if stored is not None:
+            difference = self._difference(stored)
+            if difference:
+                error_msgs.append(f"checkpoint of {prefix.rstrip('.') or 'layer'} {difference}")
+                return
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _difference(self, stored: Tensor) -> str:
+        try:
+            theirs = json.loads(bytes(stored.tolist()))
+            theirs = {key: theirs[key] for key in self.describe()}
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return "is not the state of a SplineLayer"
+        ours = self.describe()
+        keys = [key for key in ours if ours[key] != theirs[key]]
+        if not keys:
+            return ""
+        differences = ", ".join(f"{key} = {theirs[key]} (model: {ours[key]})" for key in keys)
+        remedy = (
+            "build the model with that n, or refine() it to that level, before loading"
+            if "n" in keys
+            else "build the model with these options before loading"
+        )
+        return f"has {differences}; {remedy}"
+
+    def extra_repr(self) -> str:
+        """Show sizes, order, intervals, domain and basis."""
+        a, b = self.grid.domain
+        spacing = "uniform" if self.grid.is_uniform else "non-uniform"
+        return (
+            f"{self.in_features}, {self.out_features}, order={self.grid.order}, n={self.grid.n}, "
+            f"domain=[{a:g}, {b:g}], {spacing}, basis={self.basis}, extension={self.extension}"
+        )
+
+
+def convert_weights(weight: Tensor, grid: KnotGrid, source: str, target: str) -> Tensor:
+    """Convert weights (..., n + r - 1) of one basis to the other, w = A^T u, without a change of function.
+
+    Args:
+        weight: spline weights u or ReLU weights w.
+        grid: the knot grid.
+        source: basis of ``weight``, "spline" or "relu".
+        target: basis of the result.
+    """
+    check_basis(source)
+    check_basis(target)
+    if source == target:
+        return weight
+    change = ChangeOfBasis(grid)
+    if target == "relu":
+        return change.apply(weight, transpose=True)
+    return change.solve(weight, transpose=True)

@@ -1,0 +1,277 @@
+"""Networks: KANs with exact refinement, and multilayer perceptrons to compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from kanlib.knots import KnotGrid
+from kanlib.layers import SplineLayer
+
+FIRST_LAYERS = ("spline", "affine", "linear")
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU}
+
+
+class KAN(nn.Module):
+    """A Kolmogorov-Arnold network: spline layers, optionally after a trainable linear map.
+
+    ``first="spline"`` puts a spline on every edge. With ``"affine"`` (``"linear"``) the first
+    layer is a trainable map with (without) bias, and splines follow from the second layer on;
+    these are the architectures that the parameter counts of Tables 2 and 3 of the paper imply.
+
+    Args:
+        widths: layer widths, e.g. [2, 5, 1].
+        n: number of uniform intervals of every spline.
+        r: order of the splines (4 is cubic).
+        domain: end points (a, b) of the splines.
+        basis: "spline" or "relu", the basis in which the weights are trained.
+        first: "spline", "affine" or "linear".
+        breakpoints: explicit increasing breakpoints instead of ``n`` and ``domain``.
+        extension: splines outside the domain: "linear", "clamp" or "none".
+        init_scale: standard deviation of the initial spline coefficients.
+        init_basis: basis in which they are drawn.
+        prolonged_from: draw them on a uniform grid of that many intervals, or on that grid, and
+            prolong: a smooth start on a fine grid.
+        device: device of the parameters.
+        dtype: floating-point type of the parameters.
+
+    Shape:
+        Input (..., widths[0]), output (..., widths[-1]).
+
+    Raises:
+        ValueError: if the widths or an option are not admissible.
+
+    Examples:
+        >>> model = KAN([2, 5, 1], n=5, r=4, first="affine")
+        >>> model.num_parameters
+        55
+        >>> fine = model.refine()
+        >>> fine.n, fine.num_parameters
+        (10, 80)
+        >>> x = torch.rand(100, 2)
+        >>> torch.allclose(model(x), fine(x), atol=1e-5)
+        True
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        n: int = 5,
+        r: int = 4,
+        domain: tuple[float, float] = (0.0, 1.0),
+        basis: str = "spline",
+        first: str = "spline",
+        *,
+        breakpoints: Sequence[float] | Tensor | None = None,
+        extension: str = "linear",
+        init_scale: float = 0.1,
+        init_basis: str = "spline",
+        prolonged_from: int | KnotGrid | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.widths = _checked_widths(widths)
+        if first not in FIRST_LAYERS:
+            raise ValueError(f"first must be one of {FIRST_LAYERS}, got {first!r}")
+        if first != "spline" and len(self.widths) < 3:
+            raise ValueError(
+                f"widths must have a hidden layer when first = {first!r}, got {self.widths}: "
+                "use first='spline' or add a width"
+            )
+        if breakpoints is None:
+            grid = KnotGrid.uniform(r, n, domain)
+        else:
+            grid = KnotGrid(r, breakpoints)
+        if isinstance(prolonged_from, int):
+            prolonged_from = KnotGrid.uniform(r, prolonged_from, grid.domain)
+        layers: list[nn.Module] = []
+        for position, (p, q) in enumerate(zip(self.widths[:-1], self.widths[1:], strict=True)):
+            if position == 0 and first != "spline":
+                layers.append(nn.Linear(p, q, bias=first == "affine", device=device, dtype=dtype))
+            else:
+                layers.append(
+                    SplineLayer(
+                        p,
+                        q,
+                        grid,
+                        basis=basis,
+                        extension=extension,
+                        init_scale=init_scale,
+                        init_basis=init_basis,
+                        prolonged_from=prolonged_from,
+                        device=device,
+                        dtype=dtype,
+                    )
+                )
+        self.layers = nn.ModuleList(layers)
+
+    @property
+    def spline_layers(self) -> Iterator[SplineLayer]:
+        """The spline layers, from input to output."""
+        return (layer for layer in self.layers if isinstance(layer, SplineLayer))
+
+    @property
+    def n(self) -> int:
+        """Number of intervals of the splines (the largest, should layers differ)."""
+        return max(layer.grid.n for layer in self.spline_layers)
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of trainable parameters."""
+        return _count(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Evaluate the network at x of shape (..., widths[0])."""
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    def refine(self, breakpoints: Sequence[float] | Tensor | None = None) -> KAN:
+        """Return a new network on a finer grid that is the same function.
+
+        Args:
+            breakpoints: breakpoints of the finer grid, which include the present ones; by default
+                every interval is halved.
+
+        Returns:
+            A new KAN; this one is untouched.
+
+        Raises:
+            ValueError: if ``breakpoints`` lacks a present breakpoint.
+        """
+        fine = KAN.__new__(KAN)
+        nn.Module.__init__(fine)
+        fine.widths = list(self.widths)
+        fine.layers = nn.ModuleList(
+            _refined(layer, breakpoints) for layer in self.layers
+        )
+        return fine.train(self.training)
+
+    @torch.no_grad()
+    def calibrate(self, x: Tensor) -> KAN:
+        """Rescale the leading linear map so that its outputs on x cover the spline domain.
+
+        Each hidden coordinate of an affine map is scaled and shifted onto [a, b] exactly; a map
+        without bias is only scaled, as far as [a, b] permits.
+
+        Args:
+            x: representative inputs of shape (N, widths[0]), N >= 2.
+
+        Returns:
+            This network, changed in place.
+
+        Raises:
+            ValueError: if the first layer is a spline layer or x is not a finite (N, P) tensor.
+        """
+        first = self.layers[0]
+        if not isinstance(first, nn.Linear):
+            raise ValueError(
+                "calibrate needs first='affine' or first='linear'; for a spline first layer "
+                "choose domain to cover the data"
+            )
+        if x.ndim != 2 or x.shape[0] < 2 or x.shape[1] != self.widths[0]:
+            raise ValueError(
+                f"x must have shape (N, {self.widths[0]}) with N >= 2, got {tuple(x.shape)}"
+            )
+        if not torch.isfinite(x).all():
+            raise ValueError("x must be finite, got NaN or infinite entries: remove those rows")
+        a, b = next(self.spline_layers).grid.domain
+        z = first(x)
+        low, high = z.min(dim=0).values, z.max(dim=0).values
+        if first.bias is not None:
+            scale = (b - a) / (high - low).clamp(min=1e-12 * (b - a))
+            first.bias.copy_((first.bias - low) * scale + a)
+        else:
+            reach = torch.full_like(high, torch.inf)
+            reach = torch.where(high > 0, b / high, reach)
+            scale = torch.minimum(reach, torch.where(low < 0, a / low, torch.inf))
+            scale = torch.where((scale > 0) & scale.isfinite(), scale, 1.0)
+        first.weight.mul_(scale[:, None])
+        return self
+
+    def extra_repr(self) -> str:
+        """Show widths and the number of parameters."""
+        return f"widths={self.widths}, parameters={self.num_parameters}"
+
+
+class MLP(nn.Module):
+    """A multilayer perceptron with biases on the hidden layers and none on the output.
+
+    Args:
+        widths: layer widths, e.g. [2, 20, 20, 1].
+        activation: "relu", "tanh", "gelu" or "silu".
+        device: device of the parameters.
+        dtype: floating-point type of the parameters.
+
+    Shape:
+        Input (..., widths[0]), output (..., widths[-1]).
+
+    Raises:
+        ValueError: if the widths or the activation are not admissible.
+
+    Examples:
+        >>> MLP([2, 20, 20, 1]).num_parameters
+        500
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        activation: str = "relu",
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.widths = _checked_widths(widths)
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {list(ACTIVATIONS)}, got {activation!r}")
+        layers: list[nn.Module] = []
+        for p, q in zip(self.widths[:-2], self.widths[1:-1], strict=True):
+            layers += [nn.Linear(p, q, device=device, dtype=dtype), ACTIVATIONS[activation]()]
+        p, q = self.widths[-2:]
+        layers.append(nn.Linear(p, q, bias=False, device=device, dtype=dtype))
+        self.layers = nn.Sequential(*layers)
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of trainable parameters."""
+        return _count(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Evaluate the network at x of shape (..., widths[0])."""
+        return self.layers(x)
+
+    def extra_repr(self) -> str:
+        """Show widths and the number of parameters."""
+        return f"widths={self.widths}, parameters={self.num_parameters}"
+
+
+def _refined(layer: nn.Module, breakpoints: Sequence[float] | Tensor | None) -> nn.Module:
+    if isinstance(layer, SplineLayer):
+        grid = None if breakpoints is None else KnotGrid(layer.grid.order, breakpoints)
+        return layer.refine(grid)
+    copy = nn.Linear(
+        layer.in_features,
+        layer.out_features,
+        bias=layer.bias is not None,
+        device=layer.weight.device,
+        dtype=layer.weight.dtype,
+    )
+    copy.load_state_dict(layer.state_dict())
+    return copy
+
+
+def _checked_widths(widths: Sequence[int]) -> list[int]:
+    sizes = list(widths)
+    valid = all(isinstance(w, int) and not isinstance(w, bool) and w > 0 for w in sizes)
+    if len(sizes) < 2 or not valid:
+        raise ValueError(f"widths must be at least two positive integers, got {widths!r}")
+    return sizes
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
