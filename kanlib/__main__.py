@@ -1,0 +1,132 @@
+"""Command line: ``python -m kanlib list | run | report``."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kanlib.experiments import EXPERIMENTS, find_experiment, run_and_record
+from kanlib.records import load_record, runs_of
+
+RESULTS = Path("book") / "results"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status (0 done, 1 failed, 2 usage, 130 Ctrl-C)."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except KeyboardInterrupt:
+        print("interrupted: start the same command with --resume to go on", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m kanlib", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="list | run | report")
+
+    listing = commands.add_parser("list", help="list experiments and their cases")
+    listing.set_defaults(command=_list)
+
+    run = commands.add_parser("run", help="run cases of an experiment and record them")
+    run.add_argument("experiment")
+    run.add_argument("--case", action="append", help="a case (repeatable); default: all")
+    run.add_argument("--seed", action="append", type=int, help="a seed (repeatable); default: all")
+    run.add_argument("--quick", action="store_true", help="a small version, for trying it out")
+    run.add_argument("--device", default="cpu", help="cpu or cuda")
+    run.add_argument("--out", type=Path, help="record file; default: book/results/EXPERIMENT.json")
+    run.add_argument("--workers", type=int, default=1, help="runs at a time, a process each")
+    run.add_argument("--resume", action="store_true", help="keep finished runs, continue others")
+    run.set_defaults(command=_run)
+
+    report = commands.add_parser("report", help="print the paper's numbers beside the recorded ones")
+    report.add_argument("experiment")
+    report.add_argument("--out", type=Path, help="record file; default: book/results/EXPERIMENT.json")
+    report.set_defaults(command=_report)
+    return parser
+
+
+def _list(options: argparse.Namespace) -> int:
+    for name, experiment in EXPERIMENTS.items():
+        print(f"{name}: {experiment.title} ({experiment.source}), seeds {list(experiment.seeds)}")
+        for case, details in experiment.cases.items():
+            print(f"  {case:34s} {details.description}")
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    experiment = find_experiment(options.experiment)
+    cases = options.case or list(experiment.cases)
+    _check_device(options.device)
+    name = f"{options.experiment}-quick" if options.quick else options.experiment
+    out = options.out or RESULTS / f"{name}.json"
+    failed = False
+    for run in run_and_record(
+        options.experiment,
+        cases,
+        options.seed or experiment.seeds,
+        out,
+        quick=options.quick,
+        device=options.device,
+        resume=options.resume,
+        workers=options.workers,
+    ):
+        failed = failed or run["status"] != "completed"
+        metrics = ", ".join(f"{key} {_number(v)}" for key, v in run["metrics"].items())
+        seconds = sum(level["seconds"] for level in run["levels"])
+        note = f" [{run['status']}: {run['message']}]" if run["message"] else ""
+        print(f"{run['case']} seed {run['seed']}: {metrics}, {seconds:.1f} s{note}", flush=True)
+    return int(failed)
+
+
+def _report(options: argparse.Namespace) -> int:
+    experiment = find_experiment(options.experiment)
+    record = load_record(options.out or RESULTS / f"{options.experiment}.json", options.experiment)
+    made = record["provenance"]
+    print(f"{experiment.title}; recorded {made['date']}, commit {made['commit']}")
+    print(f"{'case':34s} {'par.':>5s} {'runs':>4s}  {'paper mean (stdev)':>22s}  ours mean (stdev)")
+    for case in experiment.cases:
+        runs = runs_of(record, case)
+        if not runs:
+            continue
+        paper = record["paper"].get(case)
+        theirs = f"{paper['mean']:.2e} ({paper['stdev']:.2e})" if paper else "-"
+        print(
+            f"{case:34s} {runs[0]['num_parameters']:5d} {len(runs):4d}  {theirs:>22s}  "
+            f"{_mean(runs, 'train_mse')}; test {_mean(runs, 'test_mse')}"
+        )
+    return 0
+
+
+def _mean(runs: list[dict[str, Any]], metric: str) -> str:
+    values = [run["metrics"][metric] for run in runs]
+    finite = [v for v in values if v is not None]
+    if len(finite) < len(values):
+        return f"{len(values) - len(finite)} of {len(values)} not finite"
+    spread = statistics.stdev(finite) if len(finite) > 1 else 0.0
+    return f"{statistics.mean(finite):.2e} ({spread:.2e})"
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.3e}"
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device must be usable here, got {device!r} ({reason}): use cpu") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,406 @@
+"""The paper's tables and figures as named cases that can be run, killed, resumed and recorded."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kanlib.multilevel import Schedule, train_multilevel
+from kanlib.networks import KAN, MLP
+from kanlib.problems.regression import regression
+from kanlib.records import add_run, find_run, load_record, new_record, provenance, save_record
+from kanlib.training import MeanSquaredError, OptimizerFactory, Run, lbfgs, train
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of a table: a network, its initialisation and a schedule.
+
+    Attributes:
+        description: one line for readers.
+        network: keyword arguments of KAN, or of MLP if ``mlp`` is true.
+        epochs: epochs on each level, the first being the level that the network starts on.
+        start_level: level of the network, for counting work (n = 5 * 2**start_level).
+        mlp: whether the network is an MLP.
+        tight: whether L-BFGS goes on below torch's default tolerances.
+        paper: the paper's mean and standard deviation, if it has this row.
+    """
+
+    description: str
+    network: dict[str, Any]
+    epochs: tuple[int, ...]
+    start_level: int = 0
+    mlp: bool = False
+    tight: bool = False
+    paper: dict[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A named set of cases.
+
+    Attributes:
+        title: one line for readers.
+        source: table or figure of the paper.
+        cases: cases by name.
+        seeds: the seeds of the full experiment.
+        execute: function that runs one case and returns the run and its metrics.
+    """
+
+    title: str
+    source: str
+    cases: dict[str, Case]
+    seeds: tuple[int, ...]
+    execute: Callable[..., tuple[Run, dict[str, float]]] = field(repr=False)
+
+
+COARSE_N = 5
+QUICK_POINTS, QUICK_DIVISOR = 2000, 4
+
+SPLINE: dict[str, Any] = {"widths": [2, 5, 1], "first": "affine", "init_scale": 0.1}
+#: Coefficients drawn in the ReLU basis and clamped splines: the start that reproduces Table 2.
+RELU: dict[str, Any] = {
+    **SPLINE,
+    "basis": "relu",
+    "init_basis": "relu",
+    "init_scale": 1.0,
+    "extension": "clamp",
+}
+MULTILEVEL = (32, 16, 8, 4)
+SCALES = (1.0, 0.03, 0.01, 1e-4)
+
+
+def _regression_cases() -> dict[str, Case]:
+    coarse, fine = {"n": COARSE_N}, {"n": 8 * COARSE_N}
+
+    def paper(mean: float, stdev: float) -> dict[str, float]:
+        return {"mean": mean, "stdev": stdev}
+
+    def trio(
+        name: str, label: str, network: dict[str, Any], values: list[dict[str, float] | None]
+    ) -> dict[str, Case]:
+        return {
+            f"{name}-coarse": Case(
+                f"{label}, n = 5, 128 epochs", {**network, **coarse}, (128,), paper=values[0]
+            ),
+            f"{name}-fine": Case(
+                f"{label}, n = 40, 16 epochs", {**network, **fine}, (16,), 3, paper=values[1]
+            ),
+            f"{name}-multilevel": Case(
+                f"{label}, n = 5 to 40, 32+16+8+4 epochs",
+                {**network, **coarse},
+                MULTILEVEL,
+                paper=values[2],
+            ),
+        }
+
+    cases = {
+        **trio(
+            "relu",
+            "ReLU basis",
+            RELU,
+            [paper(1.10e-2, 8.32e-3), paper(1.35, 1.50e-1), paper(1.06e-2, 8.03e-3)],
+        ),
+        **trio(
+            "spline",
+            "spline basis",
+            SPLINE,
+            [paper(1.65e-3, 4.18e-5), paper(2.54e-3, 5.64e-3), paper(3.67e-5, 7.19e-5)],
+        ),
+    }
+    for widths, mean, stdev in (
+        ([2, 5, 1], 2.94e-2, 1.60e-2),
+        ([2, 30, 1], 1.02e-3, 9.42e-4),
+        ([2, 20, 20, 1], 3.33e-4, 2.92e-4),
+    ):
+        name = "mlp-" + "-".join(str(w) for w in widths[1:-1])
+        label = f"MLP {widths}, 128 epochs"
+        cases[name] = Case(label, {"widths": widths}, (128,), mlp=True, paper=paper(mean, stdev))
+
+    # Controls that the paper lacks: the same fine network from a smooth start.
+    prolonged = {**SPLINE, **fine, "prolonged_from": COARSE_N}
+    cases["spline-fine-prolonged"] = Case(
+        "spline basis, n = 40, started as the prolonged untrained coarse network, 16 epochs",
+        prolonged,
+        (16,),
+        3,
+    )
+    cases["spline-fine-prolonged-epochs60"] = Case(
+        "the same for 60 epochs, the number of epochs of multilevel", prolonged, (60,), 3
+    )
+    cases["spline-fine-epochs60"] = Case(
+        "spline basis, n = 40, 60 epochs", {**SPLINE, **fine}, (60,), 3
+    )
+    for scale in SCALES:
+        start = {**SPLINE, "init_scale": scale}
+        label = f"spline basis, initial scale {scale:g}"
+        cases[f"spline-fine-scale{scale:g}"] = Case(
+            f"{label}, n = 40, 16 epochs", {**start, **fine}, (16,), 3
+        )
+        cases[f"spline-fine-scale{scale:g}-epochs60"] = Case(
+            f"{label}, n = 40, 60 epochs", {**start, **fine}, (60,), 3
+        )
+        cases[f"spline-multilevel-scale{scale:g}"] = Case(
+            f"{label}, n = 5 to 40, 32+16+8+4 epochs", {**start, **coarse}, MULTILEVEL
+        )
+    # L-BFGS that does not stop at torch's default tolerances, which these losses reach.
+    for name in ("spline-coarse", "spline-multilevel", "spline-fine", "spline-fine-prolonged"):
+        cases[f"{name}-tight"] = _tightened(cases[name])
+    for name in ("spline-fine-scale0.01", "spline-fine-scale0.01-epochs60"):
+        cases[f"{name}-tight"] = _tightened(cases[name])
+    # The ReLU basis from the very function that the spline basis starts from.
+    same_start = {**SPLINE, "basis": "relu"}
+    cases.update(trio("relu-samestart", "ReLU basis, start of the spline", same_start, [None] * 3))
+    cases["relu-fine-prolonged"] = Case(
+        "ReLU basis, n = 40, started as the prolonged untrained coarse network, 16 epochs",
+        {**RELU, **fine, "prolonged_from": COARSE_N},
+        (16,),
+        3,
+    )
+    # The architecture as the paper's notation suggests it, splines on all 15 edges.
+    all_edges = {**SPLINE, "first": "spline"}
+    cases.update(trio("fullspline", "splines on all edges", all_edges, [None] * 3))
+    return cases
+
+
+def _tightened(case: Case) -> Case:
+    return Case(
+        f"{case.description}, tight tolerances",
+        case.network,
+        case.epochs,
+        case.start_level,
+        tight=True,
+    )
+
+
+def run_regression(
+    case: Case,
+    seed: int,
+    *,
+    quick: bool = False,
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> tuple[Run, dict[str, float]]:
+    """Train one case of section 5.1.
+
+    Args:
+        case: what to train.
+        seed: seed of data and initial parameters.
+        quick: a tenth of the points and a quarter of the epochs.
+        device: torch device.
+        checkpoint: file for checkpoints.
+        resume: continue from it.
+        progress: show a progress bar.
+
+    Returns:
+        The run, and the mean squared errors on training and test set.
+    """
+    points = QUICK_POINTS if quick else 20_000
+    data = regression(seed, points, points, device=device)
+    torch.manual_seed(seed)
+    network = {**case.network, "device": device, "dtype": torch.float64}
+    model: nn.Module = MLP(**network) if case.mlp else KAN(**network)
+    if isinstance(model, KAN) and network["first"] == "affine":
+        model.calibrate(data.x)
+    optimizer: OptimizerFactory = lbfgs
+    if case.tight:
+        optimizer = partial(lbfgs, tolerance_grad=1e-14, tolerance_change=1e-16)
+    epochs = [max(1, e // QUICK_DIVISOR) for e in case.epochs] if quick else [*case.epochs]
+    test = MeanSquaredError(data.x_test, data.y_test)
+    options: dict[str, Any] = {
+        "optimizer": optimizer,
+        "metrics": {"error": torch.no_grad()(test)},
+        "metrics_every": sum(epochs) + 1,  # at both ends of each level
+        "checkpoint": checkpoint,
+        "resume": resume,
+        "progress": progress,
+    }
+    objective = MeanSquaredError(data.x, data.y)
+    if len(epochs) > 1:
+        run = train_multilevel(model, objective, Schedule(epochs), **options)
+    else:
+        cost = 2.0**case.start_level
+        run = train(model, objective, epochs[0], work_per_epoch=cost, **options)
+    return run, {"train_mse": run.loss, "test_mse": run.history.metrics[-1]["error"]}
+
+
+EXPERIMENTS: dict[str, Experiment] = {
+    "regression": Experiment(
+        title="Regression of a non-smooth function, section 5.1",
+        source="Table 2",
+        cases=_regression_cases(),
+        seeds=(1234, 1235, 1236, 1237, 1238),
+        execute=run_regression,
+    ),
+}
+
+
+def find_experiment(name: str) -> Experiment:
+    """Return an experiment by name, or raise ValueError that names the known ones."""
+    if name not in EXPERIMENTS:
+        raise ValueError(f"experiment must be one of {sorted(EXPERIMENTS)}, got {name!r}")
+    return EXPERIMENTS[name]
+
+
+def find_case(experiment: str, name: str) -> Case:
+    """Return a case by name, or raise ValueError that names the known ones."""
+    cases = find_experiment(experiment).cases
+    if name not in cases:
+        raise ValueError(f"case of {experiment} must be one of {', '.join(cases)}; got {name!r}")
+    return cases[name]
+
+
+def run_and_record(
+    experiment: str,
+    cases: Sequence[str],
+    seeds: Sequence[int],
+    out: Path,
+    *,
+    quick: bool = False,
+    device: str = "cpu",
+    resume: bool = False,
+    workers: int = 1,
+) -> Iterator[dict[str, Any]]:
+    """Run cases with seeds, add each to the record file ``out``, and yield it.
+
+    With ``resume``, runs that are already recorded with these settings are yielded as they are, and
+    unfinished ones go on from their checkpoints, which are kept in a folder beside ``out``.
+
+    Args:
+        experiment: name of the experiment.
+        cases: names of cases.
+        seeds: seeds.
+        out: record file.
+        quick: run the small version.
+        device: torch device.
+        resume: continue.
+        workers: number of runs at a time, each in a process of its own with one thread.
+
+    Yields:
+        The recorded runs.
+
+    Raises:
+        ValueError: if a name is unknown, or a file is damaged or belongs to other settings.
+        KeyboardInterrupt: after Ctrl-C; checkpoints are kept for what was not finished.
+        OSError: if ``out`` cannot be written.
+    """
+    for case in cases:
+        find_case(experiment, case)
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1 process, got {workers}")
+    record = _record(experiment, out)
+    save_record(out, record)  # fails now rather than after hours if it cannot be written
+    jobs = []
+    for case, seed in itertools.product(cases, seeds):
+        settings = _settings(experiment, case, quick, device)
+        old = find_run(record, case, seed)
+        if resume and old is not None and old["config"] == settings:
+            yield old
+        else:
+            checkpoint = _checkpoint(out, experiment, case, seed, settings)
+            jobs.append((experiment, case, seed, settings, checkpoint, resume, workers == 1))
+    for result, checkpoint in _results(jobs, workers):
+        add_run(record, result)
+        save_record(out, record)
+        checkpoint.unlink(missing_ok=True)
+        yield result
+
+
+def _settings(experiment: str, case: str, quick: bool, device: str) -> dict[str, Any]:
+    settings = {**asdict(find_case(experiment, case)), "quick": quick, "device": device}
+    for unneeded in ("description", "paper"):
+        settings.pop(unneeded)
+    return json.loads(json.dumps(settings))
+
+
+def _checkpoint(out: Path, experiment: str, case: str, seed: int, settings: Any) -> Path:
+    """Return the checkpoint file of a run; other settings have another file."""
+    digest = hashlib.sha256(json.dumps([experiment, settings], sort_keys=True).encode()).hexdigest()
+    return out.parent / f".{out.stem}.checkpoints" / f"{case}-{seed}-{digest[:12]}.pt"
+
+
+def _results(jobs: list[tuple[Any, ...]], workers: int) -> Iterator[tuple[dict[str, Any], Path]]:
+    if workers == 1:
+        yield from map(_run_job, jobs)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
+        futures = [pool.submit(_run_job, job) for job in jobs]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _run_job(job: tuple[Any, ...]) -> tuple[dict[str, Any], Path]:
+    """Run one case with one seed; return what is recorded, and its checkpoint file."""
+    experiment, case, seed, settings, checkpoint, resume, progress = job
+    if not resume:
+        checkpoint.unlink(missing_ok=True)
+    run, metrics = find_experiment(experiment).execute(
+        find_case(experiment, case),
+        seed,
+        quick=settings["quick"],
+        device=settings["device"],
+        checkpoint=checkpoint,
+        resume=resume,
+        progress=progress,
+    )
+    if run.status == "interrupted":
+        raise KeyboardInterrupt(run.message)
+    errors = {row["level"]: row["error"] for row in run.history.metrics}
+    result = {
+        "case": case,
+        "seed": seed,
+        "config": settings,
+        "num_parameters": run.levels[-1].num_parameters,
+        "status": run.status,
+        "message": run.message,
+        "levels": [
+            {
+                "n": level.n,
+                "num_parameters": level.num_parameters,
+                "steps": level.epochs,
+                "loss": level.loss,
+                "error": errors[number],
+                "work": level.work,
+                "evaluations": level.evaluations,
+                "seconds": level.seconds,
+            }
+            for number, level in enumerate(run.levels)
+        ],
+        "metrics": metrics,
+        "history": {
+            key: getattr(run.history, key)
+            for key in ("level", "epoch", "work", "evaluations", "loss")
+        },
+        "provenance": provenance(),
+    }
+    return result, checkpoint
+
+
+def _record(experiment: str, out: Path) -> dict[str, Any]:
+    if out.exists():
+        return load_record(out, experiment)
+    found = find_experiment(experiment)
+    paper = {
+        name: {**case.paper, "source": found.source}
+        for name, case in found.cases.items()
+        if case.paper
+    }
+    return new_record(experiment, paper)
