@@ -5,8 +5,8 @@ Only ``book/*.ipynb`` is committed, with every output stripped except those of t
 MyST markdown anywhere outside the repository and to convert::
 
     python scripts/notebooks.py from-md /some/where/02-1-change-of-basis.md
-    python scripts/notebooks.py refresh book/02-1-change-of-basis.ipynb    # no argument: all chapters
-    python scripts/notebooks.py check                                      # no argument: all chapters
+    python scripts/notebooks.py refresh book/02-1-change-of-basis.ipynb   # no argument: every
+    python scripts/notebooks.py check                                     # chapter
 
 ``from-md`` converts and formats the code and runs nothing.  ``refresh`` executes a chapter in its
 own folder, as the book and the tests do, and stores the outputs of the checked cells; a cell that

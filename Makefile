@@ -1,0 +1,101 @@
+# Everything starts from a bare clone with Python ≥ 3.10 and make: `make book`, `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+JOBS ?= 2
+SOURCE ?= .
+CHAPTERS ?= $(wildcard book/[0-9A-Z]*.ipynb book/errata.ipynb)
+EXPERIMENTS = regression
+
+INSTALLED = $(VENV)/.installed
+FRESH = $(SOURCE)/_build/.fresh
+# What a chapter's outputs depend on beside its own cells.
+INPUTS = $(wildcard kanlib/*.py kanlib/problems/*.py book/results/*.json) requirements.txt
+PYTEST = $(BIN)/python -m pytest
+SHORT = --no-header -q
+
+# One thread a process: numbers do not depend on the machine, and processes do not compete.
+export OMP_NUM_THREADS = 1
+export PYDEVD_DISABLE_FILE_VALIDATION = 1
+
+.PHONY: help book test check reproduce lab format clean install
+.PHONY: html lint types unit doctest nbval papermill planted
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 18
+
+book: html  ## build the book as HTML
+	@echo "The book: $(abspath $(SOURCE))/_build/html/index.html"
+
+test: lint types unit doctest nbval papermill planted html  ## run everything that must pass
+
+check: lint types  ## run the quick part of the tests
+	@echo "Quick tests"
+	@$(PYTEST) $(SHORT) -n $(JOBS) -m "not slow" tests --ignore=tests/notebooks
+
+reproduce: install  ## compute every record of book/results anew, or go on where it stopped
+	@for name in $(EXPERIMENTS); do \
+		echo "Experiment $$name"; \
+		$(BIN)/python -m kanlib run $$name --out book/results/$$name.json --resume || exit 1; \
+	done
+
+lab: install  ## open the chapters in JupyterLab
+	@$(BIN)/jupyter lab book
+
+format: install  ## format the code and put the notebooks in canonical form
+	@$(BIN)/ruff check --quiet --fix . && $(BIN)/ruff format --quiet .
+
+clean:  ## remove what was built; the environment stays
+	@rm -rf _build build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	@find kanlib tests scripts book -name __pycache__ -prune -exec rm -rf {} +
+
+install: $(INSTALLED)
+
+$(INSTALLED): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python >= 3.10 is needed: make PYTHON=python3.12")'
+	@echo "Installing into $(VENV), a few minutes the first time"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+# A build that failed is forgotten: the next one would say nothing of pages it has already read.
+html: install $(FRESH)
+	@echo "Building the book, warnings are errors"
+	@$(BIN)/jupyter-book build $(SOURCE) --quiet --warningiserror --nitpick --keep-going \
+		|| { rm -rf $(SOURCE)/_build/.doctrees; exit 1; }
+
+# The cache knows the cells of a chapter only; it is emptied when what they call has changed.
+$(FRESH): $(INPUTS)
+	@rm -rf $(@D)/.jupyter_cache $(@D)/.doctrees && mkdir -p $(@D) && touch $@
+
+lint: install
+	@echo "Lint and format"
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/python scripts/notebooks.py check
+
+types: install
+	@echo "Types"
+	@$(BIN)/mypy
+
+unit: install
+	@echo "Unit and property tests"
+	@$(PYTEST) $(SHORT) -n $(JOBS) tests --ignore=tests/notebooks
+
+doctest: install
+	@echo "Examples in docstrings"
+	@$(PYTEST) $(SHORT) --doctest-modules kanlib
+
+nbval: install
+	@echo "Chapters against their checked outputs"
+	@$(PYTEST) $(SHORT) -n $(JOBS) --dist loadscope -p no:cacheprovider \
+		--nbval-lax --nbval-current-env --nbval-cell-timeout=600 $(CHAPTERS)
+
+papermill: install
+	@echo "Chapters over other parameters"
+	@$(PYTEST) $(SHORT) -n $(JOBS) tests/notebooks/test_parameters.py $(CHAPTERS:%=--chapter=%)
+
+planted: install
+	@echo "Form of the notebooks, and planted faults that the tests must see"
+	@$(PYTEST) $(SHORT) -n $(JOBS) tests/notebooks --ignore=tests/notebooks/test_parameters.py

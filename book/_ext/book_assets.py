@@ -1,0 +1,65 @@
+"""Sphinx extension: serve plotly.js and the book's style sheet from the site itself.
+
+plotly.js comes from the installed plotly package and is loaded once, on pages that have a figure,
+before every other script, so that an AMD loader cannot claim it.  MathJax is served in the same way
+by the extension ``sphinx-mathjax-offline``.  jupyter-book puts every script it finds under a static
+path of its own on every page; files staged here, after it has looked, are left alone.
+"""
+
+from __future__ import annotations
+
+import shutil
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+
+PLOTLY = "plotly.min.js"
+STYLE = "book.css"
+FIRST = 1
+"""Priority of a script that comes before all others."""
+
+
+def stage(app: Sphinx) -> None:
+    """Copy the files to a static path of their own."""
+    folder = Path(app.doctreedir) / "assets"
+    folder.mkdir(parents=True, exist_ok=True)
+    plotly = files("plotly") / "package_data" / PLOTLY
+    (folder / PLOTLY).write_bytes(plotly.read_bytes())
+    shutil.copy(Path(__file__).with_name(STYLE), folder)
+    app.config.html_static_path.append(str(folder))
+    app.add_css_file(STYLE)
+
+
+def drop_widget_state(app: Sphinx, env: BuildEnvironment) -> None:
+    """Forget the saved widgets: a page has no kernel, and `explorer` draws its own controls."""
+    for document in getattr(env, "nb_metadata", {}).values():
+        document.pop("js_files", None)
+
+
+def load_plotly(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object
+) -> None:
+    """Load plotly.js on a page that draws a figure."""
+    if "Plotly." in context.get("body", ""):
+        app.add_js_file(PLOTLY, priority=FIRST)
+
+
+def drop_thebe(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object
+) -> None:
+    """Remove the scripts of sphinx-thebe, which name a remote server and have nothing to do."""
+    context["script_files"] = [
+        script for script in context["script_files"] if "thebe" not in str(vars(script)).lower()
+    ]
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Connect the extension to the build."""
+    app.connect("builder-inited", stage)
+    app.connect("env-updated", drop_widget_state)
+    app.connect("html-page-context", load_plotly)
+    app.connect("html-page-context", drop_thebe)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
