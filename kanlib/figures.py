@@ -66,7 +66,7 @@ TEMPLATE = go.layout.Template(
 )
 
 
-class BookRenderer(MimetypeRenderer):  # type: ignore[misc]
+class BookRenderer(MimetypeRenderer):
     """Emit a figure as plotly's own type, for JupyterLab, and as HTML, for the book.
 
     The HTML expects plotly.js on the page, which the book loads once from its own files.
@@ -135,5 +135,24 @@ def show(fig: go.Figure, alt: str, caption: str = "") -> None:
     if not alt.strip():
         raise ValueError(f"alt = {alt!r}: expected a sentence that says what the figure shows")
     display(mimebundle(fig, alt), raw=True)
+    if caption:
+        display(Markdown(caption))
+
+
+def show_table(rows: list[dict[str, Any]], caption: str = "") -> None:
+    """Display rows as a table with one column a key, and below it a caption.
+
+    Args:
+        rows: at least one row; all rows have the same keys. Cells may hold Markdown.
+        caption: what the table means, in Markdown; ``$math$`` is typeset.
+
+    Raises:
+        ValueError: if there is no row, or the keys differ.
+    """
+    if not rows or any(list(row) != list(rows[0]) for row in rows):
+        raise ValueError(f"rows must be dictionaries with the same keys, got {rows!r}")
+    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
+    lines += ["| " + " | ".join(str(cell) for cell in row.values()) + " |" for row in rows]
+    display(Markdown("\n".join(lines)))
     if caption:
         display(Markdown(caption))
