@@ -59,7 +59,6 @@ class SplineLayer(nn.Module):
 
     breakpoints: Tensor
     _table: Tensor
-    _knots: Tensor
 
     def __init__(
         self,
@@ -101,10 +100,8 @@ class SplineLayer(nn.Module):
         """Derive the evaluation tables from the exact grid, in the dtype of the weights."""
         grid, like = self.grid, self.weight.detach()
         self.register_buffer("breakpoints", grid.breakpoints.to(like), persistent=False)
-        if self.basis == "spline":
-            self.register_buffer("_table", bspline.pieces(grid).to(like), persistent=False)
-        else:
-            self.register_buffer("_knots", grid.knots.to(like), persistent=False)
+        module = bspline if self.basis == "spline" else truncated_power
+        self.register_buffer("_table", module.pieces(grid).to(like), persistent=False)
 
     def _apply(self, fn: Any, recurse: bool = True) -> SplineLayer:
         """Move or cast the weights; the tables are rebuilt, so that casts lose no accuracy."""
@@ -135,22 +132,21 @@ class SplineLayer(nn.Module):
                 f"x must have the dtype of the layer, {self.weight.dtype}, got {x.dtype}: "
                 "cast x, or the model with model.to(x.dtype)"
             )
-        order = self.grid.order
-        if self.basis == "relu":
-            psi = truncated_power.evaluate(x, self._knots, order, 0, self.extension)
-            return psi.flatten(-2) @ self.weight.flatten(1).T
-        if self.out_features <= self.grid.num_basis:
-            index, powers = bspline.local_powers(x, self.breakpoints, order, 0, self.extension)
-            return self._contract_pieces(index, powers)
+        if self.basis == "relu" or self.out_features <= self.grid.num_basis:
+            return self._evaluate_pieces(x)
         index, values = bspline.local_basis(x, self.breakpoints, self._table, 0, self.extension)
         b = bspline.scatter(index, values, self.grid.num_basis)
         return b.flatten(-2) @ self.weight.flatten(1).T
 
-    def _contract_pieces(self, index: Tensor, powers: Tensor) -> Tensor:
-        """Evaluate edge polynomials picked by interval: cost independent of n."""
-        inputs, outputs, (n, r) = self.in_features, self.out_features, (self.grid.n, self.grid.order)
-        local = self.weight.unfold(2, r, 1)  # (Q, P, n, r): the r coefficients of each interval
-        polynomials = torch.einsum("mlk,qpml->pmkq", self._table.expand(n, r, r), local)
+    def _evaluate_pieces(self, x: Tensor) -> Tensor:
+        """Evaluate the polynomial of each edge on the interval that holds x, at a cost free of n."""
+        inputs, outputs, n, r = self.in_features, self.out_features, self.grid.n, self.grid.order
+        index, powers = bspline.local_powers(x, self.breakpoints, r, 0, self.extension)
+        if self.basis == "spline":
+            local = self.weight.unfold(2, r, 1)  # (Q, P, n, r): the r weights of each interval
+            polynomials = torch.einsum("mlk,qpml->pmkq", self._table.expand(n, r, r), local)
+        else:
+            polynomials = torch.einsum("mjk,qpj->pmkq", self._table, self.weight)
         rows = index + n * torch.arange(inputs, device=index.device)
         picked = polynomials.reshape(inputs * n, r * outputs).index_select(0, rows.flatten())
         picked = picked.view(*index.shape[:-1], inputs * r, outputs)
@@ -167,13 +163,29 @@ class SplineLayer(nn.Module):
             ValueError: if the grids are not nested.
         """
         fine = self.grid.refine() if grid is None else grid
-        transfer = prolongation(self.grid, fine, self.basis)
+        weight = prolongation(self.grid, fine, self.basis).apply(self.weight.detach())
+        return self._like(fine, self.basis, weight)
+
+    def to_basis(self, basis: str) -> SplineLayer:
+        """Return a new layer that is the same function with weights in ``basis``.
+
+        Args:
+            basis: "spline" or "relu".
+
+        Raises:
+            ValueError: if ``basis`` is unknown.
+        """
+        weight = convert_weights(self.weight.detach().double(), self.grid, self.basis, basis)
+        return self._like(self.grid, basis, weight)
+
+    def _like(self, grid: KnotGrid, basis: str, weight: Tensor) -> SplineLayer:
+        """Return a layer with the options of this one on another grid or in another basis."""
         with torch.random.fork_rng(devices=[]):  # the draw of the new layer is overwritten
             layer = SplineLayer(
                 self.in_features,
                 self.out_features,
-                fine,
-                basis=self.basis,
+                grid,
+                basis=basis,
                 extension=self.extension,
                 init_scale=self.init_scale,
                 init_basis=self.init_basis,
@@ -182,7 +194,7 @@ class SplineLayer(nn.Module):
                 dtype=self.weight.dtype,
             )
         with torch.no_grad():
-            layer.weight.copy_(transfer.apply(self.weight))
+            layer.weight.copy_(weight)
         layer.weight.requires_grad_(self.weight.requires_grad)
         return layer.train(self.training)
 

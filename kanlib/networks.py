@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -142,13 +142,43 @@ class KAN(nn.Module):
         Raises:
             ValueError: if ``breakpoints`` lacks a present breakpoint.
         """
-        fine = KAN.__new__(KAN)
-        nn.Module.__init__(fine)
-        fine.widths = list(self.widths)
-        fine.layers = nn.ModuleList(
-            _refined(layer, breakpoints) for layer in self.layers
+
+        def refined(layer: SplineLayer) -> SplineLayer:
+            grid = None if breakpoints is None else KnotGrid(layer.grid.order, breakpoints)
+            return layer.refine(grid)
+
+        return self._mapped(refined)
+
+    def to_basis(self, basis: str) -> KAN:
+        """Return a new network that is the same function with spline weights in ``basis``.
+
+        Args:
+            basis: "spline" or "relu".
+
+        Returns:
+            A new KAN; this one is untouched.
+
+        Raises:
+            ValueError: if ``basis`` is unknown.
+
+        Examples:
+            >>> model = KAN([2, 5, 1], n=5, dtype=torch.float64)
+            >>> x = torch.rand(100, 2, dtype=torch.float64)
+            >>> torch.allclose(model(x), model.to_basis("relu")(x))
+            True
+        """
+        return self._mapped(lambda layer: layer.to_basis(basis))
+
+    def _mapped(self, change: Callable[[SplineLayer], SplineLayer]) -> KAN:
+        """Return a new network with changed spline layers and copies of the others."""
+        new = KAN.__new__(KAN)
+        nn.Module.__init__(new)
+        new.widths = list(self.widths)
+        new.layers = nn.ModuleList(
+            change(layer) if isinstance(layer, SplineLayer) else _copied(layer)
+            for layer in self.layers
         )
-        return fine.train(self.training)
+        return new.train(self.training)
 
     @torch.no_grad()
     def calibrate(self, x: Tensor) -> KAN:
@@ -250,10 +280,7 @@ class MLP(nn.Module):
         return f"widths={self.widths}, parameters={self.num_parameters}"
 
 
-def _refined(layer: nn.Module, breakpoints: Sequence[float] | Tensor | None) -> nn.Module:
-    if isinstance(layer, SplineLayer):
-        grid = None if breakpoints is None else KnotGrid(layer.grid.order, breakpoints)
-        return layer.refine(grid)
+def _copied(layer: nn.Module) -> nn.Module:
     copy = nn.Linear(
         layer.in_features,
         layer.out_features,

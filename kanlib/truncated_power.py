@@ -17,6 +17,32 @@ from kanlib.bspline import check_derivative, check_extension
 from kanlib.knots import KnotGrid
 
 
+def pieces(grid: KnotGrid) -> Tensor:
+    """Return the polynomial pieces of all truncated powers on all intervals.
+
+    Entry [m, j, k] is the coefficient of v**k in function j on interval m, v in [0, 1]:
+    C(r-1, k) (t_m - t_j)**(r-1-k) (t_{m+1} - t_m)**k if t_j <= t_m, else zero.
+
+    Args:
+        grid: the knot grid.
+
+    Returns:
+        Float64 tensor of shape (n, n + r - 1, r).
+
+    Examples:
+        >>> pieces(KnotGrid(2, [0.0, 1.0]))
+        tensor([[[1., 1.],
+                 [0., 1.]]], dtype=torch.float64)
+    """
+    r, t = grid.order, grid.breakpoints
+    distance = (t[:-1, None] - grid.knots[: grid.num_basis])[..., None]
+    width = (t[1:] - t[:-1])[:, None, None]
+    k = torch.arange(r)
+    binomial = torch.tensor([math.comb(r - 1, i) for i in range(r)], dtype=torch.float64)
+    active = torch.arange(grid.num_basis) < torch.arange(grid.n)[:, None] + r
+    return binomial * distance ** (r - 1 - k) * width**k * active[..., None]
+
+
 def dense_basis(
     x: Tensor, grid: KnotGrid, derivative: int = 0, extension: str = "linear"
 ) -> Tensor:
@@ -40,20 +66,11 @@ def dense_basis(
     """
     check_derivative(derivative, grid.order)
     check_extension(extension)
-    knots = grid.knots.to(x)
-    return evaluate(x, knots, grid.order, derivative, extension)
-
-
-def evaluate(
-    x: Tensor, knots: Tensor, order: int, derivative: int = 0, extension: str = "linear"
-) -> Tensor:
-    """Evaluate like :func:`dense_basis` from the n + 2r - 1 knots in the dtype of x."""
-    r, n = order, knots.shape[0] - 2 * order + 1
-    a, b = knots[r - 1], knots[r - 1 + n]
+    knots, r = grid.knots.to(x), grid.order
+    a, b = knots[r - 1], knots[r - 1 + grid.n]
     inside = torch.clamp(x, a, b)
     outside = (x - inside)[..., None]
-    # At x = b the last interval is closed; t_{n-1} < b is the last knot of the basis.
-    distance = inside[..., None] - knots[: n + r - 1]
+    distance = inside[..., None] - knots[: grid.num_basis]
     values = _power(distance, r - 1, derivative)
     if extension == "linear" and derivative == 0:
         return values + outside * _power(distance, r - 1, 1) if r > 1 else values
