@@ -36,7 +36,7 @@ check: lint types  ## run the quick part of the tests
 reproduce: install  ## compute every record of book/results anew, or go on where it stopped
 	@for name in $(EXPERIMENTS); do \
 		echo "Experiment $$name"; \
-		$(BIN)/python -m kanlib run $$name --out book/results/$$name.json --resume || exit 1; \
+		$(BIN)/python -m kanlib run $$name --out book/results/$$name.json --resume --workers $(JOBS) || exit 1; \
 	done
 
 lab: install  ## open the chapters in JupyterLab
