@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from kanlib.knots import KnotGrid
+from kanlib.knots import KnotGrid, check_tensor
 
 #: What a spline does outside [a, b]: continue linearly, stay constant, or vanish.
 EXTENSIONS = ("linear", "clamp", "none")
@@ -29,36 +29,32 @@ def pieces(grid: KnotGrid) -> Tensor:
 
     Returns:
         Float64 tensor of shape (n, r, r), or (1, r, r) on a uniform grid, where all intervals
-        have the same pieces.
+        have the same pieces, those of integer knots.
 
     Examples:
         >>> pieces(KnotGrid.uniform(2, 5))
         tensor([[[ 1., -1.],
                  [ 0.,  1.]]], dtype=torch.float64)
     """
-    r, knots = grid.order, grid.knots
-    intervals = 1 if grid.is_uniform else grid.n
-    table = torch.zeros(intervals, r, r, dtype=torch.float64)
-    for m in range(intervals):
-        # piece[l] holds B-spline m + l of the current order; t(j) is knot t_j counted from t_m.
-        offset = r - 1 + m
-        t = (knots[offset - r + 1 : offset + r + 1] - knots[offset]).tolist()
-        width = t[r]
-        piece = [[1.0]]
-        for q in range(2, r + 1):
-            raised = [[0.0] * q for _ in range(q)]
-            for l, coefficients in enumerate(piece):
-                # B-spline of order q - 1 with support [t_i, t_{i+q-1}], i = l - q + 2.
-                left, right = t[r - 1 + l - q + 2], t[r - 1 + l + 1]
-                slope = 1.0 / (right - left)
-                for k, c in enumerate(coefficients):
-                    # enters b_{i-1} with (t_{i+q-1} - x) and b_i with (x - t_i), x = width * v
-                    raised[l][k] += c * right * slope
-                    raised[l][k + 1] -= c * width * slope
-                    raised[l + 1][k] -= c * left * slope
-                    raised[l + 1][k + 1] += c * width * slope
-            piece = raised
-        table[m] = torch.tensor(piece, dtype=torch.float64)
+    r = grid.order
+    knots = KnotGrid.uniform(r, 1).knots if grid.is_uniform else grid.knots
+    # Row m of t holds the knots t_{m+1-r}, ..., t_{m+r}, relative to t_m.
+    t = knots.unfold(0, 2 * r, 1)
+    t = t - t[:, r - 1 : r]
+    width = t[:, r : r + 1]
+    table = torch.ones_like(width)[..., None]
+    for q in range(2, r + 1):
+        # B-spline l of order q - 1 on interval m has the support [left, right]; it enters
+        # l of order q with (right - x) and l + 1 with (x - left), where x = width * v.
+        raised = table.new_zeros(len(t), q, q)
+        for l in range(q - 1):
+            left, right = t[:, r + 1 - q + l, None], t[:, r + l, None]
+            c = table[:, l] / (right - left)
+            raised[:, l, :-1] += c * right
+            raised[:, l, 1:] -= c * width
+            raised[:, l + 1, :-1] -= c * left
+            raised[:, l + 1, 1:] += c * width
+        table = raised
     return table
 
 
@@ -72,7 +68,7 @@ def locate(x: Tensor, breakpoints: Tensor) -> Tensor:
     Returns:
         Integer tensor of the shape of x; the last interval is closed at b.
     """
-    return torch.bucketize(x.detach(), breakpoints[1:-1], right=True)
+    return torch.bucketize(x.detach().contiguous(), breakpoints[1:-1], right=True)
 
 
 def local_powers(
@@ -84,9 +80,12 @@ def local_powers(
     values ("clamp"), or are zero ("none"). Any function that is a polynomial in v on each
     interval is then continued in the same way, in whichever basis it is written.
 
+    The local coordinate is computed in the dtype of the breakpoints: float64 breakpoints give
+    float32 points full float32 accuracy on any grid.
+
     Args:
         x: points of shape (...).
-        breakpoints: (n + 1,) in the dtype of x.
+        breakpoints: (n + 1,), preferably float64.
         order: number r of powers.
         derivative: which derivative with respect to x, from 0 to r - 1.
         extension: "linear", "clamp" or "none".
@@ -94,14 +93,17 @@ def local_powers(
     Returns:
         Interval index (...) and powers (..., r).
     """
-    index = locate(x, breakpoints)
+    ends = breakpoints.to(x.dtype)
+    inside = torch.clamp(x, ends[0], ends[-1])
+    outside = x - inside
+    exact = inside.to(breakpoints.dtype)
+    index = locate(exact, breakpoints)
     left = breakpoints[index]
     width = breakpoints[index + 1] - left
-    inside = torch.clamp(x, breakpoints[0], breakpoints[-1])
-    outside = x - inside
-    powers = _powers((inside - left) / width, width, order, derivative)
+    v, width = ((exact - left) / width).to(x.dtype), width.to(x.dtype)
+    powers = _powers(v, width, order, derivative)
     if extension == "linear" and derivative == 0:
-        powers = powers + outside[..., None] * _powers((inside - left) / width, width, order, 1)
+        powers = powers + outside[..., None] * _powers(v, width, order, 1)
     elif extension == "none" or derivative > (extension == "linear"):
         powers = powers * (outside == 0)[..., None]
     return index, powers
@@ -109,8 +111,9 @@ def local_powers(
 
 def _powers(v: Tensor, width: Tensor, order: int, derivative: int) -> Tensor:
     """Return the ``derivative``-th x-derivatives of v**0, ..., v**(order-1), x = width * v."""
-    terms = [torch.zeros_like(v)] * min(derivative, order)
-    term = width**-derivative if derivative else torch.ones_like(v)
+    zero = 0 * v  # keeps NaN, also where a power is constant
+    terms = [zero] * min(derivative, order)
+    term = zero + width**-derivative
     for k in range(derivative, order):
         terms.append(math.perm(k, derivative) * term if derivative else term)
         term = term * v
@@ -128,7 +131,7 @@ def local_basis(
 
     Args:
         x: points of shape (...).
-        breakpoints: (n + 1,) in the dtype of x.
+        breakpoints: (n + 1,), preferably float64.
         table: result of :func:`pieces` in the dtype of x.
         derivative: which derivative with respect to x, from 0 to r - 1.
         extension: behaviour outside [a, b], see :func:`local_powers`.
@@ -157,6 +160,7 @@ def dense_basis(
         Values of shape (..., n + r - 1), differentiable with respect to x.
 
     Raises:
+        TypeError: if x is not a floating-point tensor.
         ValueError: if ``derivative`` or ``extension`` is not admissible.
 
     Examples:
@@ -165,7 +169,8 @@ def dense_basis(
     """
     check_derivative(derivative, grid.order)
     check_extension(extension)
-    breakpoints = grid.breakpoints.to(x)
+    check_tensor("x", x)
+    breakpoints = exact_breakpoints(grid, x.device)
     index, values = local_basis(x, breakpoints, pieces(grid).to(x), derivative, extension)
     return scatter(index, values, grid.num_basis)
 
@@ -189,7 +194,11 @@ def cox_de_boor(x: Tensor, grid: KnotGrid) -> Tensor:
 
     Returns:
         Values of shape (..., n + r - 1).
+
+    Raises:
+        TypeError: if x is not a floating-point tensor.
     """
+    check_tensor("x", x)
     r, t, x = grid.order, grid.knots.to(x), x[..., None]
     holds = (x >= t[:-1]) & (x < t[1:])
     holds[..., -1:] |= x == t[-1]  # the last interval is closed
@@ -201,9 +210,15 @@ def cox_de_boor(x: Tensor, grid: KnotGrid) -> Tensor:
     return b
 
 
+def exact_breakpoints(grid: KnotGrid, device: torch.device) -> Tensor:
+    """Return the breakpoints on a device, in float64 wherever it has that (all but MPS)."""
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    return grid.breakpoints.to(device=device, dtype=dtype)
+
+
 def check_derivative(derivative: int, order: int) -> None:
     """Raise ValueError unless 0 <= derivative <= order - 1."""
-    if derivative not in range(order):
+    if isinstance(derivative, float) or derivative not in range(order):
         raise ValueError(
             f"derivative must be from 0 to r - 1 = {order - 1} for order r = {order}, "
             f"got {derivative!r}; raise the order to differentiate more often"

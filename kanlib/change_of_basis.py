@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kanlib.knots import KnotGrid
+from kanlib.knots import KnotGrid, check_tensor
 
 
 class ChangeOfBasis:
@@ -50,18 +50,18 @@ class ChangeOfBasis:
         Shape (n + r - 1, r + 1), float64; zero where the column i + s does not exist.
         """
         size, order = self.grid.num_basis, self.grid.order
-        band = torch.zeros(size + 1, order + 1, dtype=torch.float64)
+        band = self.grid.knots.new_zeros(size + 1, order + 1)
         band[:-1, 0], band[:-1, 1] = 1.0, -1.0
         for scale in self._scales:
             band[:-1] *= scale[:, None]
             band[:-1, 1:] = band[:-1, 1:] - band[1:, :-1]
-        columns = torch.arange(size)[:, None] + torch.arange(order + 1)
+        columns = torch.arange(size + order, device=band.device).unfold(0, order + 1, 1)
         return band[:-1] * (columns < size)
 
     def dense(self) -> Tensor:
         """Return A as a dense (n + r - 1, n + r - 1) float64 matrix, for inspection."""
         size, band = self.grid.num_basis, self.band
-        matrix = torch.zeros(size, size, dtype=torch.float64)
+        matrix = band.new_zeros(size, size)
         for s in range(min(band.shape[1], size)):
             matrix += torch.diag(band[: size - s, s], s)
         return matrix
@@ -80,6 +80,7 @@ class ChangeOfBasis:
             Tensor of the shape of x, differentiable.
 
         Raises:
+            TypeError: if x is not a floating-point tensor.
             ValueError: if the last dimension of x is not n + r - 1.
 
         Examples:
@@ -87,7 +88,7 @@ class ChangeOfBasis:
             >>> A.apply(torch.tensor([1.0, 2.0, 4.0]))
             tensor([-1., -2.,  4.])
         """
-        self._check(x)
+        check_tensor("x", x, self.grid.num_basis)
         scales = [d.to(x) for d in self._scales]
         if transpose:
             for d in reversed(scales):
@@ -111,6 +112,7 @@ class ChangeOfBasis:
             Tensor of the shape of x, differentiable.
 
         Raises:
+            TypeError: if x is not a floating-point tensor.
             ValueError: if the last dimension of x is not n + r - 1.
 
         Examples:
@@ -118,7 +120,7 @@ class ChangeOfBasis:
             >>> A.solve(torch.tensor([-1.0, -2.0, 4.0]))
             tensor([1., 2., 4.])
         """
-        self._check(x)
+        check_tensor("x", x, self.grid.num_basis)
         scales = [d.to(x) for d in self._scales]
         if transpose:
             x = x.cumsum(-1)
@@ -128,14 +130,6 @@ class ChangeOfBasis:
         for d in reversed(scales):
             x = _reverse_cumsum(x) / d
         return _reverse_cumsum(x)
-
-    def _check(self, x: Tensor) -> None:
-        size = self.grid.num_basis
-        if x.ndim == 0 or x.shape[-1] != size:
-            raise ValueError(
-                f"x must have n + r - 1 = {size} entries in its last dimension, "
-                f"got shape {tuple(x.shape)}"
-            )
 
     def __repr__(self) -> str:
         return f"ChangeOfBasis({self.grid})"

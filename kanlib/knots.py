@@ -9,8 +9,11 @@ but not the spline space on [a, b].
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor
@@ -28,8 +31,9 @@ class KnotGrid:
         breakpoints: n + 1 >= 2 strictly increasing finite numbers, as a sequence or tensor.
 
     Raises:
-        TypeError: if ``order`` is not an integer.
-        ValueError: if ``order`` < 1 or the breakpoints are too few, not finite or not increasing.
+        TypeError: if ``order`` is not an integer or the breakpoints are not numbers.
+        ValueError: if ``order`` < 1 or the breakpoints are too few, not finite, not increasing or
+            too close to be told apart.
 
     Examples:
         >>> grid = KnotGrid(3, [0.0, 0.5, 1.0])
@@ -46,7 +50,7 @@ class KnotGrid:
     _points: tuple[float, ...]
 
     def __init__(self, order: int, breakpoints: Iterable[float] | Tensor) -> None:
-        object.__setattr__(self, "order", _checked_order(order))
+        object.__setattr__(self, "order", as_integer("order", order, minimum=1))
         object.__setattr__(self, "_points", _checked_breakpoints(breakpoints))
 
     @classmethod
@@ -62,12 +66,9 @@ class KnotGrid:
             TypeError: if ``n`` is not an integer.
             ValueError: if ``n`` < 1 or the domain is not an increasing pair of finite numbers.
         """
-        if isinstance(n, bool) or not isinstance(n, int):
-            raise TypeError(f"n must be an integer number of intervals, got {n!r}")
-        if n < 1:
-            raise ValueError(f"n must be at least 1 interval, got {n}")
+        n = as_integer("n", n, minimum=1)
         try:
-            a, b = (float(end) for end in domain)
+            a, b = (_number(end) for end in domain)
         except (TypeError, ValueError):
             raise ValueError(f"domain must be a pair (a, b) of numbers, got {domain!r}") from None
         if not (math.isfinite(a) and math.isfinite(b) and a < b):
@@ -108,48 +109,76 @@ class KnotGrid:
 
     @property
     def breakpoints(self) -> Tensor:
-        """The n + 1 breakpoints, a new float64 tensor."""
-        return torch.tensor(self._points, dtype=torch.float64)
+        """The n + 1 breakpoints, a new float64 tensor on the CPU."""
+        return torch.tensor(self._points, dtype=torch.float64, device="cpu")
 
     @property
     def knots(self) -> Tensor:
-        """The n + 2r - 1 knots t_{1-r}, ..., t_{n+r-1}, a new float64 tensor."""
+        """The n + 2r - 1 knots t_{1-r}, ..., t_{n+r-1}, a new float64 tensor on the CPU."""
         t, exterior = self._points, range(1, self.order)
         left = [t[0] - i * (t[1] - t[0]) for i in reversed(exterior)]
         right = [t[-1] + i * (t[-1] - t[-2]) for i in exterior]
-        return torch.tensor([*left, *t, *right], dtype=torch.float64)
+        return torch.tensor([*left, *t, *right], dtype=torch.float64, device="cpu")
 
     def refine(self) -> KnotGrid:
         """Return the grid with every interval halved; all old breakpoints are kept exactly."""
         t = self._points
-        midpoints = [0.5 * (left + right) for left, right in zip(t[:-1], t[1:], strict=True)]
+        midpoints = [0.5 * (left + right) for left, right in pairwise(t)]
         return KnotGrid(self.order, sorted([*t, *midpoints]))
 
     def missing_from(self, finer: KnotGrid) -> list[float]:
         """Return the breakpoints of this grid that ``finer`` lacks (empty if nested)."""
-        fine = finer.breakpoints
-        distance = (self.breakpoints[:, None] - fine[None, :]).abs().amin(dim=1)
+        _, distance = nearest(self.breakpoints, finer.breakpoints)
         tolerance = max(self.tolerance, finer.tolerance)
         return [t for t, d in zip(self._points, distance.tolist(), strict=True) if d > tolerance]
 
     def __repr__(self) -> str:
         a, b = self.domain
         spacing = "uniform" if self.is_uniform else "non-uniform"
-        return f"KnotGrid(order={self.order}, n={self.n}, domain=[{a:g}, {b:g}], {spacing})"
+        return f"KnotGrid(order={self.order}, n={self.n}, domain=[{a:.12g}, {b:.12g}], {spacing})"
 
 
-def _checked_order(order: int) -> int:
-    if isinstance(order, bool) or not isinstance(order, int):
-        raise TypeError(f"order must be an integer r >= 1, got {order!r}")
-    if order < 1:
-        raise ValueError(f"order must be r >= 1 (r = 4 is cubic), got {order}")
-    return order
+def as_integer(name: str, value: SupportsIndex, minimum: int) -> int:
+    """Return ``value`` (of Python or NumPy) as an int of at least ``minimum``, or raise."""
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None:
+        raise TypeError(f"{name} must be an integer of at least {minimum}, got {value!r}")
+    if number < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {number}")
+    return number
+
+
+def check_tensor(name: str, x: Tensor, size: int | None = None) -> None:
+    """Raise unless x is a floating-point tensor, with ``size`` entries in its last dimension."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"{name} must be a floating-point tensor, got {kind}: convert it first")
+    if size is not None and (x.ndim == 0 or x.shape[-1] != size):
+        raise ValueError(
+            f"{name} must have {size} entries in its last dimension, got shape {tuple(x.shape)}"
+        )
+
+
+def nearest(x: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the index of the nearest of at least two increasing ``points``, and its distance."""
+    right = torch.bucketize(x, points).clamp(1, points.numel() - 1)
+    index = torch.where(x - points[right - 1] < points[right] - x, right - 1, right)
+    return index, (x - points[index]).abs()
+
+
+def _number(value: float) -> float:
+    if isinstance(value, str | bytes):
+        raise TypeError
+    return float(value)
 
 
 def _checked_breakpoints(breakpoints: Iterable[float] | Tensor) -> tuple[float, ...]:
     values = breakpoints.tolist() if isinstance(breakpoints, Tensor) else breakpoints
     try:
-        points = tuple(float(t) for t in values)
+        points = tuple(_number(t) for t in values)
     except (TypeError, ValueError):
         raise TypeError(
             f"breakpoints must be a flat sequence of numbers, got {breakpoints!r}"
@@ -159,10 +188,15 @@ def _checked_breakpoints(breakpoints: Iterable[float] | Tensor) -> tuple[float, 
     if not all(math.isfinite(t) for t in points):
         bad = next(i for i, t in enumerate(points) if not math.isfinite(t))
         raise ValueError(f"breakpoints must be finite, got {points[bad]} at position {bad}")
-    for i, (left, right) in enumerate(zip(points[:-1], points[1:], strict=True)):
+    for i, (left, right) in enumerate(pairwise(points)):
         if not left < right:
             raise ValueError(
                 "breakpoints must be strictly increasing, "
                 f"got {left!r} then {right!r} at positions {i}, {i + 1}: sort them and drop repeats"
+            )
+        if right - left <= 2 * RELATIVE_TOLERANCE * max(abs(points[0]), abs(points[-1])):
+            raise ValueError(
+                f"breakpoints {left!r} and {right!r} at positions {i}, {i + 1} are too close to "
+                "be told apart in float64: drop one, or shift the domain to the origin"
             )
     return points

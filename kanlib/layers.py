@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kanlib import bspline, truncated_power
 from kanlib.change_of_basis import ChangeOfBasis
-from kanlib.knots import KnotGrid
+from kanlib.knots import KnotGrid, as_integer, check_tensor
 from kanlib.transfer import check_basis, check_nested, prolongation
 
 
@@ -45,6 +45,7 @@ class SplineLayer(nn.Module):
         Input (..., P), output (..., Q), ``weight`` (Q, P, n + r - 1).
 
     Raises:
+        TypeError: if an argument has the wrong type.
         ValueError: if a size is below one, an option is unknown or the grids are not nested.
 
     Examples:
@@ -75,17 +76,20 @@ class SplineLayer(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        for name, size in (("in_features", in_features), ("out_features", out_features)):
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {size!r}")
+        in_features = as_integer("in_features", in_features, minimum=1)
+        out_features = as_integer("out_features", out_features, minimum=1)
         if not isinstance(grid, KnotGrid):
             raise TypeError(f"grid must be a KnotGrid, got {type(grid).__name__}")
         check_basis(basis)
         check_basis(init_basis)
         bspline.check_extension(extension)
-        if not 0.0 <= init_scale < float("inf"):
+        if isinstance(init_scale, str) or not 0.0 <= init_scale < float("inf"):
             raise ValueError(f"init_scale must be finite and at least 0, got {init_scale!r}")
+        if dtype is not None and not dtype.is_floating_point:
+            raise TypeError(f"dtype must be a floating-point type, got {dtype}")
         if prolonged_from is not None:
+            if not isinstance(prolonged_from, KnotGrid):
+                raise TypeError(f"prolonged_from must be a KnotGrid, got {prolonged_from!r}")
             check_nested(prolonged_from, grid)
         self.in_features, self.out_features = in_features, out_features
         self.grid, self.basis, self.extension = grid, basis, extension
@@ -97,9 +101,10 @@ class SplineLayer(nn.Module):
         self.reset_parameters()
 
     def _build_tables(self) -> None:
-        """Derive the evaluation tables from the exact grid, in the dtype of the weights."""
+        """Derive the evaluation tables from the exact grid, for the weights' device and dtype."""
         grid, like = self.grid, self.weight.detach()
-        self.register_buffer("breakpoints", grid.breakpoints.to(like), persistent=False)
+        breakpoints = bspline.exact_breakpoints(grid, like.device)
+        self.register_buffer("breakpoints", breakpoints, persistent=False)
         module = bspline if self.basis == "spline" else truncated_power
         self.register_buffer("_table", module.pieces(grid).to(like), persistent=False)
 
@@ -113,7 +118,7 @@ class SplineLayer(nn.Module):
         """Draw new initial weights from torch's global generator."""
         coarse = self.prolonged_from or self.grid
         shape = (self.out_features, self.in_features, coarse.num_basis)
-        draw = self.init_scale * torch.randn(shape, dtype=torch.float64)
+        draw = self.init_scale * torch.randn(shape, dtype=torch.float64, device="cpu")
         weight = convert_weights(draw, coarse, self.init_basis, self.basis)
         if coarse is not self.grid:
             weight = prolongation(coarse, self.grid, self.basis).apply(weight)
@@ -122,16 +127,7 @@ class SplineLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Evaluate the layer at x of shape (..., P); NaN inputs give NaN outputs."""
-        if x.ndim == 0 or x.shape[-1] != self.in_features:
-            raise ValueError(
-                f"x must have in_features = {self.in_features} entries in its last dimension, "
-                f"got shape {tuple(x.shape)}"
-            )
-        if x.dtype != self.weight.dtype:
-            raise TypeError(
-                f"x must have the dtype of the layer, {self.weight.dtype}, got {x.dtype}: "
-                "cast x, or the model with model.to(x.dtype)"
-            )
+        check_input(x, self.in_features, self.weight)
         if self.basis == "relu" or self.out_features <= self.grid.num_basis:
             return self._evaluate_pieces(x)
         index, values = bspline.local_basis(x, self.breakpoints, self._table, 0, self.extension)
@@ -139,7 +135,7 @@ class SplineLayer(nn.Module):
         return b.flatten(-2) @ self.weight.flatten(1).T
 
     def _evaluate_pieces(self, x: Tensor) -> Tensor:
-        """Evaluate the polynomial of each edge on the interval that holds x, at a cost free of n."""
+        """Evaluate the polynomial of each edge on the interval of x: cost a point free of n."""
         inputs, outputs, n, r = self.in_features, self.out_features, self.grid.n, self.grid.order
         index, powers = bspline.local_powers(x, self.breakpoints, r, 0, self.extension)
         if self.basis == "spline":
@@ -175,7 +171,7 @@ class SplineLayer(nn.Module):
         Raises:
             ValueError: if ``basis`` is unknown.
         """
-        weight = convert_weights(self.weight.detach().double(), self.grid, self.basis, basis)
+        weight = convert_weights(self.weight.detach().cpu().double(), self.grid, self.basis, basis)
         return self._like(self.grid, basis, weight)
 
     def _like(self, grid: KnotGrid, basis: str, weight: Tensor) -> SplineLayer:
@@ -200,11 +196,12 @@ class SplineLayer(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """Return what defines the function besides the weights, as plain numbers and strings."""
-        points = self.grid.domain if self.grid.is_uniform else self.grid.breakpoints.tolist()
+        grid = self.grid
         return {
-            "order": self.grid.order,
-            "n": self.grid.n,
-            "breakpoints": list(points),
+            "order": grid.order,
+            "n": grid.n,
+            "domain": list(grid.domain),
+            "breakpoints": "uniform" if grid.is_uniform else grid.breakpoints.tolist(),
             "basis": self.basis,
             "extension": self.extension,
             "in_features": self.in_features,
@@ -213,7 +210,8 @@ class SplineLayer(nn.Module):
 
     def get_extra_state(self) -> Tensor:
         """Return :meth:`describe` as a tensor of UTF-8 bytes, kept beside the weights."""
-        return torch.tensor(list(json.dumps(self.describe()).encode()), dtype=torch.uint8)
+        description = json.dumps(self.describe()).encode()
+        return torch.tensor([*description], dtype=torch.uint8, device="cpu")
 
     def set_extra_state(self, state: Tensor) -> None:
         """Accept the description; :meth:`_load_from_state_dict` has compared it."""
@@ -228,10 +226,11 @@ class SplineLayer(nn.Module):
                 error_msgs.append(f"checkpoint of {prefix.rstrip('.') or 'layer'} {difference}")
                 return
         super()._load_from_state_dict(state_dict, prefix, *args)
+        self._build_tables()  # load_state_dict(..., assign=True) may change device and dtype
 
     def _difference(self, stored: Tensor) -> str:
         try:
-            theirs = json.loads(bytes(stored.tolist()))
+            theirs = json.loads(bytes(stored.flatten().tolist()))
             theirs = {key: theirs[key] for key in self.describe()}
         except (ValueError, TypeError, KeyError, AttributeError):
             return "is not the state of a SplineLayer"
@@ -239,7 +238,9 @@ class SplineLayer(nn.Module):
         keys = [key for key in ours if ours[key] != theirs[key]]
         if not keys:
             return ""
-        differences = ", ".join(f"{key} = {theirs[key]} (model: {ours[key]})" for key in keys)
+        differences = ", ".join(
+            f"{key} = {_shortened(theirs[key])} (model: {_shortened(ours[key])})" for key in keys
+        )
         remedy = (
             "build the model with that n, or refine() it to that level, before loading"
             if "n" in keys
@@ -253,15 +254,31 @@ class SplineLayer(nn.Module):
         spacing = "uniform" if self.grid.is_uniform else "non-uniform"
         return (
             f"{self.in_features}, {self.out_features}, order={self.grid.order}, n={self.grid.n}, "
-            f"domain=[{a:g}, {b:g}], {spacing}, basis={self.basis}, extension={self.extension}"
+            f"domain=[{a:.12g}, {b:.12g}], {spacing}, "
+            f"basis={self.basis}, extension={self.extension}"
         )
 
 
+def check_input(x: Tensor, features: int, weight: Tensor) -> None:
+    """Raise unless x is a tensor (..., features) in the dtype of the weights."""
+    check_tensor("x", x, features)
+    if x.dtype != weight.dtype:
+        raise TypeError(
+            f"x must have the dtype of the model, {weight.dtype}, got {x.dtype}: "
+            "cast x, or the model with model.to(x.dtype)"
+        )
+
+
+def _shortened(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 def convert_weights(weight: Tensor, grid: KnotGrid, source: str, target: str) -> Tensor:
-    """Convert weights (..., n + r - 1) of one basis to the other, w = A^T u, without a change of function.
+    """Convert weights of one basis to weights of the other, w = A^T u: the same function.
 
     Args:
-        weight: spline weights u or ReLU weights w.
+        weight: spline weights u or ReLU weights w, of shape (..., n + r - 1).
         grid: the knot grid.
         source: basis of ``weight``, "spline" or "relu".
         target: basis of the result.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from kanlib.knots import KnotGrid
-from kanlib.layers import SplineLayer
+from kanlib.knots import KnotGrid, as_integer
+from kanlib.layers import SplineLayer, check_input
 
 FIRST_LAYERS = ("spline", "affine", "linear")
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU}
@@ -85,12 +86,13 @@ class KAN(nn.Module):
             grid = KnotGrid.uniform(r, n, domain)
         else:
             grid = KnotGrid(r, breakpoints)
-        if isinstance(prolonged_from, int):
-            prolonged_from = KnotGrid.uniform(r, prolonged_from, grid.domain)
+        if prolonged_from is not None and not isinstance(prolonged_from, KnotGrid):
+            intervals = as_integer("prolonged_from", prolonged_from, minimum=1)
+            prolonged_from = KnotGrid.uniform(r, intervals, grid.domain)
         layers: list[nn.Module] = []
         for position, (p, q) in enumerate(zip(self.widths[:-1], self.widths[1:], strict=True)):
             if position == 0 and first != "spline":
-                layers.append(nn.Linear(p, q, bias=first == "affine", device=device, dtype=dtype))
+                layers.append(_linear(p, q, first == "affine", device, dtype))
             else:
                 layers.append(
                     SplineLayer(
@@ -125,6 +127,7 @@ class KAN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Evaluate the network at x of shape (..., widths[0])."""
+        check_input(x, self.widths[0], next(self.parameters()))
         for layer in self.layers:
             x = layer(x)
         return x
@@ -170,22 +173,16 @@ class KAN(nn.Module):
         return self._mapped(lambda layer: layer.to_basis(basis))
 
     def _mapped(self, change: Callable[[SplineLayer], SplineLayer]) -> KAN:
-        """Return a new network with changed spline layers and copies of the others."""
-        new = KAN.__new__(KAN)
-        nn.Module.__init__(new)
-        new.widths = list(self.widths)
-        new.layers = nn.ModuleList(
-            change(layer) if isinstance(layer, SplineLayer) else _copied(layer)
-            for layer in self.layers
-        )
-        return new.train(self.training)
+        """Return a copy of this network in which the spline layers are changed."""
+        return copy.deepcopy(self, {id(layer): change(layer) for layer in self.spline_layers})
 
     @torch.no_grad()
     def calibrate(self, x: Tensor) -> KAN:
         """Rescale the leading linear map so that its outputs on x cover the spline domain.
 
-        Each hidden coordinate of an affine map is scaled and shifted onto [a, b] exactly; a map
-        without bias is only scaled, as far as [a, b] permits.
+        Each hidden coordinate of an affine map is scaled and shifted onto [a, b], up to rounding
+        (a coordinate that is constant on x is shifted to a); a map without bias is only scaled,
+        as far as [a, b] permits.
 
         Args:
             x: representative inputs of shape (N, widths[0]), N >= 2.
@@ -212,7 +209,9 @@ class KAN(nn.Module):
         z = first(x)
         low, high = z.min(dim=0).values, z.max(dim=0).values
         if first.bias is not None:
-            scale = (b - a) / (high - low).clamp(min=1e-12 * (b - a))
+            spread = high - low
+            constant = spread <= 64 * torch.finfo(z.dtype).eps * z.abs().amax(dim=0)
+            scale = torch.where(constant, 1.0, (b - a) / spread)
             first.bias.copy_((first.bias - low) * scale + a)
         else:
             reach = torch.full_like(high, torch.inf)
@@ -261,9 +260,9 @@ class MLP(nn.Module):
             raise ValueError(f"activation must be one of {list(ACTIVATIONS)}, got {activation!r}")
         layers: list[nn.Module] = []
         for p, q in zip(self.widths[:-2], self.widths[1:-1], strict=True):
-            layers += [nn.Linear(p, q, device=device, dtype=dtype), ACTIVATIONS[activation]()]
+            layers += [_linear(p, q, True, device, dtype), ACTIVATIONS[activation]()]
         p, q = self.widths[-2:]
-        layers.append(nn.Linear(p, q, bias=False, device=device, dtype=dtype))
+        layers.append(_linear(p, q, False, device, dtype))
         self.layers = nn.Sequential(*layers)
 
     @property
@@ -273,6 +272,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Evaluate the network at x of shape (..., widths[0])."""
+        check_input(x, self.widths[0], next(self.parameters()))
         return self.layers(x)
 
     def extra_repr(self) -> str:
@@ -280,22 +280,20 @@ class MLP(nn.Module):
         return f"widths={self.widths}, parameters={self.num_parameters}"
 
 
-def _copied(layer: nn.Module) -> nn.Module:
-    copy = nn.Linear(
-        layer.in_features,
-        layer.out_features,
-        bias=layer.bias is not None,
-        device=layer.weight.device,
-        dtype=layer.weight.dtype,
-    )
-    copy.load_state_dict(layer.state_dict())
-    return copy
+def _linear(
+    p: int, q: int, bias: bool, device: torch.device | str | None, dtype: torch.dtype | None
+) -> nn.Linear:
+    """Return a linear map; like spline weights it is drawn on the CPU in float64."""
+    like = torch.empty(0, device=device, dtype=dtype)
+    return nn.Linear(p, q, bias=bias, device="cpu", dtype=torch.float64).to(like)
 
 
 def _checked_widths(widths: Sequence[int]) -> list[int]:
-    sizes = list(widths)
-    valid = all(isinstance(w, int) and not isinstance(w, bool) and w > 0 for w in sizes)
-    if len(sizes) < 2 or not valid:
+    try:
+        sizes = [as_integer("width", width, minimum=1) for width in widths]
+    except (TypeError, ValueError):
+        sizes = []
+    if len(sizes) < 2:
         raise ValueError(f"widths must be at least two positive integers, got {widths!r}")
     return sizes
 

@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-from kanlib.knots import KnotGrid
+from kanlib.knots import KnotGrid, check_tensor, nearest
 
 BASES = ("spline", "relu")
 
@@ -36,9 +36,10 @@ class Prolongation:
         """Return fine coefficients P u of shape (..., num_fine) from u (..., num_coarse).
 
         Raises:
+            TypeError: if the argument is not a floating-point tensor.
             ValueError: if the last dimension is not num_coarse.
         """
-        self._check(coarse, self.shape[1], "coarse")
+        check_tensor("coarse", coarse, self.shape[1])
         columns = self.columns.to(coarse.device)
         return (coarse[..., columns] * self.values.to(coarse)).sum(-1)
 
@@ -46,24 +47,18 @@ class Prolongation:
         """Return P^T g of shape (..., num_coarse): fine gradients restricted to the coarse grid.
 
         Raises:
+            TypeError: if the argument is not a floating-point tensor.
             ValueError: if the last dimension is not num_fine.
         """
-        self._check(fine, self.shape[0], "fine")
+        check_tensor("fine", fine, self.shape[0])
         terms = (fine[..., None] * self.values.to(fine)).flatten(-2)
         coarse = fine.new_zeros(*fine.shape[:-1], self.shape[1])
         return coarse.index_add(-1, self.columns.flatten().to(fine.device), terms)
 
     def dense(self) -> Tensor:
         """Return P as a dense float64 matrix of shape (num_fine, num_coarse)."""
-        matrix = torch.zeros(self.shape, dtype=torch.float64)
+        matrix = self.values.new_zeros(self.shape)
         return matrix.scatter_add(1, self.columns, self.values)
-
-    def _check(self, x: Tensor, size: int, name: str) -> None:
-        if x.ndim == 0 or x.shape[-1] != size:
-            raise ValueError(
-                f"{name} must have {size} coefficients in its last dimension, "
-                f"got shape {tuple(x.shape)}"
-            )
 
     def __repr__(self) -> str:
         return f"Prolongation(num_fine={self.shape[0]}, num_coarse={self.shape[1]})"
@@ -81,6 +76,7 @@ def prolongation(coarse: KnotGrid, fine: KnotGrid, basis: str = "spline") -> Pro
         The operator P of shape (num_fine, num_coarse).
 
     Raises:
+        TypeError: if ``coarse`` or ``fine`` is not a KnotGrid.
         ValueError: if the orders differ, the grids are not nested or ``basis`` is unknown.
 
     Examples:
@@ -119,10 +115,10 @@ def dyadic_prolongation(order: int, n: int) -> Prolongation:
                 [0., 1., 3.]], dtype=torch.float64)
     """
     r = order
-    fine = torch.arange(1 - r, 2 * n)[:, None]
-    coarse = torch.div(fine, 2, rounding_mode="floor") - torch.arange(r)
+    fine = torch.arange(1 - r, 2 * n, device="cpu")[:, None]
+    coarse = torch.div(fine, 2, rounding_mode="floor") - torch.arange(r, device="cpu")
     s = fine - 2 * coarse
-    stencil = torch.tensor([math.comb(r, k) for k in range(r + 1)] + [0] * r)
+    stencil = torch.tensor([math.comb(r, k) for k in range(r + 1)] + [0] * r, device="cpu")
     valid = (s <= r) & (coarse >= 1 - r)
     values = stencil[s.clamp(max=2 * r)].double() * valid * 2.0 ** (1 - r)
     return Prolongation((coarse + r - 1).clamp(min=0), values, n + r - 1)
@@ -131,18 +127,18 @@ def dyadic_prolongation(order: int, n: int) -> Prolongation:
 def _knot_insertion(coarse: KnotGrid, fine: KnotGrid) -> Prolongation:
     """Return P for any nested pair: blossoms of the coarse pieces at the fine knots."""
     r, t, t_fine = coarse.order, coarse.knots, fine.knots
-    # Fine function j lives on [t'_j, t'_{j+r}]; use the coarse interval at its first point in [a, b].
+    # Fine function j lives on [t'_j, t'_{j+r}]; use the coarse interval where it starts in [a, b].
     start = t_fine[: fine.num_basis].clamp(min=coarse.domain[0]) + fine.tolerance
     m = torch.bucketize(start, coarse.breakpoints[1:-1], right=True)
-    local = torch.eye(r, dtype=torch.float64).expand(fine.num_basis, r, r)
+    local = torch.eye(r, dtype=t.dtype, device=t.device).expand(fine.num_basis, r, r)
     for q in range(r - 1, 0, -1):
         # r - q of the r - 1 arguments are used up; q + 1 coefficients become q.
         x = t_fine[r - q : r - q + fine.num_basis, None]
-        first = m[:, None] + torch.arange(r - q, r)
+        first = m[:, None] + torch.arange(r - q, r, device=t.device)
         left, right = t[first], t[first + q]
         share = ((x - left) / (right - left))[..., None]
         local = (1.0 - share) * local[:, :-1] + share * local[:, 1:]
-    columns = m[:, None] + torch.arange(r)
+    columns = m[:, None] + torch.arange(r, device=t.device)
     return Prolongation(columns, local[:, 0], coarse.num_basis)
 
 
@@ -154,18 +150,16 @@ def _truncated_power_insertion(coarse: KnotGrid, fine: KnotGrid) -> Prolongation
     fine knots tau_j = t'_{1-r}, ..., t'_0, since both sides are polynomials of degree r - 1 in t.
     """
     r, t, tau = coarse.order, coarse.knots[: coarse.order], fine.knots[: fine.order]
-    columns = torch.zeros(fine.num_basis, r, dtype=torch.long)
-    values = torch.zeros(fine.num_basis, r, dtype=torch.float64)
-    columns[:r] = torch.arange(r)
+    values = t.new_zeros(fine.num_basis, r)
+    columns = values.long()
+    columns[:r] = torch.arange(r, device=t.device)
     for j in range(r):
         others = torch.cat([tau[:j], tau[j + 1 :]])
         values[j] = ((t[:, None] - others) / (tau[j] - others)).prod(-1)
-    interior = fine.knots[r : fine.num_basis]
-    distance = (interior[:, None] - coarse.knots[r : coarse.num_basis]).abs()
-    if distance.numel():
-        shortest, nearest = distance.min(dim=1)
-        columns[r:, 0] = nearest + r
-        values[r:, 0] = (shortest <= max(coarse.tolerance, fine.tolerance)).double()
+    index, distance = nearest(fine.breakpoints[1:-1], coarse.breakpoints)
+    kept = distance <= max(coarse.tolerance, fine.tolerance)
+    columns[r:, 0] = (index + r - 1) * kept
+    values[r:, 0] = kept.double()
     return Prolongation(columns, values, coarse.num_basis)
 
 
@@ -177,6 +171,9 @@ def check_basis(basis: str) -> None:
 
 def check_nested(coarse: KnotGrid, fine: KnotGrid) -> None:
     """Raise ValueError unless the spline space of ``coarse`` lies in that of ``fine``."""
+    for name, grid in (("coarse", coarse), ("fine", fine)):
+        if not isinstance(grid, KnotGrid):
+            raise TypeError(f"{name} must be a KnotGrid, got {grid!r}")
     if coarse.order != fine.order:
         raise ValueError(
             f"coarse and fine must have the same order, got {coarse.order} and {fine.order}"
@@ -189,7 +186,7 @@ def check_nested(coarse: KnotGrid, fine: KnotGrid) -> None:
         )
     missing = coarse.missing_from(fine)
     if missing:
-        shown = ", ".join(f"{t:g}" for t in missing[:5]) + (", ..." if len(missing) > 5 else "")
+        shown = ", ".join(f"{t:.12g}" for t in missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise ValueError(
             f"grids are not nested: fine (n = {fine.n}) lacks {len(missing)} breakpoint(s) of "
             f"coarse (n = {coarse.n}): {shown}; add them to fine, or use coarse.refine()"

@@ -12,9 +12,10 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import threshold
 
 from kanlib.bspline import check_derivative, check_extension
-from kanlib.knots import KnotGrid
+from kanlib.knots import KnotGrid, check_tensor
 
 
 def pieces(grid: KnotGrid) -> Tensor:
@@ -37,9 +38,9 @@ def pieces(grid: KnotGrid) -> Tensor:
     r, t = grid.order, grid.breakpoints
     distance = (t[:-1, None] - grid.knots[: grid.num_basis])[..., None]
     width = (t[1:] - t[:-1])[:, None, None]
-    k = torch.arange(r)
-    binomial = torch.tensor([math.comb(r - 1, i) for i in range(r)], dtype=torch.float64)
-    active = torch.arange(grid.num_basis) < torch.arange(grid.n)[:, None] + r
+    k = torch.arange(r, device=t.device)
+    binomial = t.new_tensor([math.comb(r - 1, i) for i in range(r)])
+    active = t.new_ones(grid.n, grid.num_basis).tril(r - 1)  # t_j <= t_m
     return binomial * distance ** (r - 1 - k) * width**k * active[..., None]
 
 
@@ -58,6 +59,7 @@ def dense_basis(
         Values of shape (..., n + r - 1), differentiable with respect to x.
 
     Raises:
+        TypeError: if x is not a floating-point tensor.
         ValueError: if ``derivative`` or ``extension`` is not admissible.
 
     Examples:
@@ -66,6 +68,7 @@ def dense_basis(
     """
     check_derivative(derivative, grid.order)
     check_extension(extension)
+    check_tensor("x", x)
     knots, r = grid.knots.to(x), grid.order
     a, b = knots[r - 1], knots[r - 1 + grid.n]
     inside = torch.clamp(x, a, b)
@@ -80,8 +83,13 @@ def dense_basis(
 
 
 def _power(distance: Tensor, degree: int, derivative: int) -> Tensor:
-    """Return the ``derivative``-th derivative of ReLU(d)**degree, right-continuous at 0."""
+    """Return the ``derivative``-th derivative of ReLU(d)**degree, right-continuous at 0.
+
+    So are its derivatives by autograd: this threshold, unlike relu, has derivative 1 at 0.
+    """
     exponent = degree - derivative
     if exponent == 0:
-        return math.factorial(degree) * (distance >= 0).to(distance)
-    return math.perm(degree, derivative) * torch.relu(distance) ** exponent
+        step = (distance >= 0) + 0 * distance  # the second term keeps NaN
+        return math.factorial(degree) * step
+    positive = threshold(distance, -torch.finfo(distance.dtype).tiny, 0.0)
+    return math.perm(degree, derivative) * positive**exponent
