@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
+from kanlib.geometry import BASES, Iteration, new_optimizer
 from kanlib.layers import SplineLayer
 from kanlib.networks import KAN
 from kanlib.transfer import Prolongation, prolongation
@@ -32,7 +33,7 @@ def carried_optimizer(
     """Return a new optimizer for ``fine`` that goes on from the state of the coarse one.
 
     Args:
-        make: function from parameters to a torch optimizer.
+        make: function from parameters to a torch optimizer, or an iteration of Table 1.
         optimizer: the optimizer of ``coarse``.
         coarse: the network that was trained.
         fine: its refinement.
@@ -40,8 +41,9 @@ def carried_optimizer(
     Raises:
         ValueError: if the optimizer keeps state whose transfer is not defined.
     """
-    carried = make([*fine.parameters()])
-    prolongations = [*_prolongations(coarse, fine)]
+    carried = new_optimizer(make, fine)
+    basis = BASES[make.gradient] if isinstance(make, Iteration) else None
+    prolongations = _prolongations(coarse, fine, basis)
     if isinstance(optimizer, LBFGS):
         sizes = [p.numel() for p in coarse.parameters()]
         shapes = [p.shape for p in coarse.parameters()]
@@ -55,12 +57,16 @@ def carried_optimizer(
     return carried
 
 
-def _prolongations(coarse: KAN, fine: KAN) -> list[Prolongation | None]:
-    """Return, for each parameter in order, its prolongation (None: the parameter is unchanged)."""
+def _prolongations(coarse: KAN, fine: KAN, basis: str | None) -> list[Prolongation | None]:
+    """Return, for each parameter in order, the prolongation of its optimizer state.
+
+    The state lives in the basis of the gradient: ``basis``, or that of each layer. None stands for
+    a parameter that refinement leaves as it is.
+    """
     result: list[Prolongation | None] = []
     for old, new in zip(coarse.layers, fine.layers, strict=True):
         if isinstance(old, SplineLayer) and isinstance(new, SplineLayer):
-            result.append(prolongation(old.grid, new.grid, old.basis))
+            result.append(prolongation(old.grid, new.grid, basis or old.basis))
         else:
             result += [None for _ in old.parameters()]
     return result

@@ -24,9 +24,10 @@ from torch.optim.lr_scheduler import LinearLR, LRScheduler
 from tqdm.auto import tqdm
 
 from kanlib.checkpoints import load_checkpoint, save_checkpoint
+from kanlib.geometry import Iteration, new_optimizer
 
 Objective = Callable[..., Tensor]
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer] | Iteration
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
 
 #: L-BFGS as used for the paper's regression: up to 20 inner iterations an epoch, strong Wolfe
@@ -217,7 +218,8 @@ def train(
         objective: ``objective(model)``, or ``objective(model, batch)`` if batches are given,
             returning a scalar loss.
         epochs: number of epochs, at least 0.
-        optimizer: function from parameters to a torch optimizer.
+        optimizer: function from parameters to a torch optimizer, or an iteration of Table 1 (see
+            :class:`kanlib.geometry.Iteration`).
         scheduler: function from the optimizer to a torch scheduler, stepped once an epoch.
         batches: iterable over batches for one epoch, e.g. a DataLoader.
         work_per_epoch: cost of an epoch in coarse epochs.
@@ -320,7 +322,7 @@ class Trainer:
         start: dict[str, Any] | None = None,
     ) -> Optimizer:
         """Train the model in place on one level, from the checkpoint ``start`` if given."""
-        optimizer = optimizer or self.make_optimizer([*model.parameters()])
+        optimizer = optimizer or new_optimizer(self.make_optimizer, model)
         if not isinstance(optimizer, Optimizer):
             raise TypeError(
                 "optimizer must be a function from parameters to a torch optimizer, e.g. "
