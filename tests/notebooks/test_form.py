@@ -1,0 +1,136 @@
+"""The form of the committed chapters, the table of contents, and the tool that keeps them."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from scripts import notebooks
+
+ROOT = Path(__file__).parents[2]
+SECTIONS = "1 2.1 2.2 2.3 3 4.1 4.2 4.3 5.1 5.2.1 5.2.2 5.2.3 6 A B C D E".split()
+DRAFT = """\
+# 2.0 A draft
+
+```{code-cell} python
+:tags: [parameters]
+r = 1
+```
+
+```{code-cell} python
+:tags: [nbval-check-output]
+print( r )
+```
+
+```{code-cell} python
+print("not kept")
+```
+"""
+
+
+def toc_entries() -> list[dict[str, str]]:
+    """Return the entries of the table of contents, in order."""
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    return [entry for part in toc["parts"] for entry in part["chapters"]]
+
+
+def section(entry: dict[str, str]) -> str:
+    """Return the number of an entry's section, from its title or else from its chapter."""
+    if "url" in entry:
+        return entry["title"].split()[0]
+    number = [
+        part for part in Path(entry["file"]).name.split("-") if part.isdigit() or part in "ABCDE"
+    ]
+    return ".".join(part.lstrip("0") for part in number)
+
+
+@pytest.fixture
+def draft(tmp_path):
+    """Return a fresh notebook made from markdown, in a book of its own."""
+    source = tmp_path / "02-0-draft.md"
+    source.write_text(DRAFT)
+    return notebooks.from_md(source, book=tmp_path)
+
+
+def test_chapter_is_in_canonical_form(chapter):
+    assert notebooks.problems(chapter) == []
+
+
+def test_chapter_sets_the_parameters_that_the_tests_vary(chapter):
+    cells = nbformat.read(chapter, as_version=4).cells
+    for cell in cells:
+        if "parameters" in notebooks.tags(cell):
+            names = {
+                target.id
+                for node in ast.walk(ast.parse(cell.source))
+                if isinstance(node, ast.Assign)
+                for target in node.targets
+            }
+            assert {"r", "n", "basis"} <= names
+
+
+def test_chapter_is_in_the_table_of_contents(chapter):
+    assert f"book/{chapter.stem}" in [entry.get("file") for entry in toc_entries()]
+
+
+def test_table_of_contents_has_every_section_in_order():
+    found = [section(entry) for entry in toc_entries()]
+    assert [number for number in found if number] == SECTIONS
+
+
+def test_draft_becomes_a_canonical_notebook(draft):
+    assert notebooks.problems(draft) == [
+        "cell 2 is tagged nbval-check-output and has no output",
+    ]
+    assert nbformat.read(draft, as_version=4).cells[2].source == "print(r)"
+
+
+def test_conversion_keeps_the_ids_of_cells(draft, tmp_path):
+    before = [cell.id for cell in nbformat.read(draft, as_version=4).cells]
+    notebooks.from_md(tmp_path / "02-0-draft.md", book=tmp_path)
+    assert [cell.id for cell in nbformat.read(draft, as_version=4).cells] == before
+
+
+def test_refresh_keeps_the_outputs_of_checked_cells_only(draft):
+    notebooks.refresh(draft)
+    assert notebooks.problems(draft) == []
+    cells = nbformat.read(draft, as_version=4).cells
+    assert [cell.get("outputs", []) for cell in cells] == [
+        [],
+        [],
+        [{"name": "stdout", "output_type": "stream", "text": "1\n"}],
+        [],
+    ]
+
+
+def test_refresh_leaves_a_failing_notebook_as_it_was(draft):
+    notebook = nbformat.read(draft, as_version=4)
+    notebook.cells[3].source = "1 / 0"
+    notebooks.write(notebook, draft)
+    before = draft.read_bytes()
+    assert notebooks.main(["refresh", str(draft)]) == 1
+    assert draft.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda nb: nb.metadata.update(papermill={}), "metadata"),
+        (lambda nb: nb.metadata.kernelspec.update(language="R"), "metadata"),
+        (lambda nb: nb.cells[3].metadata.update(execution={}), "cell 3 has"),
+        (lambda nb: nb.cells[3].update(execution_count=1), "cell 3 has"),
+        (lambda nb: nb.cells[3].outputs.append(nbformat.v4.new_output("stream")), "cell 3 has"),
+        (lambda nb: nb.cells[1].metadata.update(tags=[]), "no cell is tagged parameters"),
+    ],
+)
+def test_check_sees(draft, change, problem):
+    notebook = nbformat.read(draft, as_version=4)
+    change(notebook)
+    nbformat.write(notebook, draft)
+    assert any(problem in found for found in notebooks.problems(draft))
+    command = [sys.executable, "scripts/notebooks.py", "check", str(draft)]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 1
