@@ -139,7 +139,8 @@ class SplineLayer(nn.Module):
         inputs, outputs, n, r = self.in_features, self.out_features, self.grid.n, self.grid.order
         index, powers = bspline.local_powers(x, self.breakpoints, r, 0, self.extension)
         if self.basis == "spline":
-            local = self.weight.unfold(2, r, 1)  # (Q, P, n, r): the r weights of each interval
+            # The r weights of each interval, (Q, P, n, r); unfold has no vmap over its backward.
+            local = torch.stack([self.weight[..., l : l + n] for l in range(r)], dim=-1)
             polynomials = torch.einsum("mlk,qpml->pmkq", self._table.expand(n, r, r), local)
         else:
             polynomials = torch.einsum("mjk,qpj->pmkq", self._table, self.weight)
