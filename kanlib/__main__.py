@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 from collections.abc import Sequence
@@ -18,10 +19,19 @@ RESULTS = Path("book") / "results"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status (0 done, 1 failed, 2 usage, 130 Ctrl-C)."""
+    """Run the command line and return its exit status.
+
+    It is 0 if all is done, 1 if something failed or diverged, 2 for wrong usage, 130 after Ctrl-C
+    and 141 if nobody reads the output any more.
+    """
     options = _parser().parse_args(arguments)
     try:
-        return int(options.command(options))
+        status = int(options.command(options))
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # ... | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print("interrupted: start the same command with --resume to go on", file=sys.stderr)
         return 130
@@ -48,9 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--resume", action="store_true", help="keep finished runs, continue others")
     run.set_defaults(command=_run)
 
-    report = commands.add_parser("report", help="print the paper's numbers beside the recorded ones")
+    report = commands.add_parser("report", help="print the paper's numbers beside the recorded")
     report.add_argument("experiment")
-    report.add_argument("--out", type=Path, help="record file; default: book/results/EXPERIMENT.json")
+    report.add_argument("--out", type=Path, help="record file, as of run")
     report.set_defaults(command=_report)
     return parser
 
@@ -58,8 +68,9 @@ def _parser() -> argparse.ArgumentParser:
 def _list(options: argparse.Namespace) -> int:
     for name, experiment in EXPERIMENTS.items():
         print(f"{name}: {experiment.title} ({experiment.source}), seeds {list(experiment.seeds)}")
+        width = max(map(len, experiment.cases))
         for case, details in experiment.cases.items():
-            print(f"  {case:34s} {details.description}")
+            print(f"  {case:{width}s}  {details.description}")
     return 0
 
 
@@ -92,23 +103,27 @@ def _report(options: argparse.Namespace) -> int:
     experiment = find_experiment(options.experiment)
     record = load_record(options.out or RESULTS / f"{options.experiment}.json", options.experiment)
     made = record["provenance"]
-    print(f"{experiment.title}; recorded {made['date']}, commit {made['commit']}")
-    print(f"{'case':34s} {'par.':>5s} {'runs':>4s}  {'paper mean (stdev)':>22s}  ours mean (stdev)")
+    print(f"{experiment.title}; recorded {made.get('date')}, commit {made.get('commit')}")
+    width = max(map(len, experiment.cases))
+    head = f"{'case':{width}s} {'par.':>5s} {'runs':>4s}  {'paper mean (stdev)':>22s}"
+    print(f"{head}  ours mean (stdev)")
     for case in experiment.cases:
         runs = runs_of(record, case)
         if not runs:
             continue
         paper = record["paper"].get(case)
         theirs = f"{paper['mean']:.2e} ({paper['stdev']:.2e})" if paper else "-"
+        failed = sum(run["status"] != "completed" for run in runs)
         print(
-            f"{case:34s} {runs[0]['num_parameters']:5d} {len(runs):4d}  {theirs:>22s}  "
+            f"{case:{width}s} {runs[0]['num_parameters']:5d} {len(runs):4d}  {theirs:>22s}  "
             f"{_mean(runs, 'train_mse')}; test {_mean(runs, 'test_mse')}"
+            + (f"; {failed} diverged" if failed else "")
         )
     return 0
 
 
 def _mean(runs: list[dict[str, Any]], metric: str) -> str:
-    values = [run["metrics"][metric] for run in runs]
+    values = [run["metrics"].get(metric) for run in runs]
     finite = [v for v in values if v is not None]
     if len(finite) < len(values):
         return f"{len(values) - len(finite)} of {len(values)} not finite"
@@ -122,10 +137,12 @@ def _number(value: float | None) -> str:
 
 def _check_device(device: str) -> None:
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        float(torch.zeros((), dtype=torch.float64, device=device))
+    except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"device must be usable here, got {device!r} ({reason}): use cpu") from None
+        raise ValueError(
+            f"device must compute in float64 here, got {device!r} ({reason}): use cpu"
+        ) from None
 
 
 if __name__ == "__main__":

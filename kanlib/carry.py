@@ -8,6 +8,7 @@ spread by |P|, which keeps them non-negative.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -23,8 +24,6 @@ from kanlib.transfer import Prolongation, prolongation
 GRADIENTS = {"exp_avg", "momentum_buffer", "grad_avg"}
 SQUARES = {"exp_avg_sq", "max_exp_avg_sq", "square_avg"}
 COUNTERS = {"step"}
-
-Map = Callable[[Tensor], Tensor]
 
 
 def carried_optimizer(
@@ -43,17 +42,17 @@ def carried_optimizer(
     """
     carried = new_optimizer(make, fine)
     basis = BASES[make.gradient] if isinstance(make, Iteration) else None
-    prolongations = _prolongations(coarse, fine, basis)
+    transfers = zip(fine.parameters(), _prolongations(coarse, fine, basis), strict=True)
+    twins: dict[Tensor, Any] = dict(zip(coarse.parameters(), transfers, strict=True))
     if isinstance(optimizer, LBFGS):
-        sizes = [p.numel() for p in coarse.parameters()]
-        shapes = [p.shape for p in coarse.parameters()]
-        state = dict(optimizer.state[optimizer._params[0]])
-        carried.state[carried._params[0]] = _carried_lbfgs(state, prolongations, sizes, shapes)
+        parameters = optimizer.param_groups[0]["params"]
+        state = optimizer.state.get(parameters[0], {})  # L-BFGS keeps all with the first
+        shapes, prolongations = [p.shape for p in parameters], [twins[p][1] for p in parameters]
+        carried.state[twins[parameters[0]][0]] = _carried_lbfgs(state, shapes, prolongations)
         return carried
-    pairs = zip(coarse.parameters(), fine.parameters(), prolongations, strict=True)
-    for old, new, p in pairs:
-        state = optimizer.state.get(old, {})
-        carried.state[new] = {key: _carried(key, value, p) for key, value in state.items()}
+    for old, state in optimizer.state.items():
+        new, p = twins[old]
+        carried.state[new] = {key: _carried(key, state, p) for key in state}
     return carried
 
 
@@ -72,9 +71,12 @@ def _prolongations(coarse: KAN, fine: KAN, basis: str | None) -> list[Prolongati
     return result
 
 
-def _carried(key: str, value: Any, p: Prolongation | None) -> Any:
+def _carried(key: str, state: dict[str, Any], p: Prolongation | None) -> Any:
+    value = state[key]
     if key in COUNTERS or value is None:
-        return value
+        return copy.deepcopy(value)
+    if key == "momentum_buffer" and "square_avg" in state:  # RMSprop's is a step, not a gradient
+        return _prolong(value, p)
     if key in GRADIENTS:
         return _lift(value, p)
     if key in SQUARES:
@@ -105,26 +107,26 @@ def _spread(squares: Tensor, p: Prolongation | None) -> Tensor:
 
 
 def _carried_lbfgs(
-    state: dict[str, Any],
-    prolongations: list[Prolongation | None],
-    sizes: list[int],
-    shapes: list[torch.Size],
+    state: dict[str, Any], shapes: list[torch.Size], prolongations: list[Prolongation | None]
 ) -> dict[str, Any]:
+    if "d" not in state:  # no step was taken
+        return dict(state)
+    sizes = [shape.numel() for shape in shapes]
+
     def each(flat: Tensor, transfer: Callable[[Tensor, Prolongation | None], Tensor]) -> Tensor:
         parts = zip(flat.split(sizes), shapes, prolongations, strict=True)
         return torch.cat([transfer(part.view(shape), p).flatten() for part, shape, p in parts])
 
-    if not state:
-        return state
-    steps = [each(s, _prolong) for s in state["old_stps"] or []]
-    changes = [each(y, _lift) for y in state["old_dirs"] or []]
-    state.update(
-        d=each(state["d"], _prolong),
-        prev_flat_grad=each(state["prev_flat_grad"], _lift),
-        old_stps=steps,
-        old_dirs=changes,
-        ro=[1.0 / y.dot(s) for y, s in zip(changes, steps, strict=True)],
-    )
+    steps = [each(s, _prolong) for s in state["old_stps"]]
+    changes = [each(y, _lift) for y in state["old_dirs"]]
+    carried = {
+        **state,
+        "d": each(state["d"], _prolong),
+        "prev_flat_grad": each(state["prev_flat_grad"], _lift),
+        "old_stps": steps,
+        "old_dirs": changes,
+        "ro": [1.0 / y.dot(s) for y, s in zip(changes, steps, strict=True)],
+    }
     if steps:
-        state["H_diag"] = changes[-1].dot(steps[-1]) / changes[-1].dot(changes[-1])
-    return state
+        carried["H_diag"] = changes[-1].dot(steps[-1]) / changes[-1].dot(changes[-1])
+    return carried

@@ -6,12 +6,32 @@ import contextlib
 import io
 import os
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
 FORMAT = "kanlib checkpoint 1"
+
+#: What a checkpoint holds: the settings of the run, where it is, and all that it goes on from.
+FIELDS = {
+    "settings": dict,
+    "level": int,
+    "epoch": int,
+    "model": dict,
+    "good": list,
+    "optimizer": dict,
+    "scheduler": dict,
+    "history": dict,
+    "levels": list,
+    "work": float,
+    "evaluations": int,
+    "seconds": float,
+    "random": torch.Tensor,
+    "random_cuda": list,
+    "random_batches": list,
+}
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
@@ -25,6 +45,16 @@ def write_atomically(path: str | Path, data: bytes) -> None:
         OSError: if the file cannot be written; an old one is left as it was.
     """
     path = Path(path)
+    try:
+        _replace(path, data)
+    except OSError as error:
+        raise OSError(
+            f"cannot write {path} ({error.strerror or error}): choose a file in a folder that can "
+            "be written and has space"
+        ) from error
+
+
+def _replace(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -51,23 +81,29 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU; code in the file is refused, never executed.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        OSError: if the file does not exist or cannot be read.
         ValueError: if the file is truncated, not a checkpoint of kanlib, or carries code.
     """
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"checkpoint {path} does not exist")
+    data = path.read_bytes()
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types on damaged files
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception:  # torch raises many types on damaged files, with advice to load them unsafely
         raise ValueError(
-            f"checkpoint {path} is damaged, foreign or carries code ({reason[:120]}): "
+            f"checkpoint {path} is truncated, foreign or carries code, which was not executed: "
             "delete it and run again"
         ) from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ValueError(
             f"checkpoint {path} was not written by this version of kanlib (expected format "
             f"{FORMAT!r}): delete it and run again"
+        )
+    wrong = [name for name, kind in FIELDS.items() if not isinstance(state.get(name), kind)]
+    if wrong:
+        raise ValueError(
+            f"checkpoint {path} lacks {', '.join(wrong)}, or holds other types there: delete it "
+            "and run again"
         )
     return state

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
 import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,7 +23,7 @@ from torch import nn
 
 from kanlib.multilevel import Schedule, train_multilevel
 from kanlib.networks import KAN, MLP
-from kanlib.problems.regression import regression
+from kanlib.problems.regression import check_seed, regression
 from kanlib.records import add_run, find_run, load_record, new_record, provenance, save_record
 from kanlib.training import MeanSquaredError, OptimizerFactory, Run, lbfgs, train
 
@@ -226,7 +231,7 @@ def run_regression(
         "progress": progress,
     }
     objective = MeanSquaredError(data.x, data.y)
-    if len(epochs) > 1:
+    if isinstance(model, KAN) and len(epochs) > 1:
         run = train_multilevel(model, objective, Schedule(epochs), **options)
     else:
         cost = 2.0**case.start_level
@@ -290,18 +295,21 @@ def run_and_record(
         The recorded runs.
 
     Raises:
-        ValueError: if a name is unknown, or a file is damaged or belongs to other settings.
+        ValueError: if a name is unknown, a seed is out of range, or a file is damaged or belongs
+            to other settings.
         KeyboardInterrupt: after Ctrl-C; checkpoints are kept for what was not finished.
-        OSError: if ``out`` cannot be written.
+        OSError: if ``out`` cannot be written, or a worker was killed.
     """
     for case in cases:
         find_case(experiment, case)
+    for seed in seeds:
+        check_seed(seed)
     if workers < 1:
         raise ValueError(f"workers must be at least 1 process, got {workers}")
     record = _record(experiment, out)
     save_record(out, record)  # fails now rather than after hours if it cannot be written
     jobs = []
-    for case, seed in itertools.product(cases, seeds):
+    for case, seed in itertools.product(dict.fromkeys(cases), dict.fromkeys(seeds)):
         settings = _settings(experiment, case, quick, device)
         old = find_run(record, case, seed)
         if resume and old is not None and old["config"] == settings:
@@ -310,10 +318,13 @@ def run_and_record(
             checkpoint = _checkpoint(out, experiment, case, seed, settings)
             jobs.append((experiment, case, seed, settings, checkpoint, resume, workers == 1))
     for result, checkpoint in _results(jobs, workers):
+        record = _record(experiment, out)  # others may have added runs meanwhile
         add_run(record, result)
         save_record(out, record)
-        checkpoint.unlink(missing_ok=True)
+        _discard(checkpoint)
         yield result
+    with contextlib.suppress(OSError):  # there is none, or others still use it
+        _checkpoints(out).rmdir()
 
 
 def _settings(experiment: str, case: str, quick: bool, device: str) -> dict[str, Any]:
@@ -326,29 +337,61 @@ def _settings(experiment: str, case: str, quick: bool, device: str) -> dict[str,
 def _checkpoint(out: Path, experiment: str, case: str, seed: int, settings: Any) -> Path:
     """Return the checkpoint file of a run; other settings have another file."""
     digest = hashlib.sha256(json.dumps([experiment, settings], sort_keys=True).encode()).hexdigest()
-    return out.parent / f".{out.stem}.checkpoints" / f"{case}-{seed}-{digest[:12]}.pt"
+    return _checkpoints(out) / f"{case}-{seed}-{digest[:12]}.pt"
+
+
+def _checkpoints(out: Path) -> Path:
+    return out.parent / f".{out.stem}.checkpoints"
+
+
+def _discard(checkpoint: Path) -> None:
+    """Remove a checkpoint and what a killed process may have left of writing it."""
+    for file in checkpoint.parent.glob(f"*{checkpoint.name}*"):
+        file.unlink(missing_ok=True)
 
 
 def _results(jobs: list[tuple[Any, ...]], workers: int) -> Iterator[tuple[dict[str, Any], Path]]:
     if workers == 1:
         yield from map(_run_job, jobs)
         return
+    others = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
+    with ProcessPoolExecutor(workers, context, _start_worker) as pool:
         futures = [pool.submit(_run_job, job) for job in jobs]
         try:
             for future in as_completed(futures):
                 yield future.result()
-        except BaseException:
+        except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.terminate()  # its checkpoint stays
+            if isinstance(error, BrokenProcessPool):
+                raise ChildProcessError(
+                    "a worker process was killed, perhaps for lack of memory: go on with --resume "
+                    "and fewer --workers"
+                ) from error
             raise
+
+
+def _start_worker() -> None:
+    """Give a worker one thread; Ctrl-C is for its parent to handle, whose end is its own."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _run_job(job: tuple[Any, ...]) -> tuple[dict[str, Any], Path]:
     """Run one case with one seed; return what is recorded, and its checkpoint file."""
     experiment, case, seed, settings, checkpoint, resume, progress = job
     if not resume:
-        checkpoint.unlink(missing_ok=True)
+        _discard(checkpoint)
     run, metrics = find_experiment(experiment).execute(
         find_case(experiment, case),
         seed,

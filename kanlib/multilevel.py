@@ -40,12 +40,11 @@ class Schedule:
     epochs: Sequence[int]
 
     def __post_init__(self) -> None:
-        epochs = tuple(self.epochs)
+        epochs = tuple(self.epochs) if isinstance(self.epochs, Iterable) else ()
         valid = all(isinstance(e, int) and not isinstance(e, bool) and e >= 0 for e in epochs)
         if not epochs or not valid:
             raise ValueError(
-                "epochs must be a list of integers of at least 0, one a level, "
-                f"got {self.epochs!r}"
+                f"epochs must be a list of integers of at least 0, one a level, got {self.epochs!r}"
             )
         object.__setattr__(self, "epochs", epochs)
 
@@ -101,9 +100,13 @@ def train_multilevel(
         The run; ``run.model`` is the network on the finest level reached.
 
     Raises:
-        ValueError: if an argument is out of range or the checkpoint belongs to another run.
+        TypeError: if an argument is of the wrong kind, e.g. a model without grids.
+        ValueError: if an argument is out of range, the optimizer keeps a state that cannot be
+            carried, or the checkpoint belongs to another run.
+        OSError: if the checkpoint cannot be written; found out before the first step.
 
     Examples:
+        >>> import torch
         >>> from kanlib import MeanSquaredError
         >>> x = torch.linspace(0, 1, 200, dtype=torch.float64)[:, None]
         >>> model = KAN([1, 1], n=4, dtype=torch.float64)
@@ -118,6 +121,11 @@ def train_multilevel(
         raise ValueError(
             f"optimizer_state must be one of {OPTIMIZER_STATES}, got {optimizer_state!r}"
         )
+    if not isinstance(getattr(model, "n", None), int):
+        raise TypeError(
+            f"model must be a KAN, or have the number of intervals n and its own refine=, "
+            f"got {type(model).__name__}: use train() for a model without grids"
+        )
     trainer = Trainer(
         objective,
         list(schedule.epochs),
@@ -130,25 +138,30 @@ def train_multilevel(
         checkpoint=checkpoint,
         checkpoint_every=checkpoint_every,
     )
-    coarse_n = model.n
+    trainer.settings["optimizer_state"] = optimizer_state
+    coarse, coarse_n = model, model.n
 
     def build(level: int) -> KAN:
-        built = model
+        built = coarse
         for _ in range(level):
             built = refine(built)
         return built
 
-    model, start = trainer.restore(build) if resume else (model, None)
-    first = start["level"] if start else 0
-    current = None
-    for level in range(first, schedule.num_levels):
-        if level > first:
-            fine = refine(model)
-            carry = optimizer_state == "carried" and current is not None
-            current = carried_optimizer(optimizer, current, model, fine) if carry else None
+    with trainer.bar:
+        model, start = trainer.restore(build) if resume else (model, None)
+        first = start["level"] if start else 0
+        current = trainer.run_level(model, first, model.n / coarse_n, start=start)
+        for level in range(first + 1, schedule.num_levels):
+            if trainer.status != "completed":
+                break
+            carried = None
+            try:
+                fine = refine(model)
+                if optimizer_state == "carried":
+                    carried = carried_optimizer(optimizer, current, model, fine)
+            except KeyboardInterrupt:
+                trainer.interrupt()
+                break
             model = fine
-        current = trainer.run_level(model, level, model.n / coarse_n, current, start)
-        start = None
-        if trainer.status != "completed":
-            break
+            current = trainer.run_level(model, level, model.n / coarse_n, carried)
     return trainer.finish(model)

@@ -24,6 +24,17 @@ import torch
 from kanlib.checkpoints import write_atomically
 
 SCHEMA = 1
+FIELDS = {"schema": int, "experiment": str, "provenance": dict, "paper": dict, "runs": list}
+RUN_FIELDS = {
+    "case": str,
+    "seed": int,
+    "config": dict,
+    "num_parameters": int,
+    "status": str,
+    "message": str,
+    "levels": list,
+    "metrics": dict,
+}
 
 
 def provenance() -> dict[str, Any]:
@@ -94,16 +105,17 @@ def load_record(path: str | Path, experiment: str | None = None) -> dict[str, An
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"record {path} does not exist: create it with python -m kanlib run")
+        raise FileNotFoundError(
+            f"record {path} does not exist: create it with python -m kanlib run, or name another "
+            "file with --out"
+        )
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"record {path} is truncated or not JSON ({error}): restore or delete it"
         ) from None
-    fields = {"schema", "experiment", "provenance", "paper", "runs"}
-    if not isinstance(record, dict) or not fields <= record.keys():
-        raise ValueError(f"record {path} is not a kanlib record: it must have {sorted(fields)}")
+    _require(record, FIELDS, f"record {path}")
     if record["schema"] != SCHEMA:
         raise ValueError(
             f"record {path} has schema {record['schema']!r}, this version reads {SCHEMA}: "
@@ -114,7 +126,21 @@ def load_record(path: str | Path, experiment: str | None = None) -> dict[str, An
             f"record {path} belongs to experiment {record['experiment']!r}, not {experiment!r}: "
             "choose another file"
         )
+    for position, run in enumerate(record["runs"]):
+        _require(run, RUN_FIELDS, f"run {position} of record {path}")
     return record
+
+
+def _require(value: Any, fields: dict[str, Any], name: str) -> None:
+    """Raise ValueError unless ``value`` is a dict with entries of these types."""
+    wrong = [*fields]
+    if isinstance(value, dict):
+        wrong = [key for key in fields if not isinstance(value.get(key), fields[key])]
+    if wrong:
+        raise ValueError(
+            f"{name} is not of kanlib: it lacks {', '.join(wrong)}, or holds other types there; "
+            "restore it, or choose another file"
+        )
 
 
 def _plain(value: Any) -> Any:

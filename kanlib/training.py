@@ -4,6 +4,10 @@ An objective is any function that takes the model and returns a scalar loss. An 
 as a function from parameters to a torch optimizer, e.g. ``functools.partial(torch.optim.Adam,
 lr=1e-3)``, and a scheduler as a function from that optimizer to a torch scheduler, stepped once
 an epoch. One epoch is one optimizer step (one step a batch, if batches are given).
+
+A run that was killed and is resumed from its checkpoint ends with the numbers of an uninterrupted
+one, bit for bit, provided that all randomness comes from torch's global generators or from the
+generator of a DataLoader.
 """
 
 from __future__ import annotations
@@ -11,32 +15,46 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LinearLR, LRScheduler
-from tqdm.auto import tqdm
+from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau
+from tqdm import TqdmWarning
 
 from kanlib.checkpoints import load_checkpoint, save_checkpoint
 from kanlib.geometry import Iteration, new_optimizer
 
+with warnings.catch_warnings():  # a notebook without ipywidgets gets no bar, and no complaint
+    warnings.simplefilter("ignore", TqdmWarning)
+    from tqdm.auto import tqdm
+
 Objective = Callable[..., Tensor]
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer] | Iteration
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
+Model = TypeVar("Model", bound=nn.Module)
 
 #: L-BFGS as used for the paper's regression: up to 20 inner iterations an epoch, strong Wolfe
 #: line search (without it some seeds diverge).
-lbfgs: OptimizerFactory = partial(
-    torch.optim.LBFGS, lr=1.0, max_iter=20, line_search_fn="strong_wolfe"
-)
+lbfgs = partial(torch.optim.LBFGS, lr=1.0, max_iter=20, line_search_fn="strong_wolfe")
 
-#: A loss that grows beyond this multiple of its initial value counts as divergence.
+OPTIMIZER = (
+    "function from parameters to a torch optimizer, e.g. functools.partial(torch.optim.Adam, "
+    "lr=1e-3)"
+)
+SCHEDULER = (
+    "function from the optimizer to a torch scheduler whose step() takes no argument, e.g. "
+    "kanlib.linear_ramp(1e-4, 10)"
+)
+NO_BATCHES = "batches must hold at least one batch, got none: check the data set"
+
+#: A loss beyond this multiple of its initial value, or of 1 if that is larger, is divergence.
 DIVERGENCE_FACTOR = 1e6
 
 
@@ -234,8 +252,10 @@ def train(
         The run; ``run.model`` is ``model``.
 
     Raises:
+        TypeError: if an argument is of the wrong kind, e.g. an optimizer in place of a function.
         ValueError: if an argument is out of range, the initial loss is not a finite scalar, or the
             checkpoint does not belong to this run.
+        OSError: if the checkpoint cannot be written; found out before the first step.
 
     Examples:
         >>> x = torch.linspace(0, 1, 50)[:, None]
@@ -244,6 +264,8 @@ def train(
         >>> run.loss < 1e-6
         True
     """
+    if not 0 < work_per_epoch < math.inf:
+        raise ValueError(f"work_per_epoch must be positive and finite, got {work_per_epoch!r}")
     trainer = Trainer(
         objective,
         [epochs],
@@ -256,9 +278,11 @@ def train(
         checkpoint=checkpoint,
         checkpoint_every=checkpoint_every,
     )
-    level, start = trainer.restore(lambda _: model) if resume else (model, None)
-    trainer.run_level(level, 0, work_per_epoch, start=start)
-    return trainer.finish(level)
+    trainer.settings["work_per_epoch"] = work_per_epoch
+    with trainer.bar:
+        start = trainer.restore(lambda _: model)[1] if resume else None
+        trainer.run_level(model, 0, work_per_epoch, start=start)
+    return trainer.finish(model)
 
 
 class Stopped(Exception):
@@ -287,14 +311,22 @@ class Trainer:
         checkpoint: str | Path | None,
         checkpoint_every: float,
     ) -> None:
-        if not callable(objective):
-            raise TypeError(f"objective must be a function of the model, got {objective!r}")
+        for name, function, kind in (
+            ("objective", objective, "function from the model to a scalar loss"),
+            ("optimizer", optimizer, OPTIMIZER),
+            ("scheduler", scheduler, SCHEDULER),
+        ):
+            if not callable(function) and not (name == "scheduler" and function is None):
+                raise TypeError(f"{name} must be a {kind}; got {_kind(function)}")
         for count in epochs:
             if isinstance(count, bool) or not isinstance(count, int) or count < 0:
                 raise ValueError(f"epochs must be integers of at least 0, got {epochs}")
         if metrics_every < 1:
             raise ValueError(f"metrics_every must be at least 1 epoch, got {metrics_every!r}")
-        if batches is not None and iter(batches) is batches:
+        reserved = {"level", "epoch", "work"} & {*(metrics or {})}
+        if reserved:
+            raise ValueError(f"metrics must not be named {sorted(reserved)}: rename them")
+        if isinstance(batches, Iterator):
             raise TypeError(
                 "batches must be iterable again and again, one pass an epoch (a DataLoader or a "
                 f"list), got the iterator {batches!r}"
@@ -304,7 +336,9 @@ class Trainer:
         self.batches, self.metrics, self.metrics_every = batches, metrics or {}, metrics_every
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
         self.checkpoint_every = checkpoint_every
+        self.settings: dict[str, Any] = {"epochs": epochs, "batches": batches is not None}
         self.history, self.levels = History(), list[Level]()
+        self.level, self.epoch = 0, 0
         self.status, self.message = "completed", ""
         self.work, self.evaluations, self.seconds_before = 0.0, 0, 0.0
         self.started = self.saved = time.perf_counter()
@@ -324,69 +358,76 @@ class Trainer:
         """Train the model in place on one level, from the checkpoint ``start`` if given."""
         optimizer = optimizer or new_optimizer(self.make_optimizer, model)
         if not isinstance(optimizer, Optimizer):
-            raise TypeError(
-                "optimizer must be a function from parameters to a torch optimizer, e.g. "
-                f"functools.partial(torch.optim.Adam, lr=1e-3); it returned {optimizer!r}"
-            )
+            raise TypeError(f"optimizer must be a {OPTIMIZER}; it returned {_kind(optimizer)}")
         scheduler = self.make_scheduler(optimizer) if self.make_scheduler else None
-        first = 0
+        usable = isinstance(scheduler, LRScheduler) and not isinstance(scheduler, ReduceLROnPlateau)
+        if self.make_scheduler and not usable:
+            raise TypeError(f"scheduler must be a {SCHEDULER}; it returned {_kind(scheduler)}")
+        self.level, self.epoch = level, 0
+        self._good = _copied(model)  # the last values with a finite loss
         if start is not None:
-            first = start["epoch"]
-            optimizer.load_state_dict(start["optimizer"])
-            if scheduler is not None:
-                scheduler.load_state_dict(start["scheduler"])
+            self._continue(optimizer, scheduler, start)
         self.bar.set_description(f"level {level}" if len(self.epochs) > 1 else "training")
-        self._good = self._before = _copy_parameters(model)
-        epoch = first
         try:
-            for epoch in range(first, self.epochs[level]):
-                self._measure(model, level, epoch)
+            self._save(model, optimizer, scheduler, force=True)
+            while self.epoch < self.epochs[level]:
+                self._measure(model)
+                steps = 0
                 for batch in [None] if self.batches is None else self.batches:
-                    self._step(model, optimizer, level, epoch, batch)
+                    self._step(model, optimizer, batch)
+                    steps += 1
+                if not steps:
+                    raise ValueError(NO_BATCHES)
+                self.epoch, self.work = self.epoch + 1, self.work + work_per_epoch
                 if scheduler is not None:
                     scheduler.step()
-                self.work += work_per_epoch
                 self.bar.update()
-                self._save(model, optimizer, scheduler, level, epoch + 1)
-            epoch = self.epochs[level]
-            self._save(model, optimizer, scheduler, level, epoch, force=True)
-            self._check(self._loss(model), level, epoch)
+                self._save(model, optimizer, scheduler)
+            self._save(model, optimizer, scheduler, force=True)
+            self._check(self._loss(model))
         except Stopped as stop:
-            _set_parameters(model, self._good)
+            _assign(model, self._good)
             self.status, self.message = "diverged", str(stop)
         except KeyboardInterrupt:
-            _set_parameters(model, self._before)
-            self.status, self.message = "interrupted", f"at level {level}, epoch {epoch}"
-        self._record(level, epoch, self._loss(model), optimizer.param_groups[0]["lr"])
-        self._measure(model, level, epoch, force=True)
-        self._summarise(model)
+            self.interrupt()
+        self._close(model, optimizer)
         return optimizer
 
-    def _step(
-        self, model: nn.Module, optimizer: Optimizer, level: int, epoch: int, batch: Any
-    ) -> None:
-        """Do one optimizer step, unless the loss it starts from is not finite."""
-        self._before = _copy_parameters(model)
+    def _step(self, model: nn.Module, optimizer: Optimizer, batch: Any) -> None:
+        """Do one optimizer step, or none if the loss is not finite or anything is raised."""
+        before = _copied(model)
         rate = float(optimizer.param_groups[0]["lr"])
+        losses: list[float] = []
 
         def closure() -> Tensor:
             optimizer.zero_grad()
             loss = self._evaluate(model, batch)
+            if not losses:  # the loss before the step; a line search evaluates others
+                losses.append(float(loss.detach()))
+                self._check(losses[0])
+            if not loss.requires_grad:
+                raise ValueError(
+                    "objective must depend on a trainable parameter of the model, got a constant: "
+                    "avoid detach() and no_grad(), or set requires_grad"
+                )
             loss.backward()
             return loss
 
-        loss = float(optimizer.step(closure).detach())  # of the parameters before the step
-        self._check(loss, level, epoch)
-        self._good = self._before
-        self._record(level, epoch, loss, rate)
-        self.bar.set_postfix_str(f"loss {loss:.2e}", refresh=False)
+        try:
+            optimizer.step(closure)  # type: ignore[arg-type]  # torch wants a float
+        except BaseException:
+            _assign(model, before)
+            raise
+        self._good = before
+        self._record(losses[0], rate)
+        self.bar.set_postfix_str(f"loss {losses[0]:.2e}", refresh=False)
 
     def _evaluate(self, model: nn.Module, batch: Any) -> Tensor:
         self.evaluations += 1
         loss = self.objective(model) if self.batches is None else self.objective(model, batch)
         if not isinstance(loss, Tensor) or loss.ndim != 0:
-            what = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-            raise ValueError(f"objective must return a scalar tensor, got {what}: take its mean")
+            what = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else _kind(loss)
+            raise ValueError(f"objective must return a scalar tensor, e.g. a mean(); got {what}")
         return loss
 
     def _loss(self, model: nn.Module) -> float:
@@ -394,10 +435,10 @@ class Trainer:
         batches = [None] if self.batches is None else self.batches
         losses = [float(self._evaluate(model, batch).detach()) for batch in batches]
         if not losses:
-            raise ValueError("batches must hold at least one batch, got none: check the data set")
+            raise ValueError(NO_BATCHES)
         return sum(losses) / len(losses)
 
-    def _check(self, loss: float, level: int, epoch: int) -> None:
+    def _check(self, loss: float) -> None:
         """Raise Stopped if the loss is not finite or has exploded, ValueError at the very start."""
         if not self.history.loss and not math.isfinite(loss):
             raise ValueError(
@@ -405,33 +446,53 @@ class Trainer:
                 "initial parameters"
             )
         initial = self.history.loss[0] if self.history.loss else loss
-        if not math.isfinite(loss) or abs(loss) > DIVERGENCE_FACTOR * max(abs(initial), 1e-12):
-            step = len(self.history)
-            raise Stopped(f"loss became {loss:.3g} at level {level}, epoch {epoch}, step {step}")
+        if not math.isfinite(loss) or abs(loss) > DIVERGENCE_FACTOR * max(abs(initial), 1.0):
+            raise Stopped(
+                f"loss became {loss:.3g} at level {self.level}, epoch {self.epoch}, "
+                f"step {len(self.history)}"
+            )
 
-    def _record(self, level: int, epoch: int, loss: float, rate: float) -> None:
+    def _record(self, loss: float, rate: float) -> None:
         history = self.history
-        history.level.append(level)
-        history.epoch.append(epoch)
+        history.level.append(self.level)
+        history.epoch.append(self.epoch)
         history.loss.append(loss)
-        history.learning_rate.append(float(rate))
+        history.learning_rate.append(rate)
         history.work.append(self.work)
         history.evaluations.append(self.evaluations)
         history.seconds.append(self._seconds())
 
-    def _measure(self, model: nn.Module, level: int, epoch: int, force: bool = False) -> None:
-        if self.metrics and (force or epoch % self.metrics_every == 0):
-            row = {"level": level, "epoch": epoch, "work": self.work}
+    def _measure(self, model: nn.Module, force: bool = False) -> None:
+        if self.metrics and (force or self.epoch % self.metrics_every == 0):
+            row = {"level": self.level, "epoch": self.epoch, "work": self.work}
             row.update({name: float(metric(model)) for name, metric in self.metrics.items()})
             self.history.metrics.append(row)
 
-    def _summarise(self, model: nn.Module) -> None:
+    def interrupt(self) -> None:
+        """Note that Ctrl-C has ended the run."""
+        self.status, self.message = "interrupted", f"at level {self.level}, epoch {self.epoch}"
+
+    def _close(self, model: nn.Module, optimizer: Optimizer) -> None:
+        """Record what the level ends with; a first Ctrl-C meanwhile does not lose it."""
+        try:
+            loss = self._loss(model)
+            if not math.isfinite(loss):  # Ctrl-C right after a step that diverged
+                _assign(model, self._good)
+                loss = self._loss(model)
+            self._measure(model, force=True)
+        except KeyboardInterrupt:
+            if self.status != "completed":
+                raise
+            self.interrupt()
+            self._close(model, optimizer)
+            return
+        self._record(loss, float(optimizer.param_groups[0]["lr"]))
         self.levels.append(
             Level(
                 n=getattr(model, "n", None),
                 num_parameters=sum(p.numel() for p in model.parameters()),
-                epochs=self.history.epoch[-1],
-                loss=self.history.loss[-1],
+                epochs=self.epoch,
+                loss=loss,
                 work=self.work - sum(level.work for level in self.levels),
                 evaluations=self.evaluations - sum(v.evaluations for v in self.levels),
                 seconds=self._seconds() - sum(v.seconds for v in self.levels),
@@ -442,8 +503,7 @@ class Trainer:
         return self.seconds_before + time.perf_counter() - self.started
 
     def finish(self, model: nn.Module) -> Run:
-        """Close the progress bar and return the run."""
-        self.bar.close()
+        """Return the run; warn if it diverged."""
         if self.status == "diverged":
             warnings.warn(f"training diverged: {self.message}", RuntimeWarning, stacklevel=3)
         return Run(model, self.history, self.levels, self.status, self.message)
@@ -453,8 +513,6 @@ class Trainer:
         model: nn.Module,
         optimizer: Optimizer,
         scheduler: LRScheduler | None,
-        level: int,
-        epoch: int,
         force: bool = False,
     ) -> None:
         now = time.perf_counter()
@@ -464,10 +522,11 @@ class Trainer:
         save_checkpoint(
             self.checkpoint,
             {
-                "epochs": self.epochs,
-                "level": level,
-                "epoch": epoch,
+                "settings": {**self.settings, **_names(optimizer, scheduler)},
+                "level": self.level,
+                "epoch": self.epoch,
                 "model": model.state_dict(),
+                "good": self._good,
                 "optimizer": optimizer.state_dict(),
                 "scheduler": scheduler.state_dict() if scheduler else {},
                 "history": asdict(self.history),
@@ -477,12 +536,11 @@ class Trainer:
                 "seconds": self._seconds(),
                 "random": torch.get_rng_state(),
                 "random_cuda": torch.cuda.get_rng_state_all() if _uses_cuda(model) else [],
+                "random_batches": [g.get_state() for g in _generators(self.batches)],
             },
         )
 
-    def restore(
-        self, build: Callable[[int], nn.Module]
-    ) -> tuple[nn.Module, dict[str, Any] | None]:
+    def restore(self, build: Callable[[int], Model]) -> tuple[Model, dict[str, Any] | None]:
         """Return the model and the state to start from: the checkpoint's, or the beginning.
 
         Args:
@@ -496,37 +554,97 @@ class Trainer:
         if not self.checkpoint.exists():
             return build(0), None
         state = load_checkpoint(self.checkpoint)
-        if state["epochs"] != self.epochs:
-            raise ValueError(
-                f"checkpoint {self.checkpoint} has epochs {state['epochs']}, this run has "
-                f"{self.epochs}: delete it to start anew, or use the same schedule"
-            )
-        model = build(state["level"])
-        try:
+        with self._fitting():
+            for name, ours in self.settings.items():
+                self._compare(name, state["settings"][name], ours)
+            level, epoch = state["level"], state["epoch"]
+            if not 0 <= level < len(self.epochs) or not 0 <= epoch <= self.epochs[level]:
+                raise ValueError(f"it is at level {level}, epoch {epoch}")
+            model = build(level)
+            for name, value in model.state_dict().items():
+                if isinstance(value, Tensor) and name in state["model"]:
+                    self._compare(f"dtype of {name}", state["model"][name].dtype, value.dtype)
             model.load_state_dict(state["model"])
-        except RuntimeError as error:
-            raise ValueError(
-                f"checkpoint {self.checkpoint} belongs to a different model: {error}"
-            ) from None
-        self.history = History(**state["history"])
-        self.levels = [Level(**v) for v in state["levels"]]
-        self.work, self.evaluations = state["work"], state["evaluations"]
-        self.seconds_before = state["seconds"]
-        torch.set_rng_state(state["random"])
-        if state["random_cuda"]:
-            torch.cuda.set_rng_state_all(state["random_cuda"])
-        self.bar.update(sum(self.epochs[: state["level"]]) + state["epoch"])
+            self.history = History(**{name: state["history"][name] for name in vars(History())})
+            self.levels = [Level(**v) for v in state["levels"]]
+            self.work, self.evaluations = state["work"], state["evaluations"]
+            self.seconds_before = state["seconds"]
+            self.bar.update(sum(self.epochs[:level]) + epoch)
         return model, state
 
+    def _continue(
+        self, optimizer: Optimizer, scheduler: LRScheduler | None, state: dict[str, Any]
+    ) -> None:
+        """Put optimizer, scheduler and random numbers into the state of a checkpoint."""
+        with self._fitting():
+            for name, ours in _names(optimizer, scheduler).items():
+                self._compare(name, state["settings"][name], ours)
+            optimizer.load_state_dict(state["optimizer"])
+            if scheduler is not None:
+                scheduler.load_state_dict(state["scheduler"])
+            self.epoch = state["epoch"]
+            self._good = [
+                value.to(mine) for value, mine in zip(state["good"], self._good, strict=True)
+            ]
+            torch.set_rng_state(state["random"])
+            if state["random_cuda"]:
+                torch.cuda.set_rng_state_all(state["random_cuda"])
+            for generator, random in zip(
+                _generators(self.batches), state["random_batches"], strict=True
+            ):
+                generator.set_state(random)
 
-def _copy_parameters(model: nn.Module) -> list[Tensor]:
-    return [p.detach().clone() for p in model.parameters()]
+    def _compare(self, name: str, theirs: Any, ours: Any) -> None:
+        if theirs != ours:
+            raise ValueError(f"it has {name} = {theirs}, this run has {ours}")
+
+    @contextmanager
+    def _fitting(self) -> Iterator[None]:
+        """Say of any error inside that the checkpoint does not fit."""
+        try:
+            yield
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError) as error:
+            reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else error
+            raise ValueError(
+                f"checkpoint {self.checkpoint} is damaged or belongs to a different run: {reason}. "
+                "Delete it to start anew, or go on with the model and settings it was made with"
+            ) from error
+
+
+def _names(optimizer: Optimizer, scheduler: LRScheduler | None) -> dict[str, str]:
+    """Return the kinds of optimizer and scheduler, and the options of the former."""
+    plain = (bool, int, float, str, tuple)
+    options = [f"{k}={v}" for k, v in optimizer.defaults.items() if isinstance(v, plain)]
+    return {
+        "optimizer": f"{type(optimizer).__name__}({', '.join(options)})",
+        "scheduler": type(scheduler).__name__,
+    }
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
+
+
+def _copied(model: nn.Module) -> list[Tensor]:
+    return [t.detach().clone() for t in _tensors(model)]
 
 
 @torch.no_grad()
-def _set_parameters(model: nn.Module, values: list[Tensor]) -> None:
-    for parameter, value in zip(model.parameters(), values, strict=True):
-        parameter.copy_(value)
+def _assign(model: nn.Module, values: list[Tensor]) -> None:
+    for tensor, value in zip(_tensors(model), values, strict=True):
+        tensor.copy_(value)
+
+
+def _generators(batches: Any) -> list[torch.Generator]:
+    """Return the random generators that a DataLoader or its sampler own."""
+    owners = (batches, getattr(batches, "sampler", None))
+    generators = {id(g): g for g in (getattr(owner, "generator", None) for owner in owners)}
+    return [g for g in generators.values() if isinstance(g, torch.Generator)]
+
+
+def _kind(value: Any) -> str:
+    return f"{value!r}" if value is None or isinstance(value, int | float) else type(value).__name__
 
 
 def _uses_cuda(model: nn.Module) -> bool:

@@ -80,8 +80,9 @@ def regression(
         dtype: floating-point type of the tensors.
 
     Raises:
-        ValueError: if a size is too small.
+        ValueError: if a size is too small or the seed is no integer from 0 to 2**62.
     """
+    check_seed(seed)
     if num_points < 2 or num_test < 1:
         raise ValueError(
             f"num_points must be at least 2 and num_test at least 1, got {num_points}, {num_test}"
@@ -89,8 +90,20 @@ def regression(
     x, x_test = _points(seed, num_points), _points(seed + TEST_SEED_OFFSET, num_test)
     y, y_test = target(x), target(x_test)
     offset, scale = y.min(), y.max() - y.min()
-    tensors = (x, (y - offset) / scale, x_test, (y_test - offset) / scale)
-    return Regression(*(t.to(device, dtype) for t in tensors), float(offset), float(scale))
+    return Regression(
+        x=x.to(device, dtype),
+        y=((y - offset) / scale).to(device, dtype),
+        x_test=x_test.to(device, dtype),
+        y_test=((y_test - offset) / scale).to(device, dtype),
+        offset=float(offset),
+        scale=float(scale),
+    )
+
+
+def check_seed(seed: int) -> None:
+    """Raise ValueError unless the seed is an integer from 0 to 2**62."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= 2**62:
+        raise ValueError(f"seed must be an integer from 0 to 2**62, got {seed!r}")
 
 
 def _points(seed: int, count: int) -> Tensor:
