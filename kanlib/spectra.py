@@ -2,7 +2,7 @@
 
 Their condition number grows like n**(2r) and soon exceeds what float64 resolves: an eigensolver
 applied to A^T A has an absolute error of about eps * lambda_max, which leaves nothing of the
-smallest eigenvalues once they are 1e16 times smaller (r = 5, n = 60). Here the entries of A come
+smallest eigenvalues once they are 1e16 times smaller (r = 5, n = 50). Here the entries of A come
 without cancellation, because signs alternate along its rows, and so do those of A^{-1}, which are
 sums of positive numbers. So the singular values of A give the upper half of the spectrum and those
 of A^{-1} the lower half, each where it is accurate: extreme eigenvalues have a relative error of a

@@ -10,6 +10,7 @@ import scipy.linalg
 import torch
 
 from kanlib import KnotGrid
+from kanlib.change_of_basis import ChangeOfBasis
 from kanlib.spectra import eigenpairs, eigenvalue_ratio, sign_changes, symbol
 
 GRADED = [0.0, 0.01, 0.03, 0.1, 0.5, 0.6, 0.61, 1.0]
@@ -154,3 +155,46 @@ def test_symbol_bounds_and_approaches_the_largest_singular_value(r):
 def test_eigenpairs_names_an_unknown_matrix():
     with pytest.raises(ValueError, match="'A'"):
         eigenpairs(KnotGrid.uniform(2, 3), "A")
+
+
+@pytest.mark.parametrize("r", range(1, 6))
+def test_change_of_basis_is_a_forward_difference(r):
+    n, h = 12, 0.25
+    a = ChangeOfBasis(KnotGrid.uniform(r, n, (0.0, n * h))).dense()
+    padded = np.pad(np.eye(len(a)), ((0, r), (0, 0)))
+    quotient = np.diff(padded, n=r, axis=0) / h**r
+    assert a.numpy() == pytest.approx((-1) ** r * h / math.factorial(r - 1) * quotient, rel=1e-13)
+
+
+@pytest.mark.parametrize("r", range(1, 6))
+def test_product_is_toeplitz_outside_its_first_block(r):
+    a = ChangeOfBasis(KnotGrid.uniform(r, 15, (0.0, 15.0))).dense().numpy()
+    product = math.factorial(r - 1) ** 2 * a.T @ a
+    column = [(-1) ** s * math.comb(2 * r, r + s) for s in range(r + 1)]
+    toeplitz = scipy.linalg.toeplitz(np.pad(column, (0, len(a) - r - 1)))
+    rows, columns = np.nonzero(np.abs(product - toeplitz) > 1e-9)
+    assert set(zip(rows, columns, strict=True)) == {(i, j) for i in range(r) for j in range(r)}
+
+
+@pytest.mark.parametrize("r", [2, 3, 4])
+def test_eigenvalues_follow_the_symbol(r):
+    n = 100
+    theta = (torch.arange(n + r - 1, dtype=torch.float64) + 0.5) * math.pi / (n + 1.5 * r - 1)
+    law = (2 * torch.sin(theta / 2)) ** (2 * r) / math.factorial(r - 1) ** 2
+    deviation = eigenpairs(KnotGrid.uniform(r, n, (0.0, n))).values / law - 1
+    assert deviation[2:].abs().max() < r**2 / n
+
+
+@pytest.mark.parametrize("r", range(1, 6))
+def test_eigenvalue_ratio_grows_with_the_effective_length(r):
+    sizes = np.array([50, 100, 200])
+    ratios = [eigenvalue_ratio(KnotGrid.uniform(r, int(n))) for n in sizes]
+    slope = np.polyfit(np.log(sizes + 1.5 * r - 1), np.log(ratios), 1)[0]
+    assert slope == pytest.approx(2 * r, rel=1e-3)
+
+
+def test_eigenvalue_ratios_at_ten_intervals():
+    assert eigenvalue_ratio(KnotGrid.uniform(1, 10)) == pytest.approx(175.09, abs=0.01)
+    exact = exact_eigenvalues(KnotGrid.uniform(3, 10, (0.0, 10.0)))
+    assert exact[-1] / exact[0] == pytest.approx(2.974e6, rel=1e-3)
+    assert eigenvalue_ratio(KnotGrid.uniform(3, 10)) == pytest.approx(exact[-1] / exact[0])
