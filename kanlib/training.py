@@ -364,6 +364,7 @@ class Trainer:
         if self.make_scheduler and not usable:
             raise TypeError(f"scheduler must be a {SCHEDULER}; it returned {_kind(scheduler)}")
         self.level, self.epoch = level, 0
+        self.settings |= _names(optimizer, scheduler)
         self._good = _copied(model)  # the last values with a finite loss
         if start is not None:
             self._continue(optimizer, scheduler, start)
@@ -403,7 +404,7 @@ class Trainer:
             optimizer.zero_grad()
             loss = self._evaluate(model, batch)
             if not losses:  # the loss before the step; a line search evaluates others
-                losses.append(float(loss.detach()))
+                losses.append(_number(loss))
                 self._check(losses[0])
             if not loss.requires_grad:
                 raise ValueError(
@@ -433,7 +434,7 @@ class Trainer:
     def _loss(self, model: nn.Module) -> float:
         """Return the loss of the model (the mean over one pass, if there are batches)."""
         batches = [None] if self.batches is None else self.batches
-        losses = [float(self._evaluate(model, batch).detach()) for batch in batches]
+        losses = [_number(self._evaluate(model, batch)) for batch in batches]
         if not losses:
             raise ValueError(NO_BATCHES)
         return sum(losses) / len(losses)
@@ -465,7 +466,7 @@ class Trainer:
     def _measure(self, model: nn.Module, force: bool = False) -> None:
         if self.metrics and (force or self.epoch % self.metrics_every == 0):
             row = {"level": self.level, "epoch": self.epoch, "work": self.work}
-            row.update({name: float(metric(model)) for name, metric in self.metrics.items()})
+            row.update({name: _number(metric(model)) for name, metric in self.metrics.items()})
             self.history.metrics.append(row)
 
     def interrupt(self) -> None:
@@ -522,7 +523,7 @@ class Trainer:
         save_checkpoint(
             self.checkpoint,
             {
-                "settings": {**self.settings, **_names(optimizer, scheduler)},
+                "settings": self.settings,
                 "level": self.level,
                 "epoch": self.epoch,
                 "model": model.state_dict(),
@@ -577,7 +578,7 @@ class Trainer:
     ) -> None:
         """Put optimizer, scheduler and random numbers into the state of a checkpoint."""
         with self._fitting():
-            for name, ours in _names(optimizer, scheduler).items():
+            for name, ours in self.settings.items():
                 self._compare(name, state["settings"][name], ours)
             optimizer.load_state_dict(state["optimizer"])
             if scheduler is not None:
@@ -604,10 +605,11 @@ class Trainer:
         try:
             yield
         except (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError) as error:
-            reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else error
+            reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
             raise ValueError(
-                f"checkpoint {self.checkpoint} is damaged or belongs to a different run: {reason}. "
-                "Delete it to start anew, or go on with the model and settings it was made with"
+                f"checkpoint {self.checkpoint} is damaged or belongs to a different run: "
+                f"{' '.join(reason.split())}; delete it to start anew, or go on with the model and "
+                "the settings it was made with"
             ) from error
 
 
@@ -641,6 +643,10 @@ def _generators(batches: Any) -> list[torch.Generator]:
     owners = (batches, getattr(batches, "sampler", None))
     generators = {id(g): g for g in (getattr(owner, "generator", None) for owner in owners)}
     return [g for g in generators.values() if isinstance(g, torch.Generator)]
+
+
+def _number(value: Any) -> float:
+    return float(value.detach() if isinstance(value, Tensor) else value)
 
 
 def _kind(value: Any) -> str:
