@@ -25,6 +25,7 @@ ORDER = [
     "training",
     "carry",
     "multilevel",
+    "relaxation",
     "spectra",
     "ntk",
     "records",

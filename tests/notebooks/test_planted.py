@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import nbformat
@@ -46,13 +47,17 @@ def beginning() -> nbformat.NotebookNode:
 
 
 @pytest.fixture
-def copy(beginning, tmp_path):
-    """Return the path of a copy, beside the records that it may read, and a way to change it."""
+def folder(tmp_path):
+    """Return a folder for copies of the chapter, beside the records that it may read."""
     (tmp_path / "results").symlink_to(ROOT / "book" / "results")
-    notebook = nbformat.from_dict(beginning)
-    path = tmp_path / "02-0-copy.ipynb"
+    return tmp_path
+
+
+def planted(chapter, plant, path):
+    """Write a copy of a chapter with a fault in it."""
+    notebook = deepcopy(chapter)
+    plant(notebook)
     write(notebook, path)
-    return notebook, path
 
 
 def append(notebook, source):
@@ -76,70 +81,53 @@ def raise_error(notebook):
     append(notebook, "raise RuntimeError('planted')")
 
 
-def test_sound_copy_passes(copy):
-    _, path = copy
-    run = make("nbval", f"CHAPTERS={path}")
-    assert run.returncode == 0, run.stdout + run.stderr
-
-
-@pytest.mark.parametrize("plant", [change_digit, print_more, raise_error])
-def test_planted_fault_fails_the_comparison(copy, plant):
-    notebook, path = copy
-    plant(notebook)
-    write(notebook, path)
-    run = make("nbval", f"CHAPTERS={path}")
+def test_planted_faults_fail_the_comparison(beginning, folder):
+    faults = {"sound": lambda notebook: None, "number": change_digit, "stale": print_more}
+    for name, plant in (faults | {"exception": raise_error}).items():
+        planted(beginning, plant, folder / f"{name}.ipynb")
+    run = make("nbval", f"CHAPTERS={' '.join(map(str, folder.glob('*.ipynb')))}")
     assert run.returncode != 0
-    assert re.search(r"^1 failed", run.stdout, re.MULTILINE), run.stdout + run.stderr
+    failed = re.findall(r"^FAILED .*?(\w+)\.ipynb::Cell", run.stdout, re.MULTILINE)
+    assert sorted(failed) == ["exception", "number", "stale"], run.stdout + run.stderr
 
 
-def test_assertion_that_fails_for_one_order_fails_the_parameter_runs(copy):
-    notebook, path = copy
-    append(notebook, "assert r != 3, 'planted'")
-    write(notebook, path)
+def test_assertion_that_fails_for_one_order_fails_the_parameter_runs(beginning, folder):
+    path = folder / "02-0-copy.ipynb"
+    planted(beginning, lambda notebook: append(notebook, "assert r != 3, 'planted'"), path)
     run = make("papermill", f"CHAPTERS={path}")
     assert run.returncode != 0
     assert re.search(r"^2 failed, 8 passed", run.stdout, re.MULTILINE), run.stdout + run.stderr
 
 
 @pytest.fixture
-def site(copy, tmp_path):
-    """Return a book whose one chapter has the code of the copy, and that chapter."""
-    notebook, _ = copy
+def site(folder):
+    """Return a book whose one chapter is to be written, and the path of the chapter."""
+    book = folder / "site" / "book"
+    shutil.copytree(ROOT / "book" / "_ext", book / "_ext")
+    shutil.copy(ROOT / "book" / "references.bib", book)
+    (book / "results").symlink_to(ROOT / "book" / "results")
+    (book / "index.md").write_text("# Book\n")
+    shutil.copy(ROOT / "_config.yml", book.parent)
+    toc = "format: jb-book\nroot: book/index\nchapters:\n  - file: book/02-0-copy\n"
+    (book.parent / "_toc.yml").write_text(toc)
+    return book.parent, book / "02-0-copy.ipynb"
+
+
+def test_planted_fault_fails_the_book_every_time(beginning, site):
+    source, path = site
     title = nbformat.v4.new_markdown_cell("# 2.0 Copy")
-    notebook.cells = [title, *(cell for cell in notebook.cells if cell.cell_type == "code")]
-    source = tmp_path / "site"
-    shutil.copytree(ROOT / "book" / "_ext", source / "book" / "_ext")
-    shutil.copy(ROOT / "book" / "references.bib", source / "book")
-    (source / "book" / "results").symlink_to(ROOT / "book" / "results")
-    (source / "book" / "index.md").write_text("# Book\n")
-    shutil.copy(ROOT / "_config.yml", source)
-    (source / "_toc.yml").write_text(
-        "format: jb-book\nroot: book/index\nchapters:\n  - file: book/02-0-copy\n"
-    )
-    return notebook, source
+    code = [cell for cell in beginning.cells if cell.cell_type == "code"]
+    chapter = nbformat.from_dict({**beginning, "cells": [title, *code]})
 
-
-def test_sound_book_is_built(site):
-    notebook, source = site
-    write(notebook, source / "book" / "02-0-copy.ipynb")
+    write(chapter, path)
     run = make("html", f"SOURCE={source}")
     assert run.returncode == 0, run.stdout + run.stderr
     assert (source / "_build" / "html" / "book" / "02-0-copy.html").exists()
 
-
-@pytest.mark.parametrize(
-    "fault",
-    [
-        nbformat.v4.new_code_cell("raise RuntimeError('planted')"),
-        nbformat.v4.new_markdown_cell("See {eq}`planted`."),
-    ],
-    ids=["cell that raises", "reference to nothing"],
-)
-def test_planted_fault_fails_the_book_every_time(site, fault):
-    notebook, source = site
-    notebook.cells.append(fault)
-    write(notebook, source / "book" / "02-0-copy.ipynb")
-    for _ in range(2):
-        run = make("html", f"SOURCE={source}")
-        assert run.returncode != 0
-        assert "planted" in run.stdout + run.stderr
+    reference = nbformat.v4.new_markdown_cell("See {eq}`planted`.")
+    for plant in (raise_error, lambda notebook: notebook.cells.append(reference)):
+        planted(chapter, plant, path)
+        for _ in range(2):
+            run = make("html", f"SOURCE={source}")
+            assert run.returncode != 0
+            assert "planted" in run.stdout + run.stderr
