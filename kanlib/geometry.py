@@ -65,12 +65,7 @@ class Iteration:
     gradient: str = "w"
 
     def __post_init__(self) -> None:
-        for name in ("geometry", "gradient"):
-            if getattr(self, name) not in BASES:
-                raise ValueError(
-                    f'{name} must be "u" (spline weights) or "w" (ReLU weights), '
-                    f"got {getattr(self, name)!r}"
-                )
+        check_row(self.geometry, self.gradient)
 
     def __call__(self, model: nn.Module) -> Optimizer:
         """Return a torch optimizer of the model's parameters that performs this iteration.
@@ -112,6 +107,15 @@ class Iteration:
 def new_optimizer(make: Callable[..., Optimizer], model: nn.Module) -> Optimizer:
     """Return a new optimizer: an :class:`Iteration` takes the model, others its parameters."""
     return make(model) if isinstance(make, Iteration) else make([*model.parameters()])
+
+
+def check_row(geometry: str, gradient: str) -> None:
+    """Raise ValueError unless ``geometry`` and ``gradient`` are "u" or "w"."""
+    for name, value in (("geometry", geometry), ("gradient", gradient)):
+        if value not in BASES:
+            raise ValueError(
+                f'{name} must be "u" (spline weights) or "w" (ReLU weights), got {value!r}'
+            )
 
 
 class _Step:

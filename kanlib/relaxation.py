@@ -1,0 +1,174 @@
+"""Which errors gradient descent reduces, frequency by frequency (section 4.3), by linear algebra.
+
+For one spline f on an interval and the loss 1/2 int (f - f*)**2, or that of derivatives, descent is
+linear. Write the error in modes that are orthonormal in L2, the cosines of the interval as far as
+the spline space holds them: V^T G V = I with the matrix V of their coefficients and G that of
+int b_i b_j. A step u - eta B nabla_u L, where B is (A A^T)^{-1}, A^{-T}, I or A^{-1} in the rows of
+Table 1, changes the modes c of the error to
+
+    c - eta K c,    K = V^{-1} B V^{-T}.
+
+The spectrum of K tells how large eta may be, and its diagonal how fast each frequency goes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kanlib.bspline import dense_basis
+from kanlib.change_of_basis import ChangeOfBasis
+from kanlib.geometry import check_row
+from kanlib.knots import KnotGrid
+from kanlib.transfer import prolongation
+
+
+def gram(grid: KnotGrid, derivative: int = 0) -> Tensor:
+    """Return the matrix of int b_i b_j over the domain, or of derivatives of the B-splines.
+
+    Args:
+        grid: the knot grid.
+        derivative: which derivative, from 0 to r - 1.
+
+    Returns:
+        Float64 tensor (N, N), N = n + r - 1, exact up to rounding (Gauss quadrature).
+
+    Examples:
+        >>> gram(KnotGrid.uniform(2, 2)) * 12
+        tensor([[2.0000, 1.0000, 0.0000],
+                [1.0000, 4.0000, 1.0000],
+                [0.0000, 1.0000, 2.0000]], dtype=torch.float64)
+    """
+    x, weights = quadrature(grid, grid.order)
+    b = dense_basis(x, grid, derivative)
+    return b.T @ (weights[:, None] * b)
+
+
+def quadrature(grid: KnotGrid, points: int) -> tuple[Tensor, Tensor]:
+    """Return Gauss-Legendre points and weights, ``points`` in every interval of the grid."""
+    nodes, weights = _gauss_legendre(points)
+    left, right = grid.breakpoints[:-1, None], grid.breakpoints[1:, None]
+    x = left + (right - left) * nodes
+    return x.flatten(), ((right - left) * weights).flatten()
+
+
+def _gauss_legendre(points: int) -> tuple[Tensor, Tensor]:
+    """Return nodes and weights on [0, 1] from the three-term recurrence (Golub and Welsch)."""
+    k = torch.arange(1, points, dtype=torch.float64)
+    beta = k / (4.0 * k.square() - 1.0).sqrt()
+    nodes, vectors = torch.linalg.eigh(torch.diag(beta, 1) + torch.diag(beta, -1))
+    return (nodes + 1.0) / 2.0, vectors[0].square()
+
+
+def cosine_modes(grid: KnotGrid) -> Tensor:
+    """Return the coefficients of modes that are orthonormal in L2 and ordered by frequency.
+
+    Mode k is the best approximation of cos(k pi (x - a) / (b - a)) in the spline space, made
+    orthogonal to the modes before it. The last r - 1 live near the ends.
+
+    Args:
+        grid: the knot grid.
+
+    Returns:
+        Float64 tensor (N, N): column k holds the spline weights of mode k = 0, ..., N - 1.
+    """
+    a, b = grid.domain
+    x, weights = quadrature(grid, grid.order + 6)
+    phase = torch.pi * (x - a) / (b - a)
+    cosines = torch.cos(phase[:, None] * torch.arange(grid.num_basis, dtype=torch.float64))
+    moments = dense_basis(x, grid).T @ (weights[:, None] * cosines)
+    factor = torch.linalg.cholesky(gram(grid))
+    # G = C C^T, and C^T u has the length of the spline u: orthonormalise these coordinates.
+    coordinates = torch.linalg.solve_triangular(factor, moments, upper=False)
+    q, r = torch.linalg.qr(coordinates)
+    return torch.linalg.solve_triangular(factor.T, q * r.diagonal().sign(), upper=True)
+
+
+def rate_matrix(
+    grid: KnotGrid,
+    geometry: str = "u",
+    gradient: str = "u",
+    *,
+    fine: KnotGrid | None = None,
+    derivative: int = 0,
+) -> Tensor:
+    """Return K, with which a step of gradient descent maps the modes c of the error to c - eta K c.
+
+    Args:
+        grid: grid of the spline that is trained.
+        geometry: "u" or "w", the basis in which the step is taken (Table 1).
+        gradient: "u" or "w", the basis of the gradient.
+        fine: a grid, nested in which is ``grid``, whose modes describe the error; default ``grid``.
+        derivative: which derivative of f the loss compares, from 0 to r - 1.
+
+    Returns:
+        Float64 tensor (N, N), N the number of modes. The eigenvalues of modes that the spline
+        cannot represent, or the loss cannot see, are zero.
+
+    Raises:
+        ValueError: if an argument is not admissible.
+
+    Examples:
+        >>> rate_matrix(KnotGrid.uniform(1, 2)).diagonal()  # each mode at the rate h
+        tensor([0.5000, 0.5000], dtype=torch.float64)
+    """
+    check_row(geometry, gradient)
+    fine = grid if fine is None else fine
+    modes, p, change = cosine_modes(fine), prolongation(grid, fine).dense(), ChangeOfBasis(grid)
+    left = modes.T @ gram(fine) @ p
+    right = modes.T @ gram(fine, derivative) @ p
+    left = change.solve(left) if geometry == "w" else left
+    right = change.solve(right) if gradient == "w" else right
+    return left @ right.T
+
+
+def spectrum(
+    grid: KnotGrid, geometry: str = "u", gradient: str = "u", *, derivative: int = 0
+) -> Tensor:
+    """Return the eigenvalues of K for the modes of the grid itself, largest modulus first.
+
+    Where geometry and gradient agree they are squared singular values, real, and small ones keep
+    their digits. Otherwise they are those of A^{-1} G, in both rows: real and positive without
+    derivatives, since A^{-1} and G are totally nonnegative, but of a matrix far from normal.
+
+    Args:
+        grid: the knot grid.
+        geometry: "u" or "w".
+        gradient: "u" or "w".
+        derivative: which derivative of f the loss compares, from 0 to r - 1.
+
+    Returns:
+        Tensor (N,), float64 or, where geometry and gradient differ, complex128.
+
+    Raises:
+        ValueError: if an argument is not admissible.
+
+    Examples:
+        >>> spectrum(KnotGrid.uniform(1, 4))
+        tensor([0.2500, 0.2500, 0.2500, 0.2500], dtype=torch.float64)
+    """
+    check_row(geometry, gradient)
+    change = ChangeOfBasis(grid)
+    if geometry == gradient:
+        x, weights = quadrature(grid, grid.order)
+        root = weights.sqrt()[:, None] * dense_basis(x, grid, derivative)  # G = root^T root
+        return torch.linalg.svdvals(change.solve(root) if geometry == "w" else root) ** 2
+    values = torch.linalg.eigvals(change.solve(gram(grid, derivative)))
+    return values[values.abs().argsort(descending=True)]
+
+
+def largest_stable_step(eigenvalues: Tensor) -> float:
+    """Return the supremum of the steps eta with which no eigenmode of I - eta K grows.
+
+    It is 2 / lambda_max where the eigenvalues are real and not negative, and 0 if an eigenvalue
+    has a negative real part. Eigenvalues at rounding level count as zero.
+
+    Args:
+        eigenvalues: those of K, real or complex.
+
+    Examples:
+        >>> largest_stable_step(torch.tensor([4.0, 1.0, 0.0]))
+        0.5
+    """
+    values = eigenvalues[eigenvalues.abs() > 1e-12 * eigenvalues.abs().max()]
+    return max(0.0, float((2.0 * values.real / values.abs().square()).min()))
