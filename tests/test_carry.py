@@ -8,9 +8,9 @@ import torch
 from scipy.interpolate import BSpline
 from torch import nn
 
-from kanlib import KAN, MeanSquaredError, train
+from kanlib import KAN, MeanSquaredError
 from kanlib.carry import carried_optimizer
-from kanlib.geometry import Iteration
+from kanlib.geometry import Iteration, new_optimizer
 
 OPTIMIZERS = {
     "momentum": partial(torch.optim.SGD, lr=0.05, momentum=0.9),
@@ -46,16 +46,19 @@ def trained(make, basis="spline", steps=4, frozen=None):
         coarse.layers[frozen].requires_grad_(False)
     x = torch.rand(40, 2, dtype=torch.float64)
     objective = MeanSquaredError(x, torch.sin(6 * x[:, :1]) * x[:, 1:])
-    kept = []
+    optimizer = new_optimizer(make, coarse)
 
-    def remembering(parameters):
-        kept.append(make(parameters))
-        return kept[-1]
+    def closure():
+        optimizer.zero_grad()
+        loss = objective(coarse)
+        loss.backward()
+        return loss
 
-    train(coarse, objective, steps, optimizer=remembering, progress=False)
+    for _ in range(steps):
+        optimizer.step(closure)
     fine = coarse.refine()
     grids = [next(model.spline_layers).grid for model in (coarse, fine)]
-    return coarse, kept[0], fine, oracle(*grids, basis)
+    return coarse, optimizer, fine, oracle(*grids, basis)
 
 
 def spline_states(make, basis="spline"):
