@@ -10,7 +10,7 @@ EXPERIMENTS = regression
 INSTALLED = $(VENV)/.installed
 FRESH = $(SOURCE)/_build/.fresh
 # What a chapter's outputs depend on beside its own cells.
-INPUTS = $(wildcard kanlib/*.py kanlib/problems/*.py book/results/*.json) requirements.txt
+INPUTS = $(wildcard kanlib/*.py kanlib/problems/*.py book/*.py book/*/*.json) requirements.txt
 PYTEST = $(BIN)/python -m pytest
 SHORT = --no-header -q
 

@@ -28,6 +28,7 @@ ORDER = [
     "relaxation",
     "spectra",
     "ntk",
+    "cost",
     "records",
     "experiments",
     "figures",

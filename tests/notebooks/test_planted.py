@@ -7,6 +7,7 @@ import subprocess
 import sys
 from copy import deepcopy
 from pathlib import Path
+from shutil import ignore_patterns
 
 import nbformat
 import pytest
@@ -47,10 +48,9 @@ def beginning() -> nbformat.NotebookNode:
 
 
 @pytest.fixture
-def folder(tmp_path):
-    """Return a folder for copies of the chapter, beside the records that it may read."""
-    (tmp_path / "results").symlink_to(ROOT / "book" / "results")
-    return tmp_path
+def book(tmp_path):
+    """Return a copy of the book's folder without its chapters."""
+    return shutil.copytree(ROOT / "book", tmp_path / "book", ignore=ignore_patterns("*.ipynb"))
 
 
 def planted(chapter, plant, path):
@@ -81,43 +81,32 @@ def raise_error(notebook):
     append(notebook, "raise RuntimeError('planted')")
 
 
-def test_planted_faults_fail_the_comparison(beginning, folder):
+def test_planted_faults_fail_the_comparison(beginning, book):
     faults = {"sound": lambda notebook: None, "number": change_digit, "stale": print_more}
     for name, plant in (faults | {"exception": raise_error}).items():
-        planted(beginning, plant, folder / f"{name}.ipynb")
-    run = make("nbval", f"CHAPTERS={' '.join(map(str, folder.glob('*.ipynb')))}")
+        planted(beginning, plant, book / f"{name}.ipynb")
+    run = make("nbval", f"CHAPTERS={' '.join(map(str, book.glob('*.ipynb')))}")
     assert run.returncode != 0
     failed = re.findall(r"^FAILED .*?(\w+)\.ipynb::Cell", run.stdout, re.MULTILINE)
     assert sorted(failed) == ["exception", "number", "stale"], run.stdout + run.stderr
 
 
-def test_assertion_that_fails_for_one_order_fails_the_parameter_runs(beginning, folder):
-    path = folder / "02-0-copy.ipynb"
+def test_assertion_that_fails_for_one_order_fails_the_parameter_runs(beginning, book):
+    path = book / "02-0-copy.ipynb"
     planted(beginning, lambda notebook: append(notebook, "assert r != 3, 'planted'"), path)
     run = make("papermill", f"CHAPTERS={path}")
     assert run.returncode != 0
     assert re.search(r"^2 failed, 8 passed", run.stdout, re.MULTILINE), run.stdout + run.stderr
 
 
-@pytest.fixture
-def site(folder):
-    """Return a book whose one chapter is to be written, and the path of the chapter."""
-    book = folder / "site" / "book"
-    shutil.copytree(ROOT / "book" / "_ext", book / "_ext")
-    shutil.copy(ROOT / "book" / "references.bib", book)
-    (book / "results").symlink_to(ROOT / "book" / "results")
-    (book / "index.md").write_text("# Book\n")
-    shutil.copy(ROOT / "_config.yml", book.parent)
+def test_planted_fault_fails_the_book_every_time(book):
+    source, path = book.parent, book / "02-0-copy.ipynb"
+    shutil.copy(ROOT / "_config.yml", source)
     toc = "format: jb-book\nroot: book/index\nchapters:\n  - file: book/02-0-copy\n"
-    (book.parent / "_toc.yml").write_text(toc)
-    return book.parent, book / "02-0-copy.ipynb"
-
-
-def test_planted_fault_fails_the_book_every_time(beginning, site):
-    source, path = site
+    (source / "_toc.yml").write_text(toc)
+    (book / "index.md").write_text("# Book\n")
     title = nbformat.v4.new_markdown_cell("# 2.0 Copy")
-    code = [cell for cell in beginning.cells if cell.cell_type == "code"]
-    chapter = nbformat.from_dict({**beginning, "cells": [title, *code]})
+    chapter = nbformat.v4.new_notebook(cells=[title, nbformat.v4.new_code_cell("1 + 1")])
 
     write(chapter, path)
     run = make("html", f"SOURCE={source}")
