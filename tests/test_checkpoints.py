@@ -1,0 +1,229 @@
+"""Files that are never half written; checkpoints that are checked and never execute code."""
+
+import os
+import pickle
+import tarfile
+import warnings
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from kanlib import KAN, MeanSquaredError, train_multilevel
+from kanlib.checkpoints import FIELDS, FORMAT, load_checkpoint, save_checkpoint, write_atomically
+
+# Writing
+
+
+def test_write_creates_folders_and_replaces_the_content(tmp_path):
+    path = tmp_path / "new" / "folder" / "file"
+    write_atomically(path, b"one")
+    write_atomically(str(path), b"two")
+    assert path.read_bytes() == b"two"
+    assert [*path.parent.iterdir()] == [path]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+class Killed(BaseException):
+    """Stands for whatever ends a process while it writes."""
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), Killed()], ids=repr)
+@pytest.mark.parametrize("call", ["fdopen", "fsync", "chmod", "replace"])
+def test_write_that_fails_leaves_the_old_file_and_no_other(call, error, tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def fail(*_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fail)
+        with pytest.raises(type(error)):
+            write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [*tmp_path.iterdir()] == [path]
+
+
+def test_write_shows_readers_the_old_or_the_new_file(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    seen = []
+    for call in ("fsync", "chmod", "replace"):
+        original = getattr(os, call)
+
+        def looking(*arguments, original=original):
+            seen.append(path.read_bytes())
+            return original(*arguments)
+
+        monkeypatch.setattr(os, call, looking)
+    write_atomically(path, b"new")
+    assert seen == [b"old"] * 3
+    assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("place", ["file/name", "file/folder/name", "folder", "/proc/name"])
+def test_write_to_an_impossible_place_names_it_and_the_remedy(place, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match=rf"cannot write .*{place} \(.*\): choose a file in a folder"):
+        write_atomically(tmp_path / place, b"content")
+    assert (tmp_path / "file").read_text() == "in the way"
+    assert [*(tmp_path / "folder").iterdir()] == []
+
+
+# Reading
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory):
+    """Return the state of a real checkpoint, on the second level of a run."""
+    path = tmp_path_factory.mktemp("run") / "c.pt"
+    train_multilevel(network(), objective(), [2, 2], checkpoint=path, progress=False)
+    return load_checkpoint(path)
+
+
+def network():
+    torch.manual_seed(0)
+    return KAN([1, 1], n=3, dtype=torch.float64)
+
+
+def objective():
+    x = torch.linspace(0, 1, 20, dtype=torch.float64)[:, None]
+    return MeanSquaredError(x, torch.sin(9 * x))
+
+
+def resumed(path):
+    return train_multilevel(
+        network(), objective(), [2, 2], checkpoint=path, resume=True, progress=False
+    )
+
+
+def test_checkpoint_returns_what_was_saved(state, tmp_path):
+    assert state.keys() == {"format", *FIELDS}
+    assert (state["level"], state["epoch"]) == (1, 2)
+    save_checkpoint(tmp_path / "c.pt", state)
+    again = load_checkpoint(tmp_path / "c.pt")
+    assert repr(again) == repr(state)
+    assert resumed(tmp_path / "c.pt").status == "completed"
+
+
+def test_checkpoint_that_does_not_exist_is_reported(tmp_path):
+    with pytest.raises(FileNotFoundError, match="none"):
+        load_checkpoint(tmp_path / "none")
+
+
+class Bomb:
+    """Code that runs when it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.mark),))
+
+
+def write_zip(path):
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data", "text")
+
+
+def write_tar(path):
+    with tarfile.open(path, "w") as file:
+        file.add(__file__)
+
+
+FOREIGN = {
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("hello"),
+    "json": lambda path: path.write_text('{"format": "kanlib checkpoint 1"}'),
+    "random": lambda path: path.write_bytes(np.random.default_rng(0).bytes(500)),
+    "pickle": lambda path: path.write_bytes(pickle.dumps({"format": FORMAT})),
+    "zip": write_zip,
+    "tar": write_tar,
+    "npz": lambda path: np.savez(open(path, "wb"), a=1),  # noqa: SIM115
+    "torchscript": lambda path: torch.jit.save(torch.jit.script(nn.Identity()), path),
+    "tensor": lambda path: torch.save(torch.zeros(3), path),
+    "list": lambda path: torch.save([FORMAT], path),
+    "module": lambda path: torch.save(nn.Linear(1, 1), path),
+    "older": lambda path: torch.save({"format": "kanlib checkpoint 0"}, path),
+    "other": lambda path: torch.save({"model": {}}, path),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("write", FOREIGN.values(), ids=FOREIGN)
+def test_foreign_file_is_refused_and_kept(write, tmp_path):
+    path = tmp_path / "foreign.pt"
+    write(path)
+    before = path.read_bytes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match=r"checkpoint .*foreign\.pt .*: delete it and run"):
+            resumed(path)
+    assert path.read_bytes() == before
+
+
+def test_truncated_checkpoint_is_refused_at_any_length(state, tmp_path):
+    save_checkpoint(tmp_path / "whole.pt", state)
+    content = (tmp_path / "whole.pt").read_bytes()
+    path = tmp_path / "c.pt"
+    for length in range(0, len(content), len(content) // 40):
+        path.write_bytes(content[:length])
+        with pytest.raises(ValueError, match=r"checkpoint .*c\.pt is truncated"):
+            load_checkpoint(path)
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda o, p: p.write_bytes(pickle.dumps(o))])
+@pytest.mark.parametrize("hidden", [False, True])
+def test_code_in_a_file_is_refused_and_never_executed(save, hidden, state, tmp_path):
+    bomb, mark = Bomb(tmp_path / "exploded"), tmp_path / "exploded"
+    save({**state, "scheduler": {"last_epoch": bomb}} if hidden else bomb, tmp_path / "c.pt")
+    with pytest.raises(ValueError, match="carries code, which was not executed: delete"):
+        resumed(tmp_path / "c.pt")
+    assert not mark.exists()
+    pickle.loads(pickle.dumps(bomb))
+    assert mark.exists()  # the file was dangerous indeed
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_checkpoint_with_a_missing_or_wrong_field_is_refused(name, state, tmp_path):
+    path = tmp_path / "c.pt"
+    for change in ({}, {name: None}, {name: "text"}):
+        others = {key: value for key, value in state.items() if key != name}
+        save_checkpoint(path, others | change)
+        with pytest.raises(ValueError, match=rf"c\.pt lacks {name}, or holds other types there"):
+            resumed(path)
+
+
+DAMAGES = {
+    "no settings": ("settings", {}),
+    "other epochs": ("settings", {"epochs": "many"}),
+    "level too high": ("level", 7),
+    "level too low": ("level", -1),
+    "epoch too high": ("epoch", 3),
+    "epoch too low": ("epoch", -1),
+    "no weights": ("model", {}),
+    "no tensors": ("model", {"layers.0.weight": 1, "layers.0._extra_state": 2}),
+    "nothing good": ("good", []),
+    "numbers for good": ("good", [1.0] * 5),
+    "no optimizer": ("optimizer", {}),
+    "other optimizer": ("optimizer", {"state": 1, "param_groups": 2}),
+    "no history": ("history", {}),
+    "other levels": ("levels", [1]),
+    "unknown level": ("levels", [{"m": 3}]),
+    "short generator": ("random", torch.zeros(3, dtype=torch.uint8)),
+    "many generators": ("random_batches", [1]),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), DAMAGES.values(), ids=DAMAGES)
+def test_checkpoint_with_damaged_content_is_refused(name, value, state, tmp_path):
+    path = tmp_path / "c.pt"
+    save_checkpoint(path, {**state, name: value})
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"checkpoint .*c\.pt is damaged or belongs to a .*delete"):
+        resumed(path)
+    assert path.read_bytes() == before
