@@ -13,6 +13,8 @@ The spectrum of K tells how large eta may be, and its diagonal how fast each fre
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -172,3 +174,32 @@ def largest_stable_step(eigenvalues: Tensor) -> float:
     """
     values = eigenvalues[eigenvalues.abs() > 1e-12 * eigenvalues.abs().max()]
     return max(0.0, float((2.0 * values.real / values.abs().square()).min()))
+
+
+def attenuation(
+    rates: Tensor, step: float, times: Sequence[int], start: Tensor | None = None
+) -> Tensor:
+    """Return how much of the error in each mode is left after some numbers of steps.
+
+    The error starts white, with independent modes of variance one; what is left of mode k is the
+    root of its variance, the length of row k of (I - eta K)**t.
+
+    Args:
+        rates: the matrix K, of shape (N, N).
+        step: eta.
+        times: numbers of steps t.
+        start: what earlier iterations made of the error, as a matrix (N, M); default identity.
+
+    Returns:
+        Float64 tensor (len(times), N).
+
+    Examples:
+        >>> attenuation(torch.diag(torch.tensor([1.0, 0.5])), 0.5, [0, 1, 2])
+        tensor([[1.0000, 1.0000],
+                [0.5000, 0.7500],
+                [0.2500, 0.5625]])
+    """
+    identity = torch.eye(len(rates)).to(rates)
+    start = identity if start is None else start
+    powers = (torch.linalg.matrix_power(identity - step * rates, int(t)) for t in times)
+    return torch.stack([(power @ start).norm(dim=1) for power in powers])

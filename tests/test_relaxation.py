@@ -12,7 +12,14 @@ from torch.optim import SGD
 
 from kanlib import KnotGrid, SplineLayer
 from kanlib.geometry import Iteration
-from kanlib.relaxation import cosine_modes, gram, largest_stable_step, rate_matrix, spectrum
+from kanlib.relaxation import (
+    attenuation,
+    cosine_modes,
+    gram,
+    largest_stable_step,
+    rate_matrix,
+    spectrum,
+)
 from kanlib.spectra import sign_changes
 
 ROWS = [("w", "w"), ("w", "u"), ("u", "u"), ("u", "w")]
@@ -135,6 +142,22 @@ def test_largest_stable_step_is_set_by_the_eigenvalue_nearest_to_growth():
         radius = torch.linalg.eigvals(torch.eye(2) - factor * step * turning).abs().max()
         assert (radius > 1) == grows
     assert largest_stable_step(torch.tensor([1.0, -1.0])) == 0.0
+
+
+def test_attenuation_is_the_spread_of_white_errors():
+    """Against a sample of errors, on a coarse grid and then on the fine one."""
+    coarse = KnotGrid.uniform(2, 4)
+    fine = coarse.refine()
+    rates = [rate_matrix(grid, "u", "u", fine=fine) for grid in (coarse, fine)]
+    generator = torch.Generator().manual_seed(0)
+    errors = torch.randn(fine.num_basis, 100_000, generator=generator, dtype=torch.float64)
+    for matrix, steps in zip(rates, (3, 2), strict=True):
+        for _ in range(steps):
+            errors = errors - 2.0 * matrix @ errors
+    start = torch.linalg.matrix_power(torch.eye(fine.num_basis) - 2.0 * rates[0], 3)
+    left = attenuation(rates[1], 2.0, [0, 2], start)
+    torch.testing.assert_close(left[1], errors.std(dim=1), rtol=0.02, atol=0)
+    torch.testing.assert_close(left[0], attenuation(rates[0], 2.0, [3])[0])
 
 
 def test_rate_matrix_rejects_unknown_rows_and_grids_that_are_not_nested():
