@@ -107,5 +107,6 @@ def check_seed(seed: int) -> None:
 
 
 def _points(seed: int, count: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return LOW + (HIGH - LOW) * torch.rand(count, 2, generator=generator, dtype=torch.float64)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    unit = torch.rand(count, 2, generator=generator, device="cpu", dtype=torch.float64)
+    return LOW + (HIGH - LOW) * unit
