@@ -73,7 +73,7 @@ class KnotGrid:
             raise ValueError(f"domain must be a pair (a, b) of numbers, got {domain!r}") from None
         if not (math.isfinite(a) and math.isfinite(b) and a < b):
             raise ValueError(f"domain must be a finite pair (a, b) with a < b, got {domain!r}")
-        return cls(order, [a + (b - a) * (i / n) for i in range(n)] + [b])
+        return cls(order, [a + (b - a) * i / n for i in range(n)] + [b])
 
     @property
     def n(self) -> int:

@@ -4,7 +4,7 @@ If every breakpoint of the coarse grid is one of the fine grid, S_r(T) is a subs
 [a, b], and a coarse spline has exactly one set of fine coefficients. For halved uniform grids they
 follow from the two-scale relation b_i = 2**(1-r) sum_s C(r, s) b'_{2i+s} (eq. 25, corrected: the
 factor is 2**(1-r), not 2**-r). In general, fine coefficient j is the blossom of the coarse spline
-at the fine knots t'_{j+1}, ..., t'_{j+r-1} (knot insertion), computed by the de Boor recursion from
+at the fine knots t'_{j+1}, ..., t'_{j+r-1} (knot insertion, by the Oslo algorithm); it depends on
 the r coarse coefficients of one interval. Each row of P therefore has at most r entries.
 """
 
@@ -14,6 +14,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from kanlib.knots import KnotGrid, check_tensor, nearest
 
@@ -130,16 +131,15 @@ def _knot_insertion(coarse: KnotGrid, fine: KnotGrid) -> Prolongation:
     # Fine function j lives on [t'_j, t'_{j+r}]; use the coarse interval where it starts in [a, b].
     start = t_fine[: fine.num_basis].clamp(min=coarse.domain[0]) + fine.tolerance
     m = torch.bucketize(start, coarse.breakpoints[1:-1], right=True)
-    local = torch.eye(r, dtype=t.dtype, device=t.device).expand(fine.num_basis, r, r)
-    for q in range(r - 1, 0, -1):
-        # r - q of the r - 1 arguments are used up; q + 1 coefficients become q.
-        x = t_fine[r - q : r - q + fine.num_basis, None]
-        first = m[:, None] + torch.arange(r - q, r, device=t.device)
-        left, right = t[first], t[first + q]
-        share = ((x - left) / (right - left))[..., None]
-        local = (1.0 - share) * local[:, :-1] + share * local[:, 1:]
+    # Oslo algorithm: in this order of the arguments zeros stay exact and nothing large cancels.
+    row = t.new_ones(fine.num_basis, 1)
+    for q in range(1, r):
+        x = t_fine[q : q + fine.num_basis, None]
+        left = m[:, None] + torch.arange(r - q, r, device=t.device)
+        share = (x - t[left]) / (t[left + q] - t[left])
+        row = pad((1.0 - share) * row, (0, 1)) + pad(share * row, (1, 0))
     columns = m[:, None] + torch.arange(r, device=t.device)
-    return Prolongation(columns, local[:, 0], coarse.num_basis)
+    return Prolongation(columns, row, coarse.num_basis)
 
 
 def _truncated_power_insertion(coarse: KnotGrid, fine: KnotGrid) -> Prolongation:
