@@ -1,4 +1,4 @@
-"""Empirical neural tangent kernels J J^T, and what bounds them (appendix C, Theorem 2).
+"""Empirical neural tangent kernels J J^T in either basis (appendix C).
 
 J holds the derivatives of all outputs at all points with respect to the weights. For spline layers
 w = A^T u gives J_u = J_w A^T, so the kernels of one function in the two bases are J_w J_w^T and
@@ -8,11 +8,9 @@ its weights is stable if its step is below 2 / rho, with rho the spectral radius
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jacrev
+from torch.func import functional_call, jacrev, vmap
 
 from kanlib.layers import SplineLayer
 
@@ -52,11 +50,11 @@ def jacobian(model: nn.Module, x: Tensor, weights: str = "all") -> Tensor:
     if not parameters:
         raise ValueError(f"model has no trainable weight for weights = {weights!r}")
 
-    def outputs(parameters: dict[str, Tensor]) -> Tensor:
-        return functional_call(model, parameters, (x,)).flatten()
+    def outputs(parameters: dict[str, Tensor], point: Tensor) -> Tensor:
+        return functional_call(model, parameters, (point,))
 
-    blocks = jacrev(outputs, chunk_size=1)(parameters)  # one row at a time
-    return torch.cat([blocks[name].flatten(1) for name in parameters], dim=1)
+    blocks = vmap(jacrev(outputs), in_dims=(None, 0))(parameters, x)
+    return torch.cat([blocks[name].flatten(2) for name in parameters], dim=2).flatten(0, 1)
 
 
 def tangent_kernel(model: nn.Module, x: Tensor, weights: str = "all") -> Tensor:
@@ -94,19 +92,3 @@ def spectrum(rows: Tensor) -> Tensor:
 def spectral_radius(rows: Tensor) -> float:
     """Return the largest eigenvalue of J J^T from the rows of J."""
     return float(torch.linalg.matrix_norm(rows, 2)) ** 2
-
-
-def symbol_maximum(order: int) -> float:
-    """Return 2**r / (r-1)!, the largest modulus of the symbol of the scaled A (eq. 41).
-
-    ``h**(r-1) A`` is Toeplitz with the symbol (1 - exp(i theta))**r / (r-1)! (eq. 40, corrected);
-    its largest singular value stays below this number and tends to it as n grows (Theorem 1).
-
-    Args:
-        order: order r.
-
-    Examples:
-        >>> [symbol_maximum(r) ** 2 for r in (1, 2, 3)]
-        [4.0, 16.0, 16.0]
-    """
-    return 2.0**order / math.factorial(order - 1)

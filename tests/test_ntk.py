@@ -10,11 +10,12 @@ from scipy.interpolate import BSpline
 
 from kanlib import KAN, MLP, KnotGrid
 from kanlib.change_of_basis import ChangeOfBasis
-from kanlib.ntk import jacobian, spectral_radius, spectrum, symbol_maximum, tangent_kernel
+from kanlib.ntk import jacobian, spectral_radius, spectrum, tangent_kernel
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 ORDERS = [1, 2, 3, 4]
+BASES = ("spline", "relu")
 
 
 def network(basis="spline", r=4, n=5, **options):
@@ -116,21 +117,6 @@ def test_spectrum_holds_the_eigenvalues_of_the_kernel():
     assert spectral_radius(rows) == pytest.approx(expected[0].item())
 
 
-@pytest.mark.parametrize("r", [1, 2, 3, 4, 5, 6])
-def test_singular_values_stay_below_the_symbol_and_approach_it(r):
-    angles = np.linspace(0, 2 * np.pi, 20001)
-    symbol = sum((-1) ** s * math.comb(r, s) * np.exp(1j * s * angles) for s in range(r + 1))
-    limit = np.abs(symbol).max() / math.factorial(r - 1)
-    assert symbol_maximum(r) == pytest.approx(limit, rel=1e-12)
-    gaps = []
-    for n in (10, 40, 160):
-        grid = KnotGrid.uniform(r, n)
-        norm = spectral_radius(ChangeOfBasis(grid).dense() * grid.h ** (r - 1)) ** 0.5
-        assert norm < limit
-        gaps.append((1 - norm / limit) * grid.num_basis**2)
-    assert gaps[-1] == pytest.approx(r * math.pi**2 / 8, rel=0.03)
-
-
 @pytest.mark.parametrize(("r", "beyond"), [(1, False), (2, True), (3, True), (4, True), (5, False)])
 def test_alternating_row_breaks_the_constant_four(r, beyond):
     size = 20
@@ -142,7 +128,7 @@ def test_alternating_row_breaks_the_constant_four(r, beyond):
     ]
     quotient = sum(v * v for v in image) / sum(v * v for v in z)
     assert (quotient > 4) == beyond
-    assert float(quotient) <= symbol_maximum(r) ** 2
+    assert quotient <= (2**r * scale) ** 2
 
 
 @pytest.mark.parametrize("r", ORDERS)
@@ -168,6 +154,53 @@ def test_kernel_left_of_the_domain_breaks_the_constant_four():
     relu = rescaled(relu, model.layers[0].grid)
     quotient = spectral_radius(spline) / spectral_radius(relu)
     assert quotient == pytest.approx((1 + math.sqrt(2)) ** 2)
+
+
+def test_residual_at_the_left_end_breaks_the_constant_four():
+    """For r = 3, a second-order operator at x = a whose row is a top singular vector of A."""
+    grid = KnotGrid.uniform(3, 6, (0.0, 6.0))  # h = 1: the basis is the rescaled one
+    t = grid.knots[: grid.num_basis]
+    powers = torch.stack([torch.relu(-t) ** 2, 2 * torch.relu(-t), 2.0 * (t <= 0)])
+    t_spline = np.arange(-2, 9.0)
+    dense = BSpline(t_spline, np.eye(grid.num_basis), 2)
+    splines = torch.from_numpy(np.stack([dense(0.0, nu=k) for k in range(3)]))
+    block = ChangeOfBasis(grid).dense()[:3, :3]
+    z = torch.linalg.svd(block).Vh[0]
+    operator = torch.linalg.solve(powers[:, :3].T, z)  # coefficients of u, u', u''
+    quotient = (operator @ splines).square().sum() / (operator @ powers).square().sum()
+    assert quotient == pytest.approx(6.9907, abs=1e-4)
+
+
+@pytest.mark.parametrize("r", ORDERS)
+def test_relu_kernel_scales_with_the_unit_of_length(r):
+    x, length = points(20, 1), 0.1
+    radius = {
+        (basis, c): spectral_radius(jacobian(KAN([1, 1], 5, r, (0.0, c), basis), c * x))
+        for basis in ("spline", "relu")
+        for c in (1.0, length)
+    }
+    assert radius["spline", length] == pytest.approx(radius["spline", 1.0])
+    assert radius["relu", length] == pytest.approx(radius["relu", 1.0] * length ** (2 * r - 2))
+
+
+@pytest.mark.parametrize(("r", "beta"), [(1, math.pi / 2), (2, 1.8751040687)])
+def test_quotient_of_radii_follows_the_law_of_string_and_beam(r, beta):
+    n = 300
+    x = ((torch.arange(4 * n) + 0.5) / (4 * n))[:, None]
+    spline, relu = (spectral_radius(jacobian(KAN([1, 1], n, r, basis=b), x)) for b in BASES)
+    assert spline / relu * n**2 == pytest.approx(beta ** (2 * r), rel=0.03)
+
+
+def test_steps_of_splines_shrink_where_activations_leave_the_domain():
+    """At a distance d beyond a, continued spline rows grow like d / h."""
+    inside, outside = (torch.tensor([[v]]) for v in (0.5, -0.5))
+    radius = {
+        (n, where): spectral_radius(jacobian(KAN([1, 1], n, 3), x))
+        for n in (20, 40)
+        for where, x in (("inside", inside), ("outside", outside))
+    }
+    assert radius[40, "inside"] == pytest.approx(radius[20, "inside"])
+    assert radius[40, "outside"] / radius[20, "outside"] == pytest.approx(4, rel=0.01)
 
 
 @pytest.mark.parametrize("basis", ["spline", "relu"])
