@@ -92,4 +92,5 @@ def _power(distance: Tensor, degree: int, derivative: int) -> Tensor:
         step = (distance >= 0) + 0 * distance  # the second term keeps NaN
         return math.factorial(degree) * step
     positive = threshold(distance, -torch.finfo(distance.dtype).tiny, 0.0)
-    return math.perm(degree, derivative) * positive**exponent
+    power = positive**exponent
+    return math.perm(degree, derivative) * power if derivative else power
