@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from kanlib.multilevel import Schedule, train_multilevel
 from kanlib.networks import KAN, MLP
@@ -376,6 +377,7 @@ def _results(jobs: list[tuple[Any, ...]], workers: int) -> Iterator[tuple[dict[s
 def _start_worker() -> None:
     """Give a worker one thread; Ctrl-C is for its parent to handle, whose end is its own."""
     torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())  # its own, a semaphore, leaks when a worker is killed
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
