@@ -69,7 +69,9 @@ def picture(record: dict[str, Any]) -> str:
     ]
     for power in range(-6, -1):
         at = f"{y(10.0**power):.1f}"
-        parts.append(f'<line x1="{left}" x2="{width}" y1="{at}" y2="{at}" stroke="{GREY}" opacity=".3"/>')
+        parts.append(
+            f'<line x1="{left}" x2="{width}" y1="{at}" y2="{at}" stroke="{GREY}" opacity=".3"/>'
+        )
         parts.append(
             f'<text x="{left - 10}" y="{at}" dy="5" text-anchor="end">10'
             f'<tspan dy="-6" font-size="10">{power}</tspan></text>'
