@@ -18,12 +18,30 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 CLAIMS = Path(__file__).resolve().parent / "claims"
 FIELDS = ("id", "statement", "source", "paper", "verdict", "what", "measured", "test")
 VERDICTS = ("reproduced", "corrected", "not reproduced")
+NOT_IN_PAPER = "not in the paper"
+"""The source of a statement that this book adds."""
+
+PLACES = {
+    "section 1": 0.0, "section 2": 0.1, "section 2.1": 0.2, "lemma 1": 3.1, "lemma 2": 4.1,
+    "corollary 1": 5.1, "lemma 3": 7.1, "section 2.2": 7.2, "lemma 4": 7.3, "figure 1": 12.1,
+    "figure 2": 12.2, "section 2.3": 12.3, "figure 3": 12.4, "section 3": 12.5, "lemma 5": 17.1,
+    "table 1": 18.1, "remark 1": 18.2, "section 4": 18.3, "section 4.1": 18.4,
+    "definition 1": 21.1, "proposition 1": 22.1, "algorithm 1": 23.1, "section 4.2": 23.2,
+    "lemma 6": 25.1, "section 4.3": 25.2, "section 5": 25.3, "section 5.1": 25.4, "table 2": 26.1,
+    "figure 4": 26.2, "section 5.2": 26.3, "section 5.2.1": 26.4, "figure 5": 28.1,
+    "figure 6": 28.2, "section 5.2.2": 28.3, "table 3": 28.4, "section 5.2.3": 28.5,
+    "figure 7": 28.6, "figure 8": 28.7, "section 6": 28.8, "appendix a": 28.9,
+    "appendix b": 30.1, "proposition 2": 30.2, "lemma 7": 32.1, "appendix c": 37.1,
+    "theorem 1": 37.2, "theorem 2": 37.3, "appendix d": 41.1, "appendix e": 42.1, "figure 9": 42.2,
+}  # fmt: skip
+"""Where things stand in the paper; equation k stands at k."""
 
 
 def load_claims(folder: Path | None = None) -> dict[str, list[dict[str, Any]]]:
@@ -90,3 +108,38 @@ def claim(
         agrees = abs(measured - stored) <= (tolerance or 0.0) * abs(stored)
         expected = f"{stored:g} within {tolerance or 0.0:g} of itself"
     assert agrees, f"claim {id!r}: measured {measured:g}, stored {stored:g}, expected {expected}"
+
+
+def place(source: str) -> float:
+    """Return where a source such as "Lemma 2, eq. (5)" or "§4.2" stands in the paper.
+
+    Of several statements the first counts, and of a statement and a section the later one.
+
+    Raises:
+        ValueError: if no part of the paper is named.
+    """
+    text = source.lower().replace("§", "section ").replace("equation", "eq.")
+    text = text.replace("sec.", "section").replace("fig.", "figure")
+    sections, statements = [], []
+    for kind, number in re.findall(r"\b([a-z]+?)s? +(\d[\d.]*|[a-e]\b)", text):
+        if f"{kind} {number.rstrip('.')}" in PLACES:
+            found = sections if kind in ("section", "appendix") else statements
+            found.append(PLACES[f"{kind} {number.rstrip('.')}"])
+    statements += [float(number) for number in re.findall(r"\beqs?\. *\(?(\d+)", text)]
+    if not sections and not statements:
+        raise ValueError(f"source {source!r} names no part of the paper, such as 'Lemma 2'")
+    return max([*sections, *statements[:1]])
+
+
+def ordered_claims(folder: Path | None = None) -> list[dict[str, Any]]:
+    """Return all entries in the paper's order, each with its chapter.
+
+    What is not in the paper follows the last statement of its chapter.
+    """
+    entries = []
+    for chapter, claims in load_claims(folder).items():
+        own = [entry["source"] == NOT_IN_PAPER for entry in claims]
+        places = [0.0 if new else place(e["source"]) for new, e in zip(own, claims, strict=True)]
+        for new, at, entry in zip(own, places, claims, strict=True):
+            entries.append((max(places) if new else at, chapter, {**entry, "chapter": chapter}))
+    return [entry for *_, entry in sorted(entries, key=lambda item: item[:2])]

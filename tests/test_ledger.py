@@ -1,10 +1,15 @@
 """The claims ledger, on a ledger of its own."""
 
+import ast
 import json
+from pathlib import Path
 
+import nbformat
 import pytest
 
 from book import ledger
+
+ROOT = Path(ledger.__file__).parents[1]
 
 ENTRY = {
     "id": "slope",
@@ -93,3 +98,76 @@ def test_load_claims_names_a_faulty_entry(folder, entry, message):
     write(folder / "03-y.json", entry)
     with pytest.raises(ValueError, match=message):
         ledger.load_claims()
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [
+        ["Section 1", "eq. (2)", "Lemma 1", "Lemma 2, eq. (5)", "Corollary 1", "Figure 2b"],
+        ["§2.2", "Fig. 1", "sec. 2.3", "§3", "§3, after eq. 17", "Remark 1, Theorem 2"],
+        ["eqs. (19), (20)", "§4.1, after eq. (20)", "Proposition 1, eqs. (21), (23)", "§4.2"],
+        ["Section 5.1", "Table 2, section 5.1", "Equation (27)", "§6", "Appendix A"],
+        ["Appendix B, before Corollary 1", "Proposition 2", "eq. (36)", "Theorem 1 (appendix C)"],
+    ],
+)
+def test_place_follows_the_order_of_the_paper(sources):
+    places = [ledger.place(source) for source in sources]
+    assert places == sorted(set(places))
+
+
+@pytest.mark.parametrize("source", ["", "not in the paper", "Lemma 99", "somewhere"])
+def test_place_names_a_source_that_the_paper_does_not_have(source):
+    with pytest.raises(ValueError, match=repr(source)):
+        ledger.place(source)
+
+
+def test_ordered_claims_puts_what_is_new_at_the_end_of_its_chapter(folder):
+    entries = [("a", "Table 2"), ("b", "not in the paper"), ("c", "Section 5.1")]
+    write(folder / "05-1-z.json", *({**ENTRY, "id": i, "source": s} for i, s in entries))
+    found = [(entry["id"], entry["chapter"]) for entry in ledger.ordered_claims()]
+    assert found == [
+        *[("slope", "02-2-x"), ("error", "02-2-x")],
+        *[("c", "05-1-z"), ("a", "05-1-z"), ("b", "05-1-z")],
+    ]
+
+
+# The ledger of the book itself.
+
+
+def claimed(path):
+    """Return the ids that a chapter passes to claim(), and all strings in the cells that do."""
+    ids, strings = set(), set()
+    for cell in nbformat.read(path, as_version=4).cells:
+        tree = ast.parse(cell.source if cell.cell_type == "code" else "")
+        nodes = list(ast.walk(tree))
+        calls = [n for n in nodes if isinstance(n, ast.Call) and ast.unparse(n.func) == "claim"]
+        if calls:
+            strings |= {n.value for n in nodes if isinstance(n, ast.Constant)}
+            ids |= {c.args[0].value for c in calls if isinstance(c.args[0], ast.Constant)}
+    return ids, strings
+
+
+BOOK_CLAIMS = ledger.load_claims(ROOT / "book" / "claims")
+
+
+@pytest.mark.parametrize("chapter", sorted(path.stem for path in ROOT.glob("book/*.ipynb")))
+def test_chapter_and_ledger_agree(chapter):
+    ids, strings = claimed(ROOT / "book" / f"{chapter}.ipynb")
+    listed = {entry["id"] for entry in BOOK_CLAIMS.get(chapter, [])}
+    assert ids <= listed, "the chapter measures a claim that its file lacks"
+    assert listed <= strings, "the file has a claim that its chapter does not measure"
+
+
+@pytest.mark.parametrize("chapter", BOOK_CLAIMS)
+def test_ledger_entry_has_a_chapter_and_a_place(chapter):
+    assert (ROOT / "book" / f"{chapter}.ipynb").exists()
+    assert ledger.ordered_claims(ROOT / "book" / "claims")
+
+
+@pytest.mark.parametrize("test", sorted({e["test"] for es in BOOK_CLAIMS.values() for e in es}))
+def test_ledger_entry_is_guarded_by_a_test(test):
+    path, name = test.split("::")
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    functions = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    assert name.startswith("test_")
+    assert name in functions
