@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 JOBS ?= 2
 SOURCE ?= .
-CHAPTERS ?= $(wildcard book/[0-9A-Z]*.ipynb book/errata.ipynb)
+CHAPTERS ?= $(wildcard book/*.ipynb)
 EXPERIMENTS = regression
 
 INSTALLED = $(VENV)/.installed
@@ -55,8 +55,8 @@ $(INSTALLED): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python >= 3.10 is needed: make PYTHON=python3.12")'
 	@echo "Installing into $(VENV), a few minutes the first time"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	@$(BIN)/pip install -qq --disable-pip-version-check -r requirements.txt
+	@$(BIN)/pip install -qq --disable-pip-version-check --no-deps -e .
 	@touch $@
 
 # A build that failed is forgotten: the next one would say nothing of pages it has already read.

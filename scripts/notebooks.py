@@ -64,7 +64,7 @@ CELL_TIMEOUT = 600
 
 def chapters(book: Path = BOOK) -> list[Path]:
     """Return the committed chapters, in the order of their names."""
-    return sorted([*book.glob("[0-9A-Z]*.ipynb"), *book.glob("errata.ipynb")])
+    return sorted(book.glob("*.ipynb"))
 
 
 def tags(cell: NotebookNode) -> list[str]:
