@@ -4,7 +4,9 @@ from kanlib.knots import KnotGrid
 from kanlib.layers import SplineLayer
 from kanlib.multilevel import Schedule, train_multilevel
 from kanlib.networks import KAN, MLP
-from kanlib.training import MeanSquaredError, Run, linear_ramp, train
+from kanlib.objectives import MeanSquaredError
+from kanlib.runs import Run
+from kanlib.training import linear_ramp, train
 from kanlib.transfer import prolongation
 
 __version__ = "0.1.0"

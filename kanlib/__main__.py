@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from kanlib.experiments import EXPERIMENTS, find_experiment, run_and_record
+from kanlib.experiments import EXPERIMENTS, find_experiment
 from kanlib.records import load_record, runs_of
+from kanlib.runner import run_and_record
 
 RESULTS = Path("book") / "results"
 

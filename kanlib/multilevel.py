@@ -11,7 +11,9 @@ from torch import nn
 
 from kanlib.carry import carried_optimizer
 from kanlib.networks import KAN
-from kanlib.training import Objective, OptimizerFactory, Run, SchedulerFactory, Trainer, lbfgs
+from kanlib.objectives import Objective
+from kanlib.runs import Run
+from kanlib.training import OptimizerFactory, SchedulerFactory, Trainer, lbfgs
 
 OPTIMIZER_STATES = ("fresh", "carried")
 

@@ -1,4 +1,4 @@
-"""Training on one level: objective, optimizer, history, progress, checkpoints.
+"""Training on one level: optimizer, progress, divergence, Ctrl-C, checkpoints.
 
 An objective is any function that takes the model and returns a scalar loss. An optimizer is given
 as a function from parameters to a torch optimizer, e.g. ``functools.partial(torch.optim.Adam,
@@ -17,7 +17,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,12 +30,13 @@ from tqdm import TqdmWarning
 
 from kanlib.checkpoints import load_checkpoint, save_checkpoint
 from kanlib.geometry import Iteration, new_optimizer
+from kanlib.objectives import Objective
+from kanlib.runs import History, Level, Run
 
 with warnings.catch_warnings():  # a notebook without ipywidgets gets no bar, and no complaint
     warnings.simplefilter("ignore", TqdmWarning)
     from tqdm.auto import tqdm
 
-Objective = Callable[..., Tensor]
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer] | Iteration
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
 Model = TypeVar("Model", bound=nn.Module)
@@ -87,132 +88,6 @@ def linear_ramp(initial_lr: float, steps: int) -> SchedulerFactory:
     return ramp
 
 
-class MeanSquaredError:
-    """The objective mean((model(x) - y)**2) over a fixed data set.
-
-    Args:
-        x: inputs of shape (N, P).
-        y: targets of shape (N, Q), same dtype and device as x.
-
-    Raises:
-        ValueError: if the data are empty, not finite, not two-dimensional or do not match.
-
-    Examples:
-        >>> objective = MeanSquaredError(torch.zeros(4, 2), torch.ones(4, 1))
-        >>> objective(lambda x: x.sum(dim=1, keepdim=True))
-        tensor(1.)
-    """
-
-    def __init__(self, x: Tensor, y: Tensor) -> None:
-        for name, data in (("x", x), ("y", y)):
-            if not isinstance(data, Tensor) or not data.is_floating_point():
-                kind = data.dtype if isinstance(data, Tensor) else type(data).__name__
-                raise TypeError(f"{name} must be a floating-point tensor, got {kind}")
-            if data.ndim != 2 or data.shape[0] == 0:
-                raise ValueError(
-                    f"{name} must have shape (N, features) with N >= 1, got {tuple(data.shape)}"
-                )
-            bad = ~torch.isfinite(data).all(dim=1)
-            if bad.any():
-                raise ValueError(
-                    f"{name} must be finite, got NaN or infinite entries in {int(bad.sum())} "
-                    f"row(s), the first at {int(bad.nonzero()[0])}: remove or repair them"
-                )
-        if x.shape[0] != y.shape[0] or x.dtype != y.dtype or x.device != y.device:
-            raise ValueError(
-                "x and y must agree in rows, dtype and device, got "
-                f"{tuple(x.shape)} {x.dtype} {x.device} and {tuple(y.shape)} {y.dtype} {y.device}"
-            )
-        self.x, self.y = x, y
-
-    def __call__(self, model: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return the mean squared error of the model."""
-        prediction = model(self.x)
-        if prediction.shape != self.y.shape:
-            raise ValueError(
-                f"model output has shape {tuple(prediction.shape)} but y has "
-                f"{tuple(self.y.shape)}: the last width of the model must be {self.y.shape[1]}"
-            )
-        return (prediction - self.y).square().mean()
-
-
-@dataclass
-class History:
-    """One entry a step, plus one at the end of each level; all lists have the same length.
-
-    ``loss[i]`` is the loss before step i (after the last step, in the entry that ends a level).
-    ``work`` counts coarse epochs, ``evaluations`` calls of the objective, both accumulated.
-    ``metrics`` holds one row for each evaluation of the user's metrics.
-    """
-
-    level: list[int] = field(default_factory=list)
-    epoch: list[int] = field(default_factory=list)
-    loss: list[float] = field(default_factory=list)
-    learning_rate: list[float] = field(default_factory=list)
-    work: list[float] = field(default_factory=list)
-    evaluations: list[int] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    metrics: list[dict[str, float]] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.loss)
-
-    def __repr__(self) -> str:
-        if not self.loss:
-            return "History(empty)"
-        return f"History({len(self)} entries, loss {self.loss[0]:.3e} -> {self.loss[-1]:.3e})"
-
-
-@dataclass
-class Level:
-    """Summary of one level of a run: its own epochs, work, evaluations and seconds."""
-
-    n: int | None
-    num_parameters: int
-    epochs: int
-    loss: float
-    work: float
-    evaluations: int
-    seconds: float
-
-
-@dataclass(repr=False)
-class Run:
-    """The result of a training: the model, its history and how the run ended.
-
-    ``status`` is "completed", "interrupted" (Ctrl-C; the model holds the last finished step) or
-    "diverged" (the model holds the last parameters with a finite loss; ``message`` says where).
-    ``work`` counts coarse epochs: an epoch on n intervals costs n / n_coarse.
-    """
-
-    model: Any
-    history: History
-    levels: list[Level]
-    status: str = "completed"
-    message: str = ""
-
-    @property
-    def loss(self) -> float:
-        """Loss of the returned model."""
-        return self.levels[-1].loss
-
-    @property
-    def work(self) -> float:
-        """Total work in coarse epochs."""
-        return sum(level.work for level in self.levels)
-
-    def __repr__(self) -> str:
-        lines = [f"Run({self.status}{': ' + self.message if self.message else ''})"]
-        lines.append("level      n  parameters  epochs       loss      work     seconds")
-        for number, v in enumerate(self.levels):
-            n = "-" if v.n is None else v.n
-            lines.append(
-                f"{number:5d}  {n:>5}  {v.num_parameters:10d}  {v.epochs:6d}  {v.loss:9.3e}  "
-                f"{v.work:8g}  {v.seconds:10.2f}"
-            )
-        return "\n".join(lines)
-
-
 def train(
     model: nn.Module,
     objective: Objective,
@@ -258,6 +133,7 @@ def train(
         OSError: if the checkpoint cannot be written; found out before the first step.
 
     Examples:
+        >>> from kanlib import MeanSquaredError
         >>> x = torch.linspace(0, 1, 50)[:, None]
         >>> line = nn.Linear(1, 1)
         >>> run = train(line, MeanSquaredError(x, 2 * x), epochs=5, progress=False)

@@ -14,7 +14,7 @@ from functools import partial
 import pytest
 import torch
 
-from kanlib import experiments
+from kanlib import experiments, runner
 from kanlib.__main__ import main
 from kanlib.checkpoints import load_checkpoint
 from kanlib.experiments import EXPERIMENTS
@@ -96,7 +96,7 @@ def test_run_defaults_to_all_cases_seeds_and_the_record_of_the_book(cli, monkeyp
 def test_run_resumes_and_repeats_what_is_recorded(cli, monkeypatch):
     command = ["run", "regression", "--quick", "--case", "mlp-5", "--seed", "1", "--out", "r.json"]
     first = cli(*command)
-    monkeypatch.setattr(experiments, "_run_job", lambda job: pytest.fail("it ran again"))
+    monkeypatch.setattr(runner, "_run_job", lambda job: pytest.fail("it ran again"))
     assert cli(*command, "--resume") == first
 
 
@@ -122,7 +122,7 @@ def test_run_interrupted_returns_130_and_says_how_to_go_on(cli, monkeypatch):
     def interrupted(job):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiments, "_run_job", interrupted)
+    monkeypatch.setattr(runner, "_run_job", interrupted)
     status, _, err = cli("run", "regression", "--quick", "--case", "mlp-5")
     assert (status, err) == (
         130,

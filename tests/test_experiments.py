@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from kanlib import MeanSquaredError, experiments
-from kanlib.experiments import EXPERIMENTS, find_case, find_experiment, run_and_record
+from kanlib import MeanSquaredError, experiments, runner
+from kanlib.experiments import EXPERIMENTS, find_case, find_experiment
 from kanlib.problems.regression import regression
 from kanlib.records import load_record
+from kanlib.runner import run_and_record
 
 REGRESSION = EXPERIMENTS["regression"]
 #: Table 2 of the paper: parameters, mean and standard deviation of the mean squared error.
@@ -267,7 +268,7 @@ def test_mistakes_are_named_before_anything_runs(change, text, tmp_path):
 
 
 def test_record_that_cannot_be_written_is_known_before_anything_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiments, "_run_job", lambda job: pytest.fail("it ran"))
+    monkeypatch.setattr(runner, "_run_job", lambda job: pytest.fail("it ran"))
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match=r"cannot write .*r\.json .*: choose"):
         record_of(tmp_path / "file" / "r.json", "mlp-5")
@@ -397,7 +398,7 @@ def pid_of(folder, seed):
 
 @pytest.fixture
 def stubbed(monkeypatch):
-    monkeypatch.setattr(experiments, "_run_job", stub_job)
+    monkeypatch.setattr(runner, "_run_job", stub_job)
 
 
 @pytest.mark.slow
@@ -423,7 +424,7 @@ def test_worker_that_is_killed_is_reported(stubbed, tmp_path):
 
 
 def run_with_a_worker(folder):
-    experiments._run_job = stub_job
+    runner._run_job = stub_job
     record_of(folder / "r.json", "mlp-5", seeds=(91,), workers=2)
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kanlib.experiments import EXPERIMENTS, run_and_record
+from kanlib.experiments import EXPERIMENTS
 from kanlib.records import find_run, load_record, runs_of
+from kanlib.runner import run_and_record
 
 ROOT = Path(__file__).resolve().parent.parent
 CASES = EXPERIMENTS["regression"].cases

@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 from tqdm import tqdm
 
 from kanlib import KAN, MeanSquaredError, linear_ramp, train
-from kanlib.training import DIVERGENCE_FACTOR, History
+from kanlib.runs import History
+from kanlib.training import DIVERGENCE_FACTOR
 
 OPTIMIZERS = {
     "sgd": partial(torch.optim.SGD, lr=0.1),

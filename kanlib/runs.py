@@ -1,0 +1,83 @@
+"""What a training returns: the model, a history with one entry a step, a summary of each level."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class History:
+    """One entry a step, plus one at the end of each level; all lists have the same length.
+
+    ``loss[i]`` is the loss before step i (after the last step, in the entry that ends a level).
+    ``work`` counts coarse epochs, ``evaluations`` calls of the objective, both accumulated.
+    ``metrics`` holds one row for each evaluation of the user's metrics.
+    """
+
+    level: list[int] = field(default_factory=list)
+    epoch: list[int] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+    learning_rate: list[float] = field(default_factory=list)
+    work: list[float] = field(default_factory=list)
+    evaluations: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    metrics: list[dict[str, float]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.loss)
+
+    def __repr__(self) -> str:
+        if not self.loss:
+            return "History(empty)"
+        return f"History({len(self)} entries, loss {self.loss[0]:.3e} -> {self.loss[-1]:.3e})"
+
+
+@dataclass
+class Level:
+    """Summary of one level of a run: its own epochs, work, evaluations and seconds."""
+
+    n: int | None
+    num_parameters: int
+    epochs: int
+    loss: float
+    work: float
+    evaluations: int
+    seconds: float
+
+
+@dataclass(repr=False)
+class Run:
+    """The result of a training: the model, its history and how the run ended.
+
+    ``status`` is "completed", "interrupted" (Ctrl-C; the model holds the last finished step) or
+    "diverged" (the model holds the last parameters with a finite loss; ``message`` says where).
+    ``work`` counts coarse epochs: an epoch on n intervals costs n / n_coarse.
+    """
+
+    model: Any
+    history: History
+    levels: list[Level]
+    status: str = "completed"
+    message: str = ""
+
+    @property
+    def loss(self) -> float:
+        """Loss of the returned model."""
+        return self.levels[-1].loss
+
+    @property
+    def work(self) -> float:
+        """Total work in coarse epochs."""
+        return sum(level.work for level in self.levels)
+
+    def __repr__(self) -> str:
+        lines = [f"Run({self.status}{': ' + self.message if self.message else ''})"]
+        lines.append("level      n  parameters  epochs       loss      work     seconds")
+        for number, v in enumerate(self.levels):
+            n = "-" if v.n is None else v.n
+            lines.append(
+                f"{number:5d}  {n:>5}  {v.num_parameters:10d}  {v.epochs:6d}  {v.loss:9.3e}  "
+                f"{v.work:8g}  {v.seconds:10.2f}"
+            )
+        return "\n".join(lines)
