@@ -1,5 +1,6 @@
 """What all tests share: reproducible properties, one thread, a float64 default on request."""
 
+import signal
 from collections.abc import Iterator
 
 import hypothesis
@@ -10,6 +11,8 @@ hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, prin
 hypothesis.settings.register_profile("search", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile("ci")  # `pytest --hypothesis-profile=search` looks further
 torch.set_num_threads(1)
+# A shell that starts the tests in the background has Ctrl-C ignored, and some tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
