@@ -41,13 +41,22 @@ def test_runs_are_as_few_as_can_be():
     assert len(RUNS) == largest * second
 
 
-def test_chapter_holds_its_assertions(path, run, tmp_path):
+def execute(path, run, out):
     papermill.execute_notebook(
         path,
-        tmp_path / path.name,
+        out,
         parameters=run,
         cwd=path.parent,
         kernel_name="python3",
         execution_timeout=CELL_TIMEOUT,
         progress_bar=False,
     )
+
+
+def test_chapter_holds_its_assertions(path, run, tmp_path):
+    try:
+        execute(path, run, tmp_path / path.name)
+    except RuntimeError as error:  # two kernels that start at once can be given the same port
+        if "Kernel died before replying" not in str(error):
+            raise
+        execute(path, run, tmp_path / path.name)
