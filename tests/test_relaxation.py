@@ -134,6 +134,23 @@ def test_smallest_rates_scale_with_the_grid_like_h_and_like_h_to_the_power_2r_mi
         assert np.log2(coarse / fine) == pytest.approx(power, abs=0.02)
 
 
+@pytest.mark.parametrize("r", [1, 2, 3])
+def test_largest_steps_of_splines_outgrow_those_of_truncated_powers(r):
+    """Like n**2, and so like n**(2 r) if the powers are scaled by h**(1 - r) (Remark 1)."""
+    sizes, ratios = (80, 160), []
+    for n in sizes:
+        grid = KnotGrid.uniform(r, n)
+        x, weights, b = collocation(grid, r + 1)
+        distance = x[:, None] - grid.knots.numpy()[: grid.num_basis]
+        psi = np.where(distance >= 0, distance.clip(min=0) ** (r - 1), 0)
+        steps = [2 / np.linalg.eigvalsh(f.T @ (weights[:, None] * f))[-1] for f in (b, psi)]
+        for row, step in zip("uw", steps, strict=True):
+            assert largest_stable_step(spectrum(grid, row, row)) == pytest.approx(step)
+        ratios.append(steps[0] / steps[1])
+    power = np.log2(ratios[1] / ratios[0])
+    assert power == pytest.approx(2, abs=0.15)
+
+
 def test_largest_stable_step_is_set_by_the_eigenvalue_nearest_to_growth():
     turning = torch.tensor([[0.5, 1.0], [-1.0, 0.5]])  # eigenvalues 0.5 +- i
     step = largest_stable_step(torch.linalg.eigvals(turning))
