@@ -132,7 +132,7 @@ def place(source: str) -> float:
 
 
 def ordered_claims(folder: Path | None = None) -> list[dict[str, Any]]:
-    """Return all entries in the paper's order, each with its chapter.
+    """Return all entries in the paper's order, each with its chapter and its place.
 
     What is not in the paper follows the last statement of its chapter.
     """
@@ -141,5 +141,12 @@ def ordered_claims(folder: Path | None = None) -> list[dict[str, Any]]:
         own = [entry["source"] == NOT_IN_PAPER for entry in claims]
         places = [0.0 if new else place(e["source"]) for new, e in zip(own, claims, strict=True)]
         for new, at, entry in zip(own, places, claims, strict=True):
-            entries.append((max(places) if new else at, chapter, {**entry, "chapter": chapter}))
-    return [entry for *_, entry in sorted(entries, key=lambda item: item[:2])]
+            at = max(places) if new else at
+            entries.append({**entry, "chapter": chapter, "place": at})
+    return sorted(entries, key=lambda entry: (entry["place"], entry["chapter"]))
+
+
+def section(entry: dict[str, Any]) -> str:
+    """Return the section or appendix of the paper that an entry of `ordered_claims` belongs to."""
+    headings = {at: name for name, at in PLACES.items() if name.startswith(("section", "appendix"))}
+    return headings[max(at for at in headings if at <= entry["place"])].capitalize()

@@ -124,7 +124,9 @@ def test_place_names_a_source_that_the_paper_does_not_have(source):
 def test_ordered_claims_puts_what_is_new_at_the_end_of_its_chapter(folder):
     entries = [("a", "Table 2"), ("b", "not in the paper"), ("c", "Section 5.1")]
     write(folder / "05-1-z.json", *({**ENTRY, "id": i, "source": s} for i, s in entries))
-    found = [(entry["id"], entry["chapter"]) for entry in ledger.ordered_claims()]
+    ordered = ledger.ordered_claims()
+    assert [ledger.section(entry) for entry in ordered][1:3] == ["Section 2.2", "Section 5.1"]
+    found = [(entry["id"], entry["chapter"]) for entry in ordered]
     assert found == [
         *[("slope", "02-2-x"), ("error", "02-2-x")],
         *[("c", "05-1-z"), ("a", "05-1-z"), ("b", "05-1-z")],
