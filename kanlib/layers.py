@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -136,8 +137,14 @@ class SplineLayer(nn.Module):
 
     def _evaluate_pieces(self, x: Tensor) -> Tensor:
         """Evaluate the polynomial of each edge on the interval of x: cost a point free of n."""
+        index, powers = bspline.local_powers(
+            x, self.breakpoints, self.grid.order, 0, self.extension
+        )
+        return (self._pieces(index) * powers.flatten(-2)[..., None]).sum(-2)
+
+    def _pieces(self, index: Tensor) -> Tensor:
+        """Return the coefficients (..., P r, Q) of each edge's polynomial on these intervals."""
         inputs, outputs, n, r = self.in_features, self.out_features, self.grid.n, self.grid.order
-        index, powers = bspline.local_powers(x, self.breakpoints, r, 0, self.extension)
         if self.basis == "spline":
             # The r weights of each interval, (Q, P, n, r); unfold has no vmap over its backward.
             local = torch.stack([self.weight[..., l : l + n] for l in range(r)], dim=-1)
@@ -146,8 +153,34 @@ class SplineLayer(nn.Module):
             polynomials = torch.einsum("mjk,qpj->pmkq", self._table, self.weight)
         rows = index + n * torch.arange(inputs, device=index.device)
         picked = polynomials.reshape(inputs * n, r * outputs).index_select(0, rows.flatten())
-        picked = picked.view(*index.shape[:-1], inputs * r, outputs)
-        return (picked * powers.flatten(-2)[..., None]).sum(-2)
+        return picked.view(*index.shape[:-1], inputs * r, outputs)
+
+    def propagate(self, channels: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
+        """Map value, first and second derivatives of x to those of the layer's output.
+
+        With s the spline of an edge, the outputs are sums over the inputs p of s(x_p),
+        s'(x_p) x_a for each direction a, and s''(x_p) x_a x_b + s'(x_p) x_ab for each pair.
+
+        Args:
+            channels: values of x, then first derivatives along D directions, then second
+                derivatives for the pairs, of shape (1 + D + K, ..., P).
+            pairs: K pairs (a, b) of directions.
+
+        Returns:
+            Channels of the output, of shape (1 + D + K, ..., Q).
+        """
+        value, count = channels[0], len(channels) - len(pairs)
+        local = [
+            bspline.local_powers(value, self.breakpoints, self.grid.order, d, self.extension)
+            for d in range(3)
+        ]
+        powers, slopes, curvatures = (powers for _, powers in local)
+        first = channels[1:count, ..., None]
+        terms = [powers, *(slopes * x_a for x_a in first)]
+        for (a, b), x_ab in zip(pairs, channels[count:, ..., None], strict=True):
+            terms.append(curvatures * first[a] * first[b] + slopes * x_ab)
+        rows = torch.stack([term.flatten(-2) for term in terms], dim=-2)
+        return (rows @ self._pieces(local[0][0])).movedim(-2, 0)
 
     def refine(self, grid: KnotGrid | None = None) -> SplineLayer:
         """Return a new layer on a finer grid that is the same function, by exact prolongation.

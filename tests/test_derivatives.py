@@ -1,0 +1,163 @@
+"""Jets against two backward passes of autograd, finite differences, and formulas by hand."""
+
+import pytest
+import torch
+from torch import nn
+
+from kanlib import KAN, MLP, KnotGrid, SplineLayer
+from kanlib.bspline import EXTENSIONS
+from kanlib.derivatives import Jet, propagate
+from kanlib.networks import ACTIVATIONS
+from kanlib.transfer import BASES
+
+PAIRS = [(0, 0), (0, 1), (1, 1)]
+UNEVEN = [0.0, 0.1, 0.15, 0.5, 0.9, 1.0]
+every_basis = pytest.mark.parametrize("basis", BASES)
+
+
+def points(count=60, features=2, seed=3):
+    """Return points inside and outside [0, 1], some on breakpoints."""
+    x = 1.4 * torch.rand(count, features, generator=torch.Generator().manual_seed(seed)) - 0.2
+    x[:6, 0] = torch.tensor(UNEVEN)
+    return x.double()
+
+
+def with_level_set(x):
+    return torch.cat([x, (x[:, :1] - 0.43).abs() * x[:, 1:2]], dim=1)
+
+
+def make_kan(widths=(2, 4, 1), **options):
+    torch.manual_seed(0)
+    return KAN(widths, **({"dtype": torch.float64, "init_scale": 0.5} | options))
+
+
+def by_autograd(function, x):
+    """Return value, gradient (N, 2) and Hessian (N, 2, 2) of a scalar function of x."""
+    x = x.clone().requires_grad_()
+    value = function(x)
+    gradient = torch.autograd.grad(value.sum(), x, create_graph=True)[0]
+    rows = []
+    for a in range(x.shape[1]):
+        total = gradient[:, a].sum() + 0 * x.sum()
+        rows.append(torch.autograd.grad(total, x, create_graph=True)[0])
+    return value, gradient, torch.stack(rows, dim=1)
+
+
+def assert_equal_to_autograd(model, x, features=None, rtol=1e-12):
+    jet = propagate(model, Jet.at(x, pairs=PAIRS, features=features))
+    value, gradient, hessian = by_autograd(lambda x: model(features(x) if features else x), x)
+    computed = [jet.value, jet.d(0), jet.d(1), *(jet.d(a, b) for a, b in PAIRS)]
+    expected = [value[:, 0], *gradient.T, *(hessian[:, a, b] for a, b in PAIRS)]
+    for c, e in zip(computed, expected, strict=True):
+        scale = max(e.abs().max().item(), 1e-3)
+        torch.testing.assert_close(c[:, 0], e, rtol=0, atol=rtol * scale)
+    return jet, value, gradient, hessian
+
+
+# Networks
+
+
+@every_basis
+@pytest.mark.parametrize("r", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("first", ["spline", "affine"])
+def test_jet_of_a_kan_equals_autograd(basis, r, first):
+    model = make_kan((2, 4, 3, 1), r=r, basis=basis, first=first, breakpoints=UNEVEN)
+    assert_equal_to_autograd(model, points(), rtol=1e-10 if basis == "relu" else 1e-12)
+
+
+@pytest.mark.parametrize("activation", [*ACTIVATIONS])
+def test_jet_of_a_perceptron_equals_autograd(activation):
+    torch.manual_seed(0)
+    assert_equal_to_autograd(MLP([2, 7, 6, 1], activation, dtype=torch.float64), points())
+
+
+def test_jet_of_a_sequence_equals_autograd():
+    torch.manual_seed(0)
+    layers = [nn.Linear(2, 5), nn.Sigmoid(), nn.Linear(5, 4, bias=False), nn.Identity(), nn.Tanh()]
+    model = nn.Sequential(*layers, nn.Linear(4, 1)).double()
+    assert_equal_to_autograd(model, points())
+
+
+@pytest.mark.parametrize("model", [make_kan((3, 4, 1)), MLP([3, 5, 1], "tanh").double()])
+def test_level_set_enters_as_a_feature(model):
+    assert_equal_to_autograd(model, points(), features=with_level_set)
+
+
+@every_basis
+def test_jet_equals_finite_differences(basis):
+    model, x, h = make_kan(r=5, n=4, basis=basis), points()[6:], 1e-4
+    jet = propagate(model, Jet.at(x, pairs=PAIRS))
+    e = h * torch.eye(2, dtype=torch.float64)
+
+    def f(*shifts):
+        with torch.no_grad():
+            return model(x + sum(shifts))
+
+    for a in range(2):
+        slope = (f(e[a]) - f(-e[a])) / (2 * h)
+        torch.testing.assert_close(jet.d(a), slope, rtol=0, atol=1e-5)
+    for a, b in PAIRS:
+        bend = (f(e[a], e[b]) - f(e[a], -e[b]) - f(-e[a], e[b]) + f(-e[a], -e[b])) / (4 * h * h)
+        torch.testing.assert_close(jet.d(a, b), bend, rtol=0, atol=2e-3)
+
+
+# Layers
+
+
+@every_basis
+@pytest.mark.parametrize("extension", EXTENSIONS)
+@pytest.mark.parametrize("r", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("outputs", [1, 12])
+def test_spline_layer_propagates_any_channels(basis, extension, r, outputs):
+    """Channels that are not those of the coordinates: the chain rule, with autograd for s."""
+    torch.manual_seed(0)
+    grid = KnotGrid(r, UNEVEN)
+    layer = SplineLayer(2, outputs, grid, basis=basis, extension=extension, dtype=torch.float64)
+    x = points()
+    channels = torch.cat([x[None], torch.randn(5, *x.shape, dtype=torch.float64)])
+    out = layer.propagate(channels, PAIRS)
+    for q in range(outputs):
+        value, gradient, hessian = by_autograd(lambda x, q=q: layer(x)[:, q : q + 1], x)
+        first = [(gradient * channels[1 + a]).sum(1) for a in range(2)]
+        second = [
+            torch.einsum("ni,nij,nj->n", channels[1 + a], hessian, channels[1 + b])
+            + (gradient * channels[3 + k]).sum(1)
+            for k, (a, b) in enumerate(PAIRS)
+        ]
+        expected = torch.stack([value[:, 0], *first, *second])
+        scale = max(expected.abs().max().item(), 1.0)
+        torch.testing.assert_close(out[..., q], expected, rtol=0, atol=1e-11 * scale)
+
+
+@every_basis
+def test_spline_layer_keeps_leading_dimensions(basis):
+    layer = make_kan((3, 2), basis=basis).layers[0]
+    channels = torch.randn(4, 5, 6, 3, dtype=torch.float64)
+    out = layer.propagate(channels, [(0, 1)])
+    flat = layer.propagate(channels.flatten(1, 2), [(0, 1)])
+    torch.testing.assert_close(out, flat.view(4, 5, 6, 2))
+
+
+# Gradients with respect to the weights
+
+
+@pytest.mark.parametrize(
+    "model",
+    [make_kan(), make_kan(basis="relu"), make_kan(first="affine"), MLP([2, 5, 1], "tanh").double()],
+    ids=["spline", "relu", "affine", "mlp"],
+)
+def test_gradients_of_a_residual_equal_those_through_autograd(model):
+    x = points()
+
+    def loss(value, u_x, u_t, u_xx, u_xt):
+        return (u_t + value * u_x - 0.1 * u_xx + u_xt).square().mean()
+
+    jet = propagate(model, Jet.at(x, pairs=[(0, 0), (0, 1)]))
+    ours = loss(jet.value, jet.d(0), jet.d(1), jet.d(0, 0), jet.d(0, 1))
+    value, gradient, hessian = by_autograd(model, x)
+    theirs = loss(value, gradient[:, :1], gradient[:, 1:], hessian[:, 0, :1], hessian[:, 0, 1:])
+    parameters = [*model.parameters()]
+    for g, e in zip(
+        torch.autograd.grad(ours, parameters), torch.autograd.grad(theirs, parameters), strict=True
+    ):
+        torch.testing.assert_close(g, e, rtol=1e-10, atol=1e-12 * e.abs().max().item())
