@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from kanlib.knots import check_tensor
 from kanlib.layers import SplineLayer, check_input
+from kanlib.maps import InputMap, Normalisation
 from kanlib.networks import KAN, MLP
 
 
@@ -134,14 +135,16 @@ class Jet:
         mixed = [jvp(slope(a), (x,), (units[b],))[1] for a, b in second]
         return cls(torch.stack([value, *first, *mixed]), len(along), second)
 
-    def chain(self, value: Tensor, slope: Tensor, curvature: Tensor) -> Jet:
+    def chain(self, value: Tensor, slope: Tensor | float, curvature: Tensor | None = None) -> Jet:
         """Return the jet of s(z), for a function s that acts on each entry of z by itself.
 
         Args:
             value: s(z), of shape (N, Q), where z is the value of this jet.
             slope: s'(z).
-            curvature: s''(z).
+            curvature: s''(z), or None where that is zero.
         """
+        if curvature is None:
+            return replace(self, channels=torch.cat([value[None], slope * self.channels[1:]]))
         first, second = self.channels[1:].split([self.directions, len(self.pairs)])
         parts = [value[None], slope * first]
         if self.pairs:
@@ -234,6 +237,17 @@ def _(module: MLP, jet: Jet) -> Jet:
 
 
 @propagate.register
+def _(module: InputMap, jet: Jet) -> Jet:
+    return jet.chain(module(jet.value), module.slope)
+
+
+@propagate.register
+def _(module: Normalisation, jet: Jet) -> Jet:
+    jet = propagate(module.activation, jet)
+    return jet.chain(module.scale * jet.value + module.shift, module.scale)
+
+
+@propagate.register
 def _(module: nn.Sequential, jet: Jet) -> Jet:
     for layer in module:
         jet = propagate(layer, jet)
@@ -282,4 +296,4 @@ def _(module: nn.GELU, jet: Jet) -> Jet:
 @propagate.register
 def _(module: nn.ReLU, jet: Jet) -> Jet:
     z = jet.value
-    return jet.chain(F.relu(z), (z > 0).to(z), torch.zeros_like(z))
+    return jet.chain(F.relu(z), (z > 0).to(z))

@@ -16,6 +16,8 @@ ORDER = [
     "truncated_power",
     "change_of_basis",
     "transfer",
+    "described",
+    "maps",
     "layers",
     "networks",
     "derivatives",
