@@ -21,6 +21,7 @@ ORDER = [
     "layers",
     "networks",
     "derivatives",
+    "ensembles",
     "geometry",
     "problems",
     "checkpoints",
