@@ -25,6 +25,7 @@ ORDER = [
     "networks",
     "derivatives",
     "ensembles",
+    "attention",
     "geometry",
     "problems",
     "checkpoints",
