@@ -21,6 +21,7 @@ ORDER = [
     "layers",
     "networks",
     "derivatives",
+    "attention",
     "geometry",
     "problems",
     "checkpoints",
