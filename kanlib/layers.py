@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kanlib import bspline, truncated_power
+from kanlib import bspline, kernels, truncated_power
 from kanlib.change_of_basis import ChangeOfBasis
 from kanlib.described import Described
 from kanlib.knots import KnotGrid, as_integer, check_tensor
+from kanlib.local import Pairs
 from kanlib.transfer import check_basis, check_nested, prolongation
 
 
@@ -129,58 +129,63 @@ class SplineLayer(Described):
     def forward(self, x: Tensor) -> Tensor:
         """Evaluate the layer at x of shape (..., P); NaN inputs give NaN outputs."""
         check_input(x, self.in_features, self.weight)
-        if self.basis == "relu" or self.out_features <= self.grid.num_basis:
-            return self._evaluate_pieces(x)
-        index, values = bspline.local_basis(x, self.breakpoints, self._table, 0, self.extension)
-        b = bspline.scatter(index, values, self.grid.num_basis)
-        return b.flatten(-2) @ self.weight.flatten(1).T
+        return self._evaluate(x[None], ())[0]
 
-    def _evaluate_pieces(self, x: Tensor) -> Tensor:
-        """Evaluate the polynomial of each edge on the interval of x: cost a point free of n."""
-        index, powers = bspline.local_powers(
-            x, self.breakpoints, self.grid.order, 0, self.extension
-        )
-        return (self._pieces(index) * powers.flatten(-2)[..., None]).sum(-2)
+    def propagate(self, channels: Tensor, pairs: Pairs = ()) -> Tensor:
+        """Evaluate the layer and propagate derivatives of its inputs through it.
 
-    def _pieces(self, index: Tensor) -> Tensor:
-        """Return the coefficients (..., P r, Q) of each edge's polynomial on these intervals."""
-        inputs, outputs, n, r = self.in_features, self.out_features, self.grid.n, self.grid.order
-        if self.basis == "spline":
-            # The r weights of each interval, (Q, P, n, r); unfold has no vmap over its backward.
-            local = torch.stack([self.weight[..., l : l + n] for l in range(r)], dim=-1)
-            polynomials = torch.einsum("mlk,qpml->pmkq", self._table.expand(n, r, r), local)
-        else:
-            polynomials = torch.einsum("mjk,qpj->pmkq", self._table, self.weight)
-        rows = index + n * torch.arange(inputs, device=index.device)
-        picked = polynomials.reshape(inputs * n, r * outputs).index_select(0, rows.flatten())
-        return picked.view(*index.shape[:-1], inputs * r, outputs)
+        Each point carries its value x, derivatives x_a along D directions, and second derivatives
+        x_ab along K pairs of them. The layer maps them by the chain rule: for a spline s,
 
-    def propagate(self, channels: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
-        """Map value, first and second derivatives of x to those of the layer's output.
-
-        With s the spline of an edge, the outputs are sums over the inputs p of s(x_p),
-        s'(x_p) x_a for each direction a, and s''(x_p) x_a x_b + s'(x_p) x_ab for each pair.
+            s(x),   s'(x) x_a,   s''(x) x_a x_b + s'(x) x_ab.
 
         Args:
-            channels: values of x, then first derivatives along D directions, then second
-                derivatives for the pairs, of shape (1 + D + K, ..., P).
-            pairs: K pairs (a, b) of directions.
+            channels: values, first derivatives and second derivatives, (1 + D + K, ..., P).
+            pairs: the directions (a, b) of each second derivative, counted from zero.
 
         Returns:
-            Channels of the output, of shape (1 + D + K, ..., Q).
+            The same of the outputs, (1 + D + K, ..., Q).
+
+        Raises:
+            TypeError: if ``channels`` is not a tensor of the dtype of the weights.
+            ValueError: if shapes or directions do not fit.
+
+        Examples:
+            >>> layer = SplineLayer(1, 1, KnotGrid.uniform(4, 5), dtype=torch.float64)
+            >>> x = torch.tensor([[0.3]], dtype=torch.float64, requires_grad=True)
+            >>> y, y_x, y_xx = layer.propagate(
+            ...     torch.stack([x, torch.ones_like(x), torch.zeros_like(x)]), [(0, 0)]
+            ... )
+            >>> torch.allclose(y_x, torch.autograd.grad(layer(x), x)[0])
+            True
         """
-        value, count = channels[0], len(channels) - len(pairs)
-        local = [
-            bspline.local_powers(value, self.breakpoints, self.grid.order, d, self.extension)
-            for d in range(3)
-        ]
-        powers, slopes, curvatures = (powers for _, powers in local)
-        first = channels[1:count, ..., None]
-        terms = [powers, *(slopes * x_a for x_a in first)]
-        for (a, b), x_ab in zip(pairs, channels[count:, ..., None], strict=True):
-            terms.append(curvatures * first[a] * first[b] + slopes * x_ab)
-        rows = torch.stack([term.flatten(-2) for term in terms], dim=-2)
-        return (rows @ self._pieces(local[0][0])).movedim(-2, 0)
+        check_input(channels, self.in_features, self.weight, "channels")
+        directions = len(channels) - 1 - len(pairs) if channels.ndim > 1 else -1
+        if directions < 0:
+            raise ValueError(
+                f"channels must have shape (1 + D + K, ..., P) with K = {len(pairs)} pairs, "
+                f"got {tuple(channels.shape)}"
+            )
+        if any(direction not in range(directions) for pair in pairs for direction in pair):
+            raise ValueError(
+                f"pairs must hold directions from 0 to D - 1 = {directions - 1}, got {pairs}"
+            )
+        return self._evaluate(channels, pairs)
+
+    def _evaluate(self, channels: Tensor, pairs: Pairs) -> Tensor:
+        weight: Tensor = self.weight
+        table: Tensor | None = self._table
+        if self.basis == "relu":  # the polynomials of every edge on every interval
+            weight, table = torch.einsum("mjk,qpj->qpmk", table, weight).flatten(2), None
+        return kernels.evaluate(
+            channels,
+            weight,
+            self.breakpoints,
+            table,
+            self.grid.is_uniform,
+            pairs,
+            self.extension,
+        )
 
     def refine(self, grid: KnotGrid | None = None) -> SplineLayer:
         """Return a new layer on a finer grid that is the same function, by exact prolongation.
@@ -257,13 +262,13 @@ class SplineLayer(Described):
         )
 
 
-def check_input(x: Tensor, features: int, weight: Tensor) -> None:
+def check_input(x: Tensor, features: int, weight: Tensor, name: str = "x") -> None:
     """Raise unless x is a tensor (..., features) in the dtype of the weights."""
-    check_tensor("x", x, features)
+    check_tensor(name, x, features)
     if x.dtype != weight.dtype:
         raise TypeError(
-            f"x must have the dtype of the model, {weight.dtype}, got {x.dtype}: "
-            "cast x, or the model with model.to(x.dtype)"
+            f"{name} must have the dtype of the model, {weight.dtype}, got {x.dtype}: "
+            f"cast {name}, or the model with model.to({name}.dtype)"
         )
 
 

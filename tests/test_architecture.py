@@ -18,10 +18,14 @@ ORDER = [
     "transfer",
     "described",
     "maps",
+    "local",
+    "fused",
+    "kernels",
     "layers",
     "networks",
     "derivatives",
     "attention",
+    "ensembles",
     "geometry",
     "problems",
     "checkpoints",
@@ -43,6 +47,7 @@ ORDER = [
 ]
 RUN_TIME = {"torch", "numpy", "tqdm"}
 BOOK_ONLY = {"figures", "explore"}
+OPTIONAL = {"fused": {"numba"}}
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -81,7 +86,7 @@ def test_module_needs_only_runtime_dependencies(path):
     if module_name(path) in BOOK_ONLY:
         assert "book" not in roots
     else:
-        assert roots <= RUN_TIME
+        assert roots <= RUN_TIME | OPTIONAL.get(module_name(path), set())
 
 
 def test_package_imports_nothing_of_the_book():
