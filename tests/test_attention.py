@@ -88,6 +88,16 @@ def test_weights_stay_between_zero_and_one_by_default():
             assert ((attention.weights > 0) & (attention.weights <= 1 + 1e-15)).all()
 
 
+def test_networks_of_an_ensemble_have_weights_of_their_own():
+    together, alone = Attention(0.3), [Attention(0.3) for _ in range(4)]
+    for scale in (1.0, 10.0, 0.1):
+        r = scale * torch.randn(4, 20, 1, generator=torch.Generator().manual_seed(0))
+        expected = torch.stack([each(r[s]) for s, each in enumerate(alone)])
+        torch.testing.assert_close(together(r), expected)
+        for each in (together, *alone):
+            each.after_step()
+
+
 def test_weights_are_constants_for_the_gradient():
     attention, r = Attention(0.5), torch.tensor([[1.0], [-2.0]], requires_grad=True)
     for _ in range(3):
@@ -215,7 +225,9 @@ def test_attention_refuses_bad_rates(options, message):
 def test_attention_refuses_other_points():
     attention = Attention()
     attention(torch.ones(5, 1))
-    with pytest.raises(ValueError, match=r"shape \(5, 1\), got \(5,\): use one Attention for each"):
+    with pytest.raises(ValueError, match=r"shape \(5, 1\), got \(4, 1\): use one Attention for"):
+        attention(torch.ones(4, 1))
+    with pytest.raises(ValueError, match=r"shape \(N, 1\), one row for each point, got \(5,\)"):
         attention(torch.ones(5))
 
 
