@@ -17,7 +17,7 @@ class Attention:
 
     and the loss holds (lambda_i r_i)**2: a call returns lambda r and notes r for the update, so
     that nothing is evaluated twice. The weights are constants for the gradient. Residuals have the
-    shape (N, 1), or (S, N, 1) for an ensemble, each network with a maximum of its own.
+    shape (N,) or (N, 1), or (S, N, 1) for an ensemble, each network with a maximum of its own.
 
     An objective that holds an Attention hands on its three methods ``after_step``, ``state_dict``
     and ``load_state_dict`` (see :class:`kanlib.objectives.Stateful`). Training then updates the
@@ -55,13 +55,8 @@ class Attention:
         """Return lambda r, of the shape of r, for the loss.
 
         Raises:
-            ValueError: if the shape of r is not that of the weights, or has less than two entries.
+            ValueError: if the shape of r is not that of the weights.
         """
-        if residual.ndim < 2:
-            raise ValueError(
-                f"residual must have shape (N, 1), one row for each point, got "
-                f"{tuple(residual.shape)}"
-            )
         if self.weights is None:
             self.weights = torch.ones_like(residual.detach())
         if self.weights.shape != residual.shape:
@@ -78,7 +73,8 @@ class Attention:
         if self.weights is None or self._residual is None:
             raise RuntimeError("after_step needs an evaluation before it: call the objective")
         size = self._residual.abs()
-        largest = size.amax(dim=(-2, -1), keepdim=True)
+        points = tuple(range(-min(size.ndim, 2), 0))
+        largest = size.amax(dim=points, keepdim=True)
         share = size / largest.clamp_min(torch.finfo(size.dtype).tiny)
         self.weights = (1 - self.damping) * self.weights + self.rate * share
 

@@ -92,8 +92,8 @@ def test_networks_of_an_ensemble_have_weights_of_their_own():
     together, alone = Attention(0.3), [Attention(0.3) for _ in range(4)]
     for scale in (1.0, 10.0, 0.1):
         r = scale * torch.randn(4, 20, 1, generator=torch.Generator().manual_seed(0))
-        expected = torch.stack([each(r[s]) for s, each in enumerate(alone)])
-        torch.testing.assert_close(together(r), expected)
+        expected = torch.stack([each(r[s, :, 0]) for s, each in enumerate(alone)])
+        torch.testing.assert_close(together(r)[..., 0], expected)
         for each in (together, *alone):
             each.after_step()
 
@@ -191,6 +191,24 @@ def test_resume_after_a_kill_at_any_evaluation_ends_with_the_same_numbers(name, 
         assert torch.equal(again.attention.weights, whole.attention.weights)
 
 
+@pytest.mark.parametrize("stop_at", [2, 3, 5])
+def test_resume_after_ctrl_c_in_an_update_ends_with_the_same_numbers(stop_at, tmp_path):
+    whole, stopped, again, steps = Residual(), Residual(), Residual(), []
+    expected = run(whole)
+
+    def update():
+        stopped.attention.after_step()
+        steps.append(1)
+        if len(steps) == stop_at:
+            raise KeyboardInterrupt
+
+    stopped.after_step = update
+    options = {"checkpoint": tmp_path / "c.pt", "checkpoint_every": 0.0}
+    assert run(stopped, **options).status == "interrupted"
+    assert numbers(run(again, resume=True, **options)) == numbers(expected)
+    assert torch.equal(again.attention.weights, whole.attention.weights)
+
+
 def test_checkpoint_of_an_objective_without_state_is_refused(tmp_path):
     path = tmp_path / "c.pt"
     run(lambda model: Residual()(model), checkpoint=path)
@@ -227,7 +245,7 @@ def test_attention_refuses_other_points():
     attention(torch.ones(5, 1))
     with pytest.raises(ValueError, match=r"shape \(5, 1\), got \(4, 1\): use one Attention for"):
         attention(torch.ones(4, 1))
-    with pytest.raises(ValueError, match=r"shape \(N, 1\), one row for each point, got \(5,\)"):
+    with pytest.raises(ValueError, match=r"shape \(5, 1\), got \(5,\): use one Attention for"):
         attention(torch.ones(5))
 
 
