@@ -16,7 +16,8 @@ class Attention:
         lambda_i <- (1 - damping) lambda_i + rate |r_i| / max_j |r_j|    (eq. 42: rate = damping),
 
     and the loss holds (lambda_i r_i)**2: a call returns lambda r and notes r for the update, so
-    that nothing is evaluated twice. The weights are constants for the gradient.
+    that nothing is evaluated twice. The weights are constants for the gradient. Residuals have the
+    shape (N,) or (N, 1), or (S, N, 1) for an ensemble, each network with a maximum of its own.
 
     An objective that holds an Attention hands on its three methods ``after_step``, ``state_dict``
     and ``load_state_dict`` (see :class:`kanlib.objectives.Stateful`). Training then updates the
@@ -72,7 +73,9 @@ class Attention:
         if self.weights is None or self._residual is None:
             raise RuntimeError("after_step needs an evaluation before it: call the objective")
         size = self._residual.abs()
-        share = size / size.max().clamp_min(torch.finfo(size.dtype).tiny)
+        points = tuple(range(-min(size.ndim, 2), 0))
+        largest = size.amax(dim=points, keepdim=True)
+        share = size / largest.clamp_min(torch.finfo(size.dtype).tiny)
         self.weights = (1 - self.damping) * self.weights + self.rate * share
 
     def state_dict(self) -> dict[str, Any]:

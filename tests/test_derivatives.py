@@ -97,6 +97,11 @@ def test_level_set_enters_as_a_feature(model):
     assert_equal_to_autograd(model, points(), features=with_level_set)
 
 
+def test_slope_of_relu_at_zero_is_that_of_autograd():
+    x = torch.zeros(1, 2, dtype=torch.float64)
+    assert_equal_to_autograd(nn.Sequential(nn.ReLU(), nn.Linear(2, 1).double()), x)
+
+
 @every_basis
 def test_jet_equals_finite_differences(basis):
     model, x, h = make_kan(r=5, n=4, basis=basis), points()[6:], 1e-4
@@ -204,6 +209,17 @@ def test_jets_work_under_vmap_over_networks():
         expected = torch.autograd.grad(each(), [*each.parameters()])
         for (name, _), e in zip(each.named_parameters(), expected, strict=True):
             torch.testing.assert_close(batched[0][name][i], e)
+
+
+def test_propagation_compiles_without_a_graph_break():
+    model = make_kan((2, 3, 1), input_domain=((-1, 2), (0, 1)), normalisation="tanh")
+    loss = Residual(model, Jet.at(points(), pairs=PAIRS))
+    compiled = torch.compile(loss.forward, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(), loss())
+    parameters = [*model.parameters()]
+    torch.testing.assert_close(
+        torch.autograd.grad(compiled(), parameters), torch.autograd.grad(loss(), parameters)
+    )
 
 
 # Precision
