@@ -197,3 +197,11 @@ def chapter_link(chapter: str) -> str:
     label = ".".join(number) or chapter
     contents = (BOOK.parent / "_toc.yml").read_text(encoding="utf-8")
     return f"[{label}]({chapter}.ipynb)" if f"file: book/{chapter}\n" in contents else label
+
+
+def typeset(text: str) -> str:
+    """Return a text of the ledger as Markdown for a cell: its ^{...} raised, its _{...} lowered."""
+    for mark, tag in (("^", "sup"), ("_", "sub")):
+        pattern = rf"\{mark}(?:\{{([^}}]*)\}}|(\[[^\]]*\]|−?\w+))"
+        text = re.sub(pattern, lambda m, tag=tag: f"<{tag}>{m[1] or m[2]}</{tag}>", text)
+    return text.replace("|", "\\|")

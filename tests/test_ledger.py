@@ -153,6 +153,18 @@ def test_chapter_link_links_only_to_what_the_book_has():
     assert ledger.chapter_link("02-1-change") == "2.1"
 
 
+@pytest.mark.parametrize(
+    ("text", "markdown"),
+    [
+        ("2^{1−r} and 2^r/(r−1)!", "2<sup>1−r</sup> and 2<sup>r</sup>/(r−1)!"),
+        ("A^[1], ∇_u L, e_{j−1}", "A<sup>[1]</sup>, ∇<sub>u</sub> L, e<sub>j−1</sub>"),
+        ("(∂ₓ)^−r, |x|", "(∂ₓ)<sup>−r</sup>, \\|x\\|"),
+    ],
+)
+def test_typeset_raises_and_lowers(text, markdown):
+    assert ledger.typeset(text) == markdown
+
+
 def test_ordered_claims_puts_what_is_new_at_the_end_of_its_chapter(folder):
     entries = [("a", "Table 2"), ("b", "not in the paper"), ("c", "Section 5.1")]
     write(folder / "05-1-z.json", *({**ENTRY, "id": i, "source": s} for i, s in entries))
