@@ -205,8 +205,10 @@ def _second(ctx: Any, along_z: Tensor, along_weight: Tensor) -> tuple[Tensor | N
         return local.evaluate(z, weight, breakpoints, pieces, directions, EXTENSIONS[extension])
 
     with torch.enable_grad():
+        # New names: what the gradient itself depends on must not count as a path to z.
         z, weight, grad = (
-            v if v.requires_grad else v.detach().requires_grad_() for v in (z, weight, grad)
+            v.view_as(v) if v.requires_grad else v.detach().requires_grad_()
+            for v in (z, weight, grad)
         )
         shared = None if len(breakpoints) < len(z) else 0
         if shared is None:
