@@ -19,6 +19,7 @@ ORDER = [
     "described",
     "maps",
     "local",
+    "vectors",
     "fused",
     "kernels",
     "layers",
@@ -47,7 +48,7 @@ ORDER = [
 ]
 RUN_TIME = {"torch", "numpy", "tqdm"}
 BOOK_ONLY = {"figures", "explore"}
-OPTIONAL = {"fused": {"numba"}}
+OPTIONAL = {"fused": {"numba"}, "vectors": {"numba", "llvmlite"}}
 
 
 def imports(path: Path) -> Iterator[str]:
