@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kanlib import bspline, truncated_power
+from kanlib import bspline, kernels, truncated_power
 from kanlib.change_of_basis import ChangeOfBasis
+from kanlib.described import Described
 from kanlib.knots import KnotGrid, as_integer, check_tensor
+from kanlib.local import Pairs
 from kanlib.transfer import check_basis, check_nested, prolongation
 
 
-class SplineLayer(nn.Module):
+class SplineLayer(Described):
     """A layer x'_q = sum_p sum_i weight[q, p, i] b_i(x_p) (eq. 6), or with psi_j for b_i (eq. 7).
 
     The weights are spline weights u (``basis="spline"``) or ReLU weights w = A^T u
@@ -128,26 +129,63 @@ class SplineLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Evaluate the layer at x of shape (..., P); NaN inputs give NaN outputs."""
         check_input(x, self.in_features, self.weight)
-        if self.basis == "relu" or self.out_features <= self.grid.num_basis:
-            return self._evaluate_pieces(x)
-        index, values = bspline.local_basis(x, self.breakpoints, self._table, 0, self.extension)
-        b = bspline.scatter(index, values, self.grid.num_basis)
-        return b.flatten(-2) @ self.weight.flatten(1).T
+        return self._evaluate(x[None], ())[0]
 
-    def _evaluate_pieces(self, x: Tensor) -> Tensor:
-        """Evaluate the polynomial of each edge on the interval of x: cost a point free of n."""
-        inputs, outputs, n, r = self.in_features, self.out_features, self.grid.n, self.grid.order
-        index, powers = bspline.local_powers(x, self.breakpoints, r, 0, self.extension)
-        if self.basis == "spline":
-            # The r weights of each interval, (Q, P, n, r); unfold has no vmap over its backward.
-            local = torch.stack([self.weight[..., l : l + n] for l in range(r)], dim=-1)
-            polynomials = torch.einsum("mlk,qpml->pmkq", self._table.expand(n, r, r), local)
-        else:
-            polynomials = torch.einsum("mjk,qpj->pmkq", self._table, self.weight)
-        rows = index + n * torch.arange(inputs, device=index.device)
-        picked = polynomials.reshape(inputs * n, r * outputs).index_select(0, rows.flatten())
-        picked = picked.view(*index.shape[:-1], inputs * r, outputs)
-        return (picked * powers.flatten(-2)[..., None]).sum(-2)
+    def propagate(self, channels: Tensor, pairs: Pairs = ()) -> Tensor:
+        """Evaluate the layer and propagate derivatives of its inputs through it.
+
+        Each point carries its value x, derivatives x_a along D directions, and second derivatives
+        x_ab along K pairs of them. The layer maps them by the chain rule: for a spline s,
+
+            s(x),   s'(x) x_a,   s''(x) x_a x_b + s'(x) x_ab.
+
+        Args:
+            channels: values, first derivatives and second derivatives, (1 + D + K, ..., P).
+            pairs: the directions (a, b) of each second derivative, counted from zero.
+
+        Returns:
+            The same of the outputs, (1 + D + K, ..., Q).
+
+        Raises:
+            TypeError: if ``channels`` is not a tensor of the dtype of the weights.
+            ValueError: if shapes or directions do not fit.
+
+        Examples:
+            >>> layer = SplineLayer(1, 1, KnotGrid.uniform(4, 5), dtype=torch.float64)
+            >>> x = torch.tensor([[0.3]], dtype=torch.float64, requires_grad=True)
+            >>> y, y_x, y_xx = layer.propagate(
+            ...     torch.stack([x, torch.ones_like(x), torch.zeros_like(x)]), [(0, 0)]
+            ... )
+            >>> torch.allclose(y_x, torch.autograd.grad(layer(x), x)[0])
+            True
+        """
+        check_input(channels, self.in_features, self.weight, "channels")
+        directions = len(channels) - 1 - len(pairs) if channels.ndim > 1 else -1
+        if directions < 0:
+            raise ValueError(
+                f"channels must have shape (1 + D + K, ..., P) with K = {len(pairs)} pairs, "
+                f"got {tuple(channels.shape)}"
+            )
+        if any(direction not in range(directions) for pair in pairs for direction in pair):
+            raise ValueError(
+                f"pairs must hold directions from 0 to D - 1 = {directions - 1}, got {pairs}"
+            )
+        return self._evaluate(channels, pairs)
+
+    def _evaluate(self, channels: Tensor, pairs: Pairs) -> Tensor:
+        weight: Tensor = self.weight
+        table: Tensor | None = self._table
+        if self.basis == "relu":  # the polynomials of every edge on every interval
+            weight, table = torch.einsum("mjk,qpj->qpmk", table, weight).flatten(2), None
+        return kernels.evaluate(
+            channels,
+            weight,
+            self.breakpoints,
+            table,
+            self.grid.is_uniform,
+            pairs,
+            self.extension,
+        )
 
     def refine(self, grid: KnotGrid | None = None) -> SplineLayer:
         """Return a new layer on a finer grid that is the same function, by exact prolongation.
@@ -209,45 +247,9 @@ class SplineLayer(nn.Module):
             "out_features": self.out_features,
         }
 
-    def get_extra_state(self) -> Tensor:
-        """Return :meth:`describe` as a tensor of UTF-8 bytes, kept beside the weights."""
-        description = json.dumps(self.describe()).encode()
-        return torch.tensor([*description], dtype=torch.uint8, device="cpu")
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Accept the description; :meth:`_load_from_state_dict` has compared it."""
-
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        """Load the weights after checking that they belong to this grid and basis."""
-        stored = state_dict.get(prefix + "_extra_state")
-        error_msgs = args[-1]
-        if stored is not None:
-            difference = self._difference(stored)
-            if difference:
-                error_msgs.append(f"checkpoint of {prefix.rstrip('.') or 'layer'} {difference}")
-                return
         super()._load_from_state_dict(state_dict, prefix, *args)
         self._build_tables()  # load_state_dict(..., assign=True) may change device and dtype
-
-    def _difference(self, stored: Tensor) -> str:
-        try:
-            theirs = json.loads(bytes(stored.flatten().tolist()))
-            theirs = {key: theirs[key] for key in self.describe()}
-        except (ValueError, TypeError, KeyError, AttributeError):
-            return "is not the state of a SplineLayer"
-        ours = self.describe()
-        keys = [key for key in ours if ours[key] != theirs[key]]
-        if not keys:
-            return ""
-        differences = ", ".join(
-            f"{key} = {_shortened(theirs[key])} (model: {_shortened(ours[key])})" for key in keys
-        )
-        remedy = (
-            "build the model with that n, or refine() it to that level, before loading"
-            if "n" in keys
-            else "build the model with these options before loading"
-        )
-        return f"has {differences}; {remedy}"
 
     def extra_repr(self) -> str:
         """Show sizes, order, intervals, domain and basis."""
@@ -260,19 +262,14 @@ class SplineLayer(nn.Module):
         )
 
 
-def check_input(x: Tensor, features: int, weight: Tensor) -> None:
+def check_input(x: Tensor, features: int, weight: Tensor, name: str = "x") -> None:
     """Raise unless x is a tensor (..., features) in the dtype of the weights."""
-    check_tensor("x", x, features)
+    check_tensor(name, x, features)
     if x.dtype != weight.dtype:
         raise TypeError(
-            f"x must have the dtype of the model, {weight.dtype}, got {x.dtype}: "
-            "cast x, or the model with model.to(x.dtype)"
+            f"{name} must have the dtype of the model, {weight.dtype}, got {x.dtype}: "
+            f"cast {name}, or the model with model.to({name}.dtype)"
         )
-
-
-def _shortened(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def convert_weights(weight: Tensor, grid: KnotGrid, source: str, target: str) -> Tensor:

@@ -14,10 +14,11 @@ from functools import partial
 import pytest
 import torch
 
-from kanlib import experiments, runner
+from kanlib import runner
 from kanlib.__main__ import main
 from kanlib.checkpoints import load_checkpoint
 from kanlib.experiments import EXPERIMENTS
+from kanlib.experiments import regression as experiments
 from kanlib.records import load_record, save_record
 
 REGRESSION = EXPERIMENTS["regression"]
@@ -50,7 +51,8 @@ def cli(capsys, monkeypatch, tmp_path):
 def test_list_names_experiments_cases_and_seeds(cli):
     status, out, err = cli("list")
     assert (status, err) == (0, "")
-    first, *others = out.splitlines()
+    first, *others = out.split("\npoisson: ")[0].splitlines()
+    assert [line.split(":")[0] for line in out.splitlines() if line[0] != " "] == [*EXPERIMENTS]
     assert first.startswith("regression: ")
     assert "Table 2" in first
     assert "[1234, 1235, 1236, 1237, 1238]" in first

@@ -1,0 +1,256 @@
+"""The operation behind every spline layer, and the choice between its back ends.
+
+"torch" is the reference, :func:`kanlib.local.evaluate`. "numba" is a fused kernel for the CPU
+(``pip install kanlib[fast]``): it works on one point and one edge after the other, so that nothing
+but the inputs and outputs goes through memory. It is registered as the operators
+``kanlib::splines`` and ``kanlib::splines_backward``: autograd, vmap and torch.compile see an
+ordinary operator. Second derivatives of its gradients go through the reference, and so do
+transformations of torch.func other than vmap.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kanlib import local
+from kanlib.bspline import EXTENSIONS
+from kanlib.local import Pairs
+
+BACKENDS = ("auto", "torch", "numba")
+_backend = "auto"
+
+
+@contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Choose the back end of all spline layers within a ``with`` block.
+
+    "auto", the default, takes "numba" where it can: if numba is installed, for float32 and
+    float64 on the CPU.
+
+    Args:
+        name: "auto", "torch" or "numba".
+
+    Raises:
+        ValueError: if ``name`` is unknown.
+        ModuleNotFoundError: if it is "numba" and that is not installed.
+
+    Examples:
+        >>> with backend("torch"):
+        ...     pass
+    """
+    global _backend
+    if name not in BACKENDS:
+        raise ValueError(f"name must be one of {BACKENDS}, got {name!r}")
+    if name == "numba" and not has_numba():
+        raise ModuleNotFoundError("backend 'numba' needs numba: pip install kanlib[fast]")
+    before, _backend = _backend, name
+    try:
+        yield
+    finally:
+        _backend = before
+
+
+@torch.compiler.assume_constant_result
+@functools.cache
+def has_numba() -> bool:
+    """Return whether the fused kernels can be used."""
+    try:
+        import kanlib.fused  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def evaluate(
+    z: Tensor,
+    weight: Tensor,
+    breakpoints: Tensor,
+    table: Tensor | None,
+    uniform: bool,
+    pairs: Pairs = (),
+    extension: str = "linear",
+) -> Tensor:
+    """Evaluate a layer of splines and propagate derivatives through it, by the chosen back end.
+
+    Args:
+        z: channels of the inputs, (C, ..., P), see :func:`kanlib.local.evaluate`.
+        weight: (Q, P, n + r - 1), or (Q, P, n r) without a table.
+        breakpoints: (n + 1,).
+        table: the pieces of the B-splines, or None.
+        uniform: whether the breakpoints have equal distances.
+        pairs: the directions of each second derivative.
+        extension: behaviour outside [a, b].
+
+    Returns:
+        Channels of the outputs, (C, ..., Q).
+    """
+    if not _fits(z):
+        return local.evaluate(z, weight, breakpoints, table, pairs, extension)
+    stride = 1
+    if table is None:
+        stride = weight.shape[-1] // (len(breakpoints) - 1)
+        table = torch.eye(stride, dtype=z.dtype)[None]
+    y = splines(
+        z.reshape(1, len(z), -1, z.shape[-1]),
+        weight[None],
+        breakpoints[None],
+        table[None],
+        uniform,
+        stride,
+        [direction for pair in pairs for direction in pair],
+        EXTENSIONS.index(extension),
+    )
+    return y.view(*z.shape[:-1], weight.shape[0])
+
+
+def _fits(z: Tensor) -> bool:
+    """Return whether the fused kernel is to be used."""
+    if _backend == "torch" or z.device.type != "cpu" or not has_numba():
+        return False
+    if z.dtype not in (torch.float32, torch.float64):
+        return False
+    return torch.compiler.is_compiling() or not _transformed()
+
+
+def _transformed() -> bool:
+    """Return whether forward-mode or a transformation other than vmap is active."""
+    if torch.autograd.forward_ad._current_level >= 0:
+        return True
+    functorch = torch._C._functorch
+    stack = functorch.get_interpreter_stack() or []
+    return any(level.key() != functorch.TransformType.Vmap for level in stack)
+
+
+@torch.library.custom_op("kanlib::splines", mutates_args=(), device_types="cpu")
+def splines(
+    z: Tensor,
+    weight: Tensor,
+    breakpoints: Tensor,
+    table: Tensor,
+    uniform: bool,
+    stride: int,
+    pairs: Sequence[int],
+    extension: int,
+) -> Tensor:
+    """Map channels z (S, C, B, P) by weights (S, Q, P, R) of S networks to (S, C, B, Q).
+
+    On interval m the rows m stride, ..., m stride + r - 1 of the weights are used. ``breakpoints``
+    (T, n + 1) and ``table`` (T, 1 or n, r, r) belong to all networks, T = 1, or to each, T = S.
+    """
+    from kanlib import fused
+
+    return fused.forward(z, weight, breakpoints, table, uniform, stride, pairs, extension)
+
+
+@torch.library.custom_op("kanlib::splines_backward", mutates_args=(), device_types="cpu")
+def splines_backward(
+    z: Tensor,
+    weight: Tensor,
+    breakpoints: Tensor,
+    table: Tensor,
+    grad: Tensor,
+    uniform: bool,
+    stride: int,
+    pairs: Sequence[int],
+    extension: int,
+    to_z: bool,
+    to_weight: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients in z and in the weights; those not asked for are empty."""
+    from kanlib import fused
+
+    return fused.backward(
+        z, weight, breakpoints, table, grad, uniform, stride, pairs, extension, to_z, to_weight
+    )
+
+
+@splines.register_fake
+def _(z: Tensor, weight: Tensor, *_: Any) -> Tensor:
+    return z.new_empty(*z.shape[:3], weight.shape[1])
+
+
+@splines_backward.register_fake
+def _(z: Tensor, weight: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+    to_z, to_weight = options[-2:]
+    return z.new_empty(z.shape if to_z else 0), z.new_empty(weight.shape if to_weight else 0)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(*(each for each in inputs if isinstance(each, Tensor)))
+    ctx.options = [each for each in inputs if not isinstance(each, Tensor)]
+
+
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Return the gradients of `splines`; if they are to be differentiated, by the reference."""
+    z, weight, breakpoints, table = ctx.saved_tensors
+    to_z, to_weight = ctx.needs_input_grad[:2]
+    if not torch.is_grad_enabled():
+        by_z, by_weight = splines_backward(
+            z, weight, breakpoints, table, grad, *ctx.options, to_z, to_weight
+        )
+        return by_z if to_z else None, by_weight if to_weight else None, *[None] * 6
+    chosen = [v for v, needed in ((z, to_z), (weight, to_weight)) if needed]
+    y = _reference(z, weight, breakpoints, table, *ctx.options)
+    slopes = iter(torch.autograd.grad(y, chosen, grad, create_graph=True))
+    return *(next(slopes) if needed else None for needed in (to_z, to_weight)), *[None] * 6
+
+
+def _reference(
+    z: Tensor,
+    weight: Tensor,
+    breakpoints: Tensor,
+    table: Tensor,
+    _: bool,
+    stride: int,
+    pairs: Sequence[int],
+    extension: int,
+) -> Tensor:
+    """Return what `splines` returns, in plain PyTorch."""
+    directions = list(zip(pairs[::2], pairs[1::2], strict=True))
+
+    def one(s: int) -> Tensor:
+        pieces = table[s % len(table)] if stride == 1 else None
+        t = breakpoints[s % len(breakpoints)]
+        return local.evaluate(z[s], weight[s], t, pieces, directions, EXTENSIONS[extension])
+
+    return torch.stack([one(s) for s in range(len(z))])
+
+
+splines.register_autograd(_gradients, setup_context=_save)
+
+
+def _stacked(size: int, dims: Sequence[int | None], tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Let the first dimension of tensors (S or 1, ...) run over the batch of vmap and S."""
+    fronted = [
+        tensor[None] if dim is None else tensor.movedim(dim, 0)
+        for dim, tensor in zip(dims, tensors, strict=True)
+    ]
+    networks = fronted[0].shape[1]
+    return [tensor.expand(size, networks, *tensor.shape[2:]).flatten(0, 1) for tensor in fronted]
+
+
+@splines.register_vmap
+def _(info: Any, dims: Any, *inputs: Any) -> tuple[Tensor, int]:
+    tensors, options = inputs[:4], inputs[4:]
+    if dims[1:4] == (None, None, None):  # only points: they join the others
+        z = tensors[0].movedim(dims[0], 2)
+        y = splines(z.flatten(2, 3), *tensors[1:], *options)
+        return y.unflatten(2, z.shape[2:4]), 2
+    y = splines(*_stacked(info.batch_size, dims[:4], tensors), *options)
+    return y.unflatten(0, (info.batch_size, -1)), 0
+
+
+@splines_backward.register_vmap
+def _(info: Any, dims: Any, *inputs: Any) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
+    tensors = _stacked(info.batch_size, dims[:5], inputs[:5])
+    by_z, by_weight = (
+        slope.reshape(info.batch_size, -1, *slope.shape[1:]) if slope.numel() else slope
+        for slope in splines_backward(*tensors, *inputs[5:])
+    )
+    return (by_z, by_weight), tuple(0 if slope.ndim > 1 else None for slope in (by_z, by_weight))

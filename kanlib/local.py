@@ -1,0 +1,97 @@
+"""Local evaluation of a layer of splines: values and propagated derivatives, in plain PyTorch.
+
+A point carries channels: its value x, first derivatives x_a along some directions a, and second
+derivatives x_ab along some pairs of directions. A layer maps them by the chain rule,
+
+    y = sum_p s_p(x_p),   y_a = sum_p s_p'(x_p) x_pa,
+    y_ab = sum_p s_p''(x_p) x_pa x_pb + s_p'(x_p) x_pab,
+
+so a network propagates them from input to output in one forward pass. On its interval every
+spline is a polynomial, so each channel is a combination of the same r rows of weights.
+
+This is the reference: it runs on every device and is differentiable any number of times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from kanlib import bspline
+
+Pairs = Sequence[tuple[int, int]]
+
+
+def evaluate(
+    z: Tensor,
+    weight: Tensor,
+    breakpoints: Tensor,
+    table: Tensor | None,
+    pairs: Pairs = (),
+    extension: str = "linear",
+) -> Tensor:
+    """Evaluate a layer of splines and propagate derivatives through it.
+
+    Two contractions give the same sums. The dense one multiplies the values of all functions by
+    the weights; it takes O(n) work a point. The local one looks up the r weights that a point
+    needs; it is faster when there are no more outputs than functions.
+
+    Args:
+        z: channels of the inputs, (C, ..., P): values, first derivatives, second derivatives.
+        weight: spline weights (Q, P, n + r - 1), or without ``table`` the coefficients of
+            1, v, ..., v**(r-1) on each interval, (Q, P, n r).
+        breakpoints: (n + 1,), float64 where the device has that.
+        table: :func:`kanlib.bspline.pieces` in the dtype of z.
+        pairs: the directions (a, b), counted from zero, of each second derivative.
+        extension: behaviour outside [a, b], see :func:`kanlib.bspline.local_powers`.
+
+    Returns:
+        Channels of the outputs, (C, ..., Q).
+    """
+    n = len(breakpoints) - 1
+    r = weight.shape[-1] // n if table is None else table.shape[-1]
+    index, powers = _channels(z, breakpoints, r, pairs, extension)
+    outputs, inputs, size = weight.shape
+    if table is not None and outputs > size:
+        if len(table) == 1:
+            values = powers @ table[0].T
+        else:
+            values = (table[index] @ powers[..., None])[..., 0]
+        basis = bspline.scatter(index.expand(z.shape), values, size)
+        return basis.flatten(-2) @ weight.flatten(1).T
+    if table is None:
+        polynomials = weight.view(outputs, inputs, n, r).permute(1, 2, 3, 0)
+    else:
+        # The r weights of each interval, (Q, P, n, r); unfold has no vmap over its backward.
+        local = torch.stack([weight[..., l : l + n] for l in range(r)], dim=-1)
+        polynomials = torch.einsum("mlk,qpml->pmkq", table.expand(n, r, r), local)
+    rows = index + n * torch.arange(inputs, device=index.device)
+    picked = polynomials.reshape(inputs * n, r * outputs).index_select(0, rows.flatten())
+    picked = picked.view(*index.shape[:-1], inputs * r, outputs)
+    return (powers.flatten(-2).movedim(0, -2) @ picked).movedim(-2, 0)
+
+
+def _channels(
+    z: Tensor, breakpoints: Tensor, order: int, pairs: Pairs, extension: str
+) -> tuple[Tensor, Tensor]:
+    """Return the intervals (..., P) and the coefficients of the powers (C, ..., P, r)."""
+    directions = len(z) - 1 - len(pairs)
+    first, second = z[1 : 1 + directions, ..., None], z[1 + directions :, ..., None]
+
+    def powers(derivative: int) -> tuple[Tensor, Tensor]:
+        return bspline.local_powers(z[0], breakpoints, order, derivative, extension)
+
+    index, values = powers(0)
+    channels = [values]
+    if directions or pairs:
+        slopes = powers(1)[1]
+        channels += [slopes * x for x in first]
+    if pairs:
+        bends = powers(2)[1]
+        channels += [
+            bends * first[a] * first[b] + slopes * x
+            for (a, b), x in zip(pairs, second, strict=True)
+        ]
+    return index, torch.stack(channels)
