@@ -128,6 +128,11 @@ def named(source: str) -> list[str]:
     return sorted(names, key=lambda name: (not is_section(name), name.startswith("eq.")))
 
 
+def treated(entry: dict[str, Any]) -> list[str]:
+    """Return what an entry treats: all that its source names, but "after eq. (25)" is no eq. 25."""
+    return named(re.sub(r"\b(before|after)\b.*", "", entry["source"]))
+
+
 def is_section(name: str) -> bool:
     """Tell a section or an appendix from a statement, a figure, a table or an equation."""
     return name.startswith(("section", "appendix"))
