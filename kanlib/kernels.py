@@ -61,7 +61,7 @@ def backend(name: str) -> Iterator[None]:
 def has_numba() -> bool:
     """Return whether the fused kernels can be used."""
     try:
-        import kanlib.fused  # noqa: F401
+        import kanlib.launch  # noqa: F401
     except ImportError:
         return False
     return True
@@ -143,9 +143,9 @@ def splines(
     On interval m the rows m stride, ..., m stride + r - 1 of the weights are used. ``breakpoints``
     (T, n + 1) and ``table`` (T, 1 or n, r, r) belong to all networks, T = 1, or to each, T = S.
     """
-    from kanlib import fused
+    from kanlib import launch
 
-    return fused.forward(z, weight, breakpoints, table, uniform, stride, pairs, extension)
+    return launch.forward(z, weight, breakpoints, table, uniform, stride, pairs, extension)
 
 
 @torch.library.custom_op("kanlib::splines_backward", mutates_args=(), device_types="cpu")
@@ -163,9 +163,9 @@ def splines_backward(
     to_weight: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients in z and in the weights; those not asked for are empty."""
-    from kanlib import fused
+    from kanlib import launch
 
-    return fused.backward(
+    return launch.backward(
         z, weight, breakpoints, table, grad, uniform, stride, pairs, extension, to_z, to_weight
     )
 

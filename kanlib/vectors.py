@@ -1,4 +1,4 @@
-"""Vectors of 64 bytes for kernels compiled by numba, which has only scalars and arrays.
+"""Vectors of 32 bytes for kernels compiled by numba, which has only scalars and arrays.
 
 The inner loops of the fused kernels are a few vectors long. Compilers that make vectors of such
 loops spend more time on checks and remainders than on arithmetic; here the vectors are explicit.
@@ -17,7 +17,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 from numba.np.arrayobj import make_array
 
-BYTES = 64
+BYTES = 32
 _FAST = ("contract", "reassoc")
 
 

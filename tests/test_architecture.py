@@ -17,7 +17,9 @@ ORDER = [
     "change_of_basis",
     "transfer",
     "local",
+    "vectors",
     "fused",
+    "launch",
     "kernels",
     "layers",
     "networks",
@@ -42,6 +44,7 @@ ORDER = [
     "__main__",
 ]
 RUN_TIME = {"torch", "numpy", "tqdm"}
+OPTIONAL = {"vectors": {"numba", "llvmlite"}, "fused": {"numba"}}
 BOOK_ONLY = {"figures", "explore"}
 
 
@@ -81,7 +84,7 @@ def test_module_needs_only_runtime_dependencies(path):
     if module_name(path) in BOOK_ONLY:
         assert "book" not in roots
     else:
-        assert roots <= RUN_TIME
+        assert roots <= RUN_TIME | OPTIONAL.get(module_name(path), set())
 
 
 def test_package_imports_nothing_of_the_book():
