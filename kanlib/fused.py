@@ -16,7 +16,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from kanlib.vectors import BYTES, fill, load, store, totals, transpose
+from kanlib.vectors import BYTES, fill, lanes, load, store, totals, transpose
 
 #: Points evaluated together.
 BLOCK = 128
@@ -46,14 +46,15 @@ def _interval(e, t, steps):
 
 
 @_jit
-def _evaluate(x, t, uniform, table, extension, index, v, inverse, pieces, basis):
+def _evaluate(x, t, uniform, stride, table, extension, index, v, inverse, pieces, basis):
     """Evaluate the r functions that do not vanish at the points x (N,), and derivatives.
 
-    Fills index (N,), the interval of each point, and basis (J, r, N), the j-th derivatives.
+    Fills index (N,), the first row of each point, which is ``stride`` times its interval, and
+    basis (J, r, N), the j-th derivatives.
     ``pieces`` (r, r, N) holds the coefficients of the functions; on a uniform grid they are the
     same for all points and are set already.
     """
-    n, top, r, width = len(t) - 1, basis.shape[0], basis.shape[1], BYTES // x.itemsize
+    n, top, r, width = len(t) - 1, basis.shape[0], basis.shape[1], lanes(x)
     low, high = x.dtype.type(t[0]), x.dtype.type(t[n])
     steps = n / (t[n] - t[0]) if uniform else 0.0
     outside = False
@@ -73,6 +74,8 @@ def _evaluate(x, t, uniform, table, extension, index, v, inverse, pieces, basis)
             for l in range(r):
                 for k in range(r):
                     pieces[l, k, i] = table[index[i], l, k]
+    for i in range(len(x)):
+        index[i] *= stride
     two, three = fill(x.dtype.type(2)), fill(x.dtype.type(3))
     for i in range(0, len(x), width):
         at, scale = load(v, (i,)), load(inverse, (i,))
@@ -118,7 +121,7 @@ def _extend(distance, extension, inverse, v, pieces, basis, i):
 def _combine(basis, x, pairs, points, c):
     """Set c (C, r, N): the coefficients of the channels x (C, N)."""
     channels, r = c.shape[:2]
-    first, width = channels - len(pairs), BYTES // x.itemsize
+    first, width = channels - len(pairs), lanes(x)
     for i in range(0, points, width):
         for l in range(r):
             store(c, (0, l, i), load(basis, (0, l, i)))
@@ -143,7 +146,7 @@ def _contract(basis, j, dots, channel, i):
 def _differentiate(basis, x, pairs, points, dots, slopes):
     """Set slopes (C, N), gradients in x (C, N), from dots (C, r, N), those in `_combine`'s c."""
     channels = len(slopes)
-    first, width = channels - len(pairs), BYTES // x.itemsize
+    first, width = channels - len(pairs), lanes(x)
     for i in range(0, points, width):
         value = _contract(basis, 1, dots, 0, i)
         for a in range(1, channels):
@@ -160,57 +163,69 @@ def _differentiate(basis, x, pairs, points, dots, slopes):
         store(slopes, (0, i), value)
 
 
-@_inline
-def _add(y, i, c, at, l, rows, m, width):
-    """Add one row, c[l, at] rows[m], to y[i]."""
-    a = fill(c[l, at])
-    for q in range(0, y.shape[1], width):
-        store(y, (i, q), a * load(rows, (m, q)) + load(y, (i, q)))
+@_jit
+def _add(y, start, c, index, rows):
+    """Add sum_l c[l, i] rows[index[i] + l] to y[start + i] for all i."""
+    r, width = len(c), lanes(y)
+    for l in range(0, r - 3, 4):
+        for i in range(len(index)):
+            m, j = index[i] + l, start + i
+            c0, c1, c2, c3 = fill(c[l, i]), fill(c[l + 1, i]), fill(c[l + 2, i]), fill(c[l + 3, i])
+            for q in range(0, y.shape[1], width):
+                total = c0 * load(rows, (m, q)) + load(y, (j, q))
+                total = c1 * load(rows, (m + 1, q)) + total
+                total = c2 * load(rows, (m + 2, q)) + total
+                store(y, (j, q), c3 * load(rows, (m + 3, q)) + total)
+    for l in range(r - r % 4, r):
+        for i in range(len(index)):
+            m, j, c0 = index[i] + l, start + i, fill(c[l, i])
+            for q in range(0, y.shape[1], width):
+                store(y, (j, q), c0 * load(rows, (m, q)) + load(y, (j, q)))
 
 
-@_inline
-def _add4(y, i, c, at, l, rows, m, width):
-    """Add four rows, sum_k c[l + k, at] rows[m + k], to y[i]."""
-    c0, c1, c2, c3 = fill(c[l, at]), fill(c[l + 1, at]), fill(c[l + 2, at]), fill(c[l + 3, at])
-    for q in range(0, y.shape[1], width):
-        total = c0 * load(rows, (m, q)) + load(y, (i, q))
-        total = c1 * load(rows, (m + 1, q)) + total
-        total = c2 * load(rows, (m + 2, q)) + total
-        store(y, (i, q), c3 * load(rows, (m + 3, q)) + total)
+@_jit
+def _add_outer(rows, index, c, g, start):
+    """Add c[l, i] g[start + i] to rows[index[i] + l] for all i and l."""
+    r, width = len(c), lanes(g)
+    for l in range(0, r - 3, 4):
+        for i in range(len(index)):
+            m, j = index[i] + l, start + i
+            c0, c1, c2, c3 = fill(c[l, i]), fill(c[l + 1, i]), fill(c[l + 2, i]), fill(c[l + 3, i])
+            for q in range(0, g.shape[1], width):
+                v = load(g, (j, q))
+                store(rows, (m, q), c0 * v + load(rows, (m, q)))
+                store(rows, (m + 1, q), c1 * v + load(rows, (m + 1, q)))
+                store(rows, (m + 2, q), c2 * v + load(rows, (m + 2, q)))
+                store(rows, (m + 3, q), c3 * v + load(rows, (m + 3, q)))
+    for l in range(r - r % 4, r):
+        for i in range(len(index)):
+            m, j, c0 = index[i] + l, start + i, fill(c[l, i])
+            for q in range(0, g.shape[1], width):
+                store(rows, (m, q), c0 * load(g, (j, q)) + load(rows, (m, q)))
 
 
-@_inline
-def _dot(c, l, at, rows, m, g, i, width):
-    """Set c[l, at] = rows[m] . g[i]."""
-    s0 = zero = fill(g.dtype.type(0))
-    for q in range(0, g.shape[1], width):
-        s0 = load(rows, (m, q)) * load(g, (i, q)) + s0
-    c[l, at] = totals(s0, zero, zero, zero)[0]
-
-
-@_inline
-def _dot4(c, l, at, rows, m, g, i, width):
-    """Set c[l + k, at] = rows[m + k] . g[i] for four k."""
-    s0 = s1 = s2 = s3 = fill(g.dtype.type(0))
-    for q in range(0, g.shape[1], width):
-        v = load(g, (i, q))
-        s0 = load(rows, (m, q)) * v + s0
-        s1 = load(rows, (m + 1, q)) * v + s1
-        s2 = load(rows, (m + 2, q)) * v + s2
-        s3 = load(rows, (m + 3, q)) * v + s3
-    c[l, at], c[l + 1, at], c[l + 2, at], c[l + 3, at] = totals(s0, s1, s2, s3)
-
-
-@_inline
-def _add_outer4(rows, m, c, l, at, g, i, width):
-    """Add c[l + k, at] g[i] to rows[m + k] for four k."""
-    c0, c1, c2, c3 = fill(c[l, at]), fill(c[l + 1, at]), fill(c[l + 2, at]), fill(c[l + 3, at])
-    for q in range(0, g.shape[1], width):
-        v = load(g, (i, q))
-        store(rows, (m, q), c0 * v + load(rows, (m, q)))
-        store(rows, (m + 1, q), c1 * v + load(rows, (m + 1, q)))
-        store(rows, (m + 2, q), c2 * v + load(rows, (m + 2, q)))
-        store(rows, (m + 3, q), c3 * v + load(rows, (m + 3, q)))
+@_jit
+def _dot(c, index, rows, g, start):
+    """Set c[l, i] = rows[index[i] + l] . g[start + i] for all i and l."""
+    r, width = len(c), lanes(g)
+    zero = fill(g.dtype.type(0))
+    for l in range(0, r - 3, 4):
+        for i in range(len(index)):
+            m, j = index[i] + l, start + i
+            s0 = s1 = s2 = s3 = zero
+            for q in range(0, g.shape[1], width):
+                v = load(g, (j, q))
+                s0 = load(rows, (m, q)) * v + s0
+                s1 = load(rows, (m + 1, q)) * v + s1
+                s2 = load(rows, (m + 2, q)) * v + s2
+                s3 = load(rows, (m + 3, q)) * v + s3
+            c[l, i], c[l + 1, i], c[l + 2, i], c[l + 3, i] = totals(s0, s1, s2, s3)
+    for l in range(r - r % 4, r):
+        for i in range(len(index)):
+            m, j, s0 = index[i] + l, start + i, zero
+            for q in range(0, g.shape[1], width):
+                s0 = load(rows, (m, q)) * load(g, (j, q)) + s0
+            c[l, i] = totals(s0, zero, zero, zero)[0]
 
 
 @_jit
@@ -234,13 +249,13 @@ def lay_out(source, target, start, stop):
     rows, inputs, columns = source.shape[1], source.shape[2], target.shape[2]
     for task in range(start, stop):
         s, p = task // inputs, task % inputs
-        _transpose(source[s, :, p], rows, columns, target[s, p], BYTES // source.itemsize)
+        _transpose(source[s, :, p], rows, columns, target[s, p], lanes(source))
 
 
 @_inline
 def _aligned(like, shape):
     """Return zeros that begin where a vector may begin."""
-    count, spare = shape[0] * shape[1] * shape[2], BYTES // like.itemsize
+    count, spare = shape[0] * shape[1] * shape[2], lanes(like)
     buffer = np.zeros(count + spare, like.dtype)
     start = (-buffer.ctypes.data % BYTES) // like.itemsize
     return buffer[start : start + count].reshape(shape)
@@ -253,7 +268,7 @@ def forward(z, rows, breakpoints, tables, uniform, stride, pairs, extension, y, 
     A task is a block of points of a network: s ceil(B / BLOCK) + block.
     """
     channels, points, outputs = y.shape[1:]
-    inputs, r, width = z.shape[2], tables.shape[3], BYTES // z.itemsize
+    inputs, r, width = z.shape[2], tables.shape[3], lanes(z)
     blocks = (points + BLOCK - 1) // BLOCK
     top = 1 if channels == 1 else (2 if len(pairs) == 0 else 3)
     index = np.zeros(BLOCK, np.int64)
@@ -270,17 +285,10 @@ def forward(z, rows, breakpoints, tables, uniform, stride, pairs, extension, y, 
         buffer[:] = 0
         for p in range(inputs):
             x = z[s, :, p, begin : begin + count]
-            _evaluate(x[0], t, uniform, table, extension, index, v, inverse, pieces, basis)
+            _evaluate(x[0], t, uniform, stride, table, extension, index, v, inverse, pieces, basis)
             _combine(basis, x, pairs, count, c)
-            local = rows[s, p]
             for channel in range(channels):
-                out, factors = buffer[channel], c[channel]
-                for l in range(0, r - 3, 4):
-                    for i in range(count):
-                        _add4(out, i, factors, i, l, local, index[i] * stride + l, width)
-                for l in range(r - r % 4, r):
-                    for i in range(count):
-                        _add(out, i, factors, i, l, local, index[i] * stride + l, width)
+                _add(buffer[channel], 0, c[channel], index[:count], rows[s, p])
         y[s, :, begin : begin + count] = buffer[:, :count, :outputs]
 
 
@@ -294,7 +302,7 @@ def backward(
     A task is a group of inputs of a network: s ceil(P / group) + p // group.
     """
     channels, points, outputs = grad.shape[1:]
-    inputs, r, width, size = z.shape[2], tables.shape[3], BYTES // z.itemsize, weight.shape[3]
+    inputs, r, width, size = z.shape[2], tables.shape[3], lanes(z), weight.shape[3]
     to_z, to_weight = by_z.size > 0, by_weight.size > 0
     top = (1 if channels == 1 else (2 if len(pairs) == 0 else 3)) + int(to_z)
     index = np.zeros(BLOCK, np.int64)
@@ -324,32 +332,14 @@ def backward(
                 g, skip = grad[s], begin
             for p in range(first, last):
                 x = z[s, :, p, begin : begin + count]
-                _evaluate(x[0], t, uniform, table, extension, index, v, inverse, pieces, basis)
+                _evaluate(x[0], t, uniform, stride, table, extension, index, v, inverse, pieces, basis)
                 if to_weight:
                     _combine(basis, x, pairs, count, c)
-                    into = sums[p - first]
                     for channel in range(channels):
-                        h, factors = g[channel], c[channel]
-                        for l in range(0, r - 3, 4):
-                            for i in range(count):
-                                m = index[i] * stride + l
-                                _add_outer4(into, m, factors, l, i, h, skip + i, width)
-                        for l in range(r - r % 4, r):
-                            for i in range(count):
-                                m = index[i] * stride + l
-                                _add(into, m, factors, i, l, h, skip + i, width)
+                        _add_outer(sums[p - first], index[:count], c[channel], g[channel], skip)
                 if to_z:
-                    local = rows[p - first]
                     for channel in range(channels):
-                        h, out = g[channel], dots[channel]
-                        for l in range(0, r - 3, 4):
-                            for i in range(count):
-                                m = index[i] * stride + l
-                                _dot4(out, l, i, local, m, h, skip + i, width)
-                        for l in range(r - r % 4, r):
-                            for i in range(count):
-                                m = index[i] * stride + l
-                                _dot(out, l, i, local, m, h, skip + i, width)
+                        _dot(dots[channel], index[:count], rows[p - first], g[channel], skip)
                     slopes = by_z[s, :, p, begin : begin + count]
                     _differentiate(basis, x, pairs, count, dots, slopes)
         if to_weight:

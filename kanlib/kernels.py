@@ -57,14 +57,19 @@ def backend(name: str) -> Iterator[None]:
 
 
 @torch.compiler.assume_constant_result
-@functools.cache
 def has_numba() -> bool:
     """Return whether the fused kernels can be used."""
+    return _launcher() is not None
+
+
+@functools.cache
+def _launcher() -> Any:
+    """Return the module that runs the fused kernels; numba is imported at the first use."""
     try:
-        import kanlib.launch  # noqa: F401
+        from kanlib import launch
     except ImportError:
-        return False
-    return True
+        return None
+    return launch
 
 
 def evaluate(
@@ -143,9 +148,7 @@ def splines(
     On interval m the rows m stride, ..., m stride + r - 1 of the weights are used. ``breakpoints``
     (T, n + 1) and ``table`` (T, 1 or n, r, r) belong to all networks, T = 1, or to each, T = S.
     """
-    from kanlib import launch
-
-    return launch.forward(z, weight, breakpoints, table, uniform, stride, pairs, extension)
+    return _launcher().forward(z, weight, breakpoints, table, uniform, stride, pairs, extension)
 
 
 @torch.library.custom_op("kanlib::splines_backward", mutates_args=(), device_types="cpu")
@@ -163,9 +166,7 @@ def splines_backward(
     to_weight: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients in z and in the weights; those not asked for are empty."""
-    from kanlib import launch
-
-    return launch.backward(
+    return _launcher().backward(
         z, weight, breakpoints, table, grad, uniform, stride, pairs, extension, to_z, to_weight
     )
 
@@ -238,9 +239,7 @@ def _stacked(size: int, dims: Sequence[int | None], tensors: Sequence[Tensor]) -
         for dim, tensor in zip(dims, tensors, strict=True)
     ]
     networks = fronted[0].shape[1]
-    return [
-        tensor.expand(size, networks, *tensor.shape[2:]).flatten(0, 1) for tensor in fronted
-    ]
+    return [tensor.expand(size, networks, *tensor.shape[2:]).flatten(0, 1) for tensor in fronted]
 
 
 @splines.register_vmap
@@ -258,7 +257,9 @@ def _(info: Any, dims: Any, *inputs: Any) -> tuple[Tensor, int]:
 def _(info: Any, dims: Any, *inputs: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
     tensors = _stacked(info.batch_size, dims[:5], inputs[:5])
     by_z, by_weight = (
-        slope.unflatten(0, (info.batch_size, -1)) if slope.ndim > 1 else slope.expand(info.batch_size, 0)
+        slope.unflatten(0, (info.batch_size, -1))
+        if slope.ndim > 1
+        else slope.expand(info.batch_size, 0)
         for slope in splines_backward(*tensors, *inputs[5:])
     )
     return (by_z, by_weight), (0, 0)

@@ -56,6 +56,17 @@ def _interleave(builder: Any, a: Any, b: Any) -> tuple[Any, Any]:
 
 
 @intrinsic
+def lanes(typing: Any, array: Any) -> Any:
+    """Return how many numbers of an array make a vector, a constant to the compiler."""
+    size = Vector(array.dtype).size
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return context.get_constant(types.intp, size)
+
+    return types.intp(array), code
+
+
+@intrinsic
 def load(typing: Any, array: Any, index: Any) -> Any:
     """Return the vector that begins at ``array[index]``."""
 
