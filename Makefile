@@ -5,12 +5,12 @@ BIN = $(VENV)/bin
 JOBS ?= 2
 SOURCE ?= .
 CHAPTERS ?= $(wildcard book/*.ipynb)
-EXPERIMENTS = regression
+EXPERIMENTS = regression poisson burgers allen-cahn
 
 INSTALLED = $(VENV)/.installed
 FRESH = $(SOURCE)/_build/.fresh
 # What a chapter's outputs depend on beside its own cells.
-INPUTS = $(wildcard kanlib/*.py kanlib/problems/*.py book/*.py book/*/*.json) requirements.txt
+INPUTS = $(wildcard kanlib/*.py kanlib/*/*.py book/*.py book/*/*.json) requirements.txt
 PYTEST = $(BIN)/python -m pytest
 SHORT = --no-header -q
 

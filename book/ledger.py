@@ -22,7 +22,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-CLAIMS = Path(__file__).resolve().parent / "claims"
+BOOK = Path(__file__).resolve().parent
+CLAIMS = BOOK / "claims"
 FIELDS = ("id", "statement", "source", "paper", "verdict", "what", "measured", "test")
 VERDICTS = ("reproduced", "corrected", "not reproduced")
 NOT_IN_PAPER = "not in the paper"
@@ -110,6 +111,33 @@ def claim(
     assert agrees, f"claim {id!r}: measured {measured:g}, stored {stored:g}, expected {expected}"
 
 
+def named(source: str) -> list[str]:
+    """Return what a source such as "Lemma 2, eqs. (3)–(5)" or "§4.2" names, in one form each.
+
+    Sections and appendices come first, then statements, figures and tables, then equations:
+    "lemma 2", "eq. 3", "eq. 4", "eq. 5".
+    """
+    text = source.lower().replace("§", "section ").replace("equation", "eq.")
+    text = text.replace("sec.", "section").replace("fig.", "figure")
+    pairs = re.findall(r"\b([a-z]+?)s? +(\d[\d.]*|[a-e]\b)", text)
+    names = [f"{kind} {number.rstrip('.')}" for kind, number in pairs]
+    names = [name for name in names if name in PLACES]
+    for numbers in re.findall(r"\beqs?\.((?: *(?:,|–|and)? *\(?\d+\)?)+)", text):
+        for first, last in re.findall(r"(\d+)\)?(?: *– *\(?(\d+))?", numbers):
+            names += [f"eq. {k}" for k in range(int(first), int(last or first) + 1)]
+    return sorted(names, key=lambda name: (not is_section(name), name.startswith("eq.")))
+
+
+def treated(entry: dict[str, Any]) -> list[str]:
+    """Return what an entry treats: all that its source names, but "after eq. (25)" is no eq. 25."""
+    return named(re.sub(r"\b(before|after)\b.*", "", entry["source"]))
+
+
+def is_section(name: str) -> bool:
+    """Tell a section or an appendix from a statement, a figure, a table or an equation."""
+    return name.startswith(("section", "appendix"))
+
+
 def place(source: str) -> float:
     """Return where a source such as "Lemma 2, eq. (5)" or "§4.2" stands in the paper.
 
@@ -118,17 +146,32 @@ def place(source: str) -> float:
     Raises:
         ValueError: if no part of the paper is named.
     """
-    text = source.lower().replace("§", "section ").replace("equation", "eq.")
-    text = text.replace("sec.", "section").replace("fig.", "figure")
-    sections, statements = [], []
-    for kind, number in re.findall(r"\b([a-z]+?)s? +(\d[\d.]*|[a-e]\b)", text):
-        if f"{kind} {number.rstrip('.')}" in PLACES:
-            found = sections if kind in ("section", "appendix") else statements
-            found.append(PLACES[f"{kind} {number.rstrip('.')}"])
-    statements += [float(number) for number in re.findall(r"\beqs?\. *\(?(\d+)", text)]
-    if not sections and not statements:
+    names = named(source)
+    if not names:
         raise ValueError(f"source {source!r} names no part of the paper, such as 'Lemma 2'")
-    return max([*sections, *statements[:1]])
+    sections = [PLACES[name] for name in names if is_section(name)]
+    return max([*sections, *[where(name) for name in names[len(sections) :][:1]]])
+
+
+def where(name: str) -> float:
+    """Return the place of one name."""
+    return float(name.removeprefix("eq. ")) if name.startswith("eq.") else PLACES[name]
+
+
+def numbered() -> list[str]:
+    """Return the numbered statements, figures, tables and equations of the paper's theory.
+
+    The theory is sections 1 to 4 and appendices A to C.
+    """
+    names = [*PLACES, *(f"eq. {k}" for k in range(1, 42))]
+    theory = [
+        name
+        for name in names
+        if not is_section(name)
+        and (where(name) < PLACES["section 5"] or where(name) > PLACES["appendix a"])
+        and where(name) < PLACES["appendix d"]
+    ]
+    return sorted(theory, key=where)
 
 
 def ordered_claims(folder: Path | None = None) -> list[dict[str, Any]]:
@@ -148,5 +191,22 @@ def ordered_claims(folder: Path | None = None) -> list[dict[str, Any]]:
 
 def section(entry: dict[str, Any]) -> str:
     """Return the section or appendix of the paper that an entry of `ordered_claims` belongs to."""
-    headings = {at: name for name, at in PLACES.items() if name.startswith(("section", "appendix"))}
+    headings = {at: name for name, at in PLACES.items() if is_section(name)}
     return headings[max(at for at in headings if at <= entry["place"])].capitalize()
+
+
+def chapter_link(chapter: str) -> str:
+    """Return the number of a chapter, as a Markdown link if the book has the chapter."""
+    parts = chapter.split("-")
+    number = [part.lstrip("0") for part in parts if part.isdigit() or part in tuple("ABCDE")]
+    label = ".".join(number) or chapter
+    contents = (BOOK.parent / "_toc.yml").read_text(encoding="utf-8")
+    return f"[{label}]({chapter}.ipynb)" if f"file: book/{chapter}\n" in contents else label
+
+
+def typeset(text: str) -> str:
+    """Return a text of the ledger as Markdown for a cell: its ^{...} raised, its _{...} lowered."""
+    for mark, tag in (("^", "sup"), ("_", "sub")):
+        pattern = rf"\{mark}(?:\{{([^}}]*)\}}|(\[[^\]]*\]|−?\w+))"
+        text = re.sub(pattern, lambda m, tag=tag: f"<{tag}>{m[1] or m[2]}</{tag}>", text)
+    return text.replace("|", "\\|")

@@ -139,20 +139,35 @@ def show(fig: go.Figure, alt: str, caption: str = "") -> None:
         display(Markdown(caption))
 
 
-def show_table(rows: list[dict[str, Any]], caption: str = "") -> None:
-    """Display rows as a table with one column a key, and below it a caption.
+def table(rows: list[dict[str, Any]]) -> Markdown:
+    """Return rows as a table with one column a key.
 
     Args:
         rows: at least one row; all rows have the same keys. Cells may hold Markdown.
-        caption: what the table means, in Markdown; ``$math$`` is typeset.
 
     Raises:
         ValueError: if there is no row, or the keys differ.
+
+    >>> print(table([{"r": 1, "degree": 0}, {"r": 2, "degree": 1}]).data)
+    | r | degree |
+    |---|---|
+    | 1 | 0 |
+    | 2 | 1 |
     """
     if not rows or any(list(row) != list(rows[0]) for row in rows):
         raise ValueError(f"rows must be dictionaries with the same keys, got {rows!r}")
     lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
     lines += ["| " + " | ".join(str(cell) for cell in row.values()) + " |" for row in rows]
-    display(Markdown("\n".join(lines)))
+    return Markdown("\n".join(lines))
+
+
+def show_table(rows: list[dict[str, Any]], caption: str = "") -> None:
+    """Display a `table` and, below it, its caption.
+
+    Args:
+        rows: see `table`.
+        caption: what the table means, in Markdown; ``$math$`` is typeset.
+    """
+    display(table(rows))
     if caption:
         display(Markdown(caption))

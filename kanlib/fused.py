@@ -268,7 +268,7 @@ def forward(z, rows, breakpoints, tables, uniform, stride, pairs, extension, y, 
     A task is a block of points of a network: s ceil(B / BLOCK) + block.
     """
     channels, points, outputs = y.shape[1:]
-    inputs, r, width = z.shape[2], tables.shape[3], lanes(z)
+    inputs, r = z.shape[2], tables.shape[3]
     blocks = (points + BLOCK - 1) // BLOCK
     top = 1 if channels == 1 else (2 if len(pairs) == 0 else 3)
     index = np.zeros(BLOCK, np.int64)
@@ -332,7 +332,9 @@ def backward(
                 g, skip = grad[s], begin
             for p in range(first, last):
                 x = z[s, :, p, begin : begin + count]
-                _evaluate(x[0], t, uniform, stride, table, extension, index, v, inverse, pieces, basis)
+                _evaluate(
+                    x[0], t, uniform, stride, table, extension, index, v, inverse, pieces, basis
+                )
                 if to_weight:
                     _combine(basis, x, pairs, count, c)
                     for channel in range(channels):

@@ -187,49 +187,43 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.options = [each for each in inputs if not isinstance(each, Tensor)]
 
 
-def _first(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """Return the gradients of `splines`."""
-    needed = ctx.needs_input_grad[:2]
-    by_z, by_weight = splines_backward(*ctx.saved_tensors, grad, *ctx.options, *needed)
-    return by_z if needed[0] else None, by_weight if needed[1] else None, *[None] * 6
-
-
-def _second(ctx: Any, along_z: Tensor, along_weight: Tensor) -> tuple[Tensor | None, ...]:
-    """Return the gradients of `splines_backward`, through the reference."""
-    uniform, stride, pairs, extension, to_z, to_weight = ctx.options
-    z, weight, breakpoints, table, grad = ctx.saved_tensors
-    needed = [ctx.needs_input_grad[i] for i in (0, 1, 4)]
-
-    def one(z: Tensor, weight: Tensor, breakpoints: Tensor, table: Tensor) -> Tensor:
-        pieces = table if stride == 1 else None
-        directions = list(zip(pairs[::2], pairs[1::2], strict=True))
-        return local.evaluate(z, weight, breakpoints, pieces, directions, EXTENSIONS[extension])
-
-    with torch.enable_grad():
-        # New names: what the gradient itself depends on must not count as a path to z.
-        z, weight, grad = (
-            v.view_as(v) if v.requires_grad else v.detach().requires_grad_()
-            for v in (z, weight, grad)
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Return the gradients of `splines`; if they are to be differentiated, by the reference."""
+    z, weight, breakpoints, table = ctx.saved_tensors
+    to_z, to_weight = ctx.needs_input_grad[:2]
+    if not torch.is_grad_enabled():
+        by_z, by_weight = splines_backward(
+            z, weight, breakpoints, table, grad, *ctx.options, to_z, to_weight
         )
-        shared = None if len(breakpoints) < len(z) else 0
-        if shared is None:
-            breakpoints, table = breakpoints[0], table[0]
-        y = torch.vmap(one, (0, 0, shared, shared))(z, weight, breakpoints, table)
-        chosen = [v for v, asked in ((z, to_z), (weight, to_weight)) if asked]
-        along = [v for v, asked in ((along_z, to_z), (along_weight, to_weight)) if asked]
-        slopes = torch.autograd.grad(y, chosen, grad, create_graph=True)
-    wanted = [v for v, need in zip((z, weight, grad), needed, strict=True) if need]
-    found = iter(
-        torch.autograd.grad(
-            slopes, wanted, along, create_graph=torch.is_grad_enabled(), allow_unused=True
-        )
-    )
-    by_z, by_weight, by_grad = (next(found) if need else None for need in needed)
-    return by_z, by_weight, None, None, by_grad, *[None] * 6
+        return by_z if to_z else None, by_weight if to_weight else None, *[None] * 6
+    chosen = [v for v, needed in ((z, to_z), (weight, to_weight)) if needed]
+    y = _reference(z, weight, breakpoints, table, *ctx.options)
+    slopes = iter(torch.autograd.grad(y, chosen, grad, create_graph=True))
+    return *(next(slopes) if needed else None for needed in (to_z, to_weight)), *[None] * 6
 
 
-splines.register_autograd(_first, setup_context=_save)
-splines_backward.register_autograd(_second, setup_context=_save)
+def _reference(
+    z: Tensor,
+    weight: Tensor,
+    breakpoints: Tensor,
+    table: Tensor,
+    _: bool,
+    stride: int,
+    pairs: Sequence[int],
+    extension: int,
+) -> Tensor:
+    """Return what `splines` returns, in plain PyTorch."""
+    directions = list(zip(pairs[::2], pairs[1::2], strict=True))
+
+    def one(s: int) -> Tensor:
+        pieces = table[s % len(table)] if stride == 1 else None
+        t = breakpoints[s % len(breakpoints)]
+        return local.evaluate(z[s], weight[s], t, pieces, directions, EXTENSIONS[extension])
+
+    return torch.stack([one(s) for s in range(len(z))])
+
+
+splines.register_autograd(_gradients, setup_context=_save)
 
 
 def _stacked(size: int, dims: Sequence[int | None], tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -250,16 +244,16 @@ def _(info: Any, dims: Any, *inputs: Any) -> tuple[Tensor, int]:
         y = splines(z.flatten(2, 3), *tensors[1:], *options)
         return y.unflatten(2, z.shape[2:4]), 2
     y = splines(*_stacked(info.batch_size, dims[:4], tensors), *options)
-    return y.unflatten(0, (info.batch_size, -1)), 0
+    return y.unflatten(0, (info.batch_size, len(y) // info.batch_size)), 0
 
 
 @splines_backward.register_vmap
-def _(info: Any, dims: Any, *inputs: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+def _(info: Any, dims: Any, *inputs: Any) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
     tensors = _stacked(info.batch_size, dims[:5], inputs[:5])
     by_z, by_weight = (
-        slope.unflatten(0, (info.batch_size, -1))
+        slope.unflatten(0, (info.batch_size, len(slope) // info.batch_size))
         if slope.ndim > 1
-        else slope.expand(info.batch_size, 0)
+        else slope
         for slope in splines_backward(*tensors, *inputs[5:])
     )
-    return (by_z, by_weight), (0, 0)
+    return (by_z, by_weight), tuple(0 if slope.ndim > 1 else None for slope in (by_z, by_weight))

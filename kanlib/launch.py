@@ -33,8 +33,8 @@ def forward(
     extension: int,
 ) -> Tensor:
     """Run ``kanlib::splines``."""
-    networks, channels, points, inputs = z.shape
-    outputs, size = weight.shape[1], weight.shape[3]
+    networks, channels, points, _ = z.shape
+    outputs = weight.shape[1]
     x, rows = _by_input(z), _transposed(weight)
     y = z.new_empty(networks, channels, points, outputs)
     options = uniform, stride, _pairs(tuple(pairs)), extension

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import torch
@@ -10,12 +9,13 @@ from torch import Tensor, nn
 
 from kanlib import bspline, kernels, truncated_power
 from kanlib.change_of_basis import ChangeOfBasis
+from kanlib.described import Described
 from kanlib.knots import KnotGrid, as_integer, check_tensor
 from kanlib.local import Pairs
 from kanlib.transfer import check_basis, check_nested, prolongation
 
 
-class SplineLayer(nn.Module):
+class SplineLayer(Described):
     """A layer x'_q = sum_p sum_i weight[q, p, i] b_i(x_p) (eq. 6), or with psi_j for b_i (eq. 7).
 
     The weights are spline weights u (``basis="spline"``) or ReLU weights w = A^T u
@@ -174,7 +174,8 @@ class SplineLayer(nn.Module):
         return self._evaluate(channels, pairs)
 
     def _evaluate(self, channels: Tensor, pairs: Pairs) -> Tensor:
-        weight, table = self.weight, self._table
+        weight: Tensor = self.weight
+        table: Tensor | None = self._table
         if self.basis == "relu":  # the polynomials of every edge on every interval
             weight, table = torch.einsum("mjk,qpj->qpmk", table, weight).flatten(2), None
         return kernels.evaluate(
@@ -247,45 +248,9 @@ class SplineLayer(nn.Module):
             "out_features": self.out_features,
         }
 
-    def get_extra_state(self) -> Tensor:
-        """Return :meth:`describe` as a tensor of UTF-8 bytes, kept beside the weights."""
-        description = json.dumps(self.describe()).encode()
-        return torch.tensor([*description], dtype=torch.uint8, device="cpu")
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Accept the description; :meth:`_load_from_state_dict` has compared it."""
-
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        """Load the weights after checking that they belong to this grid and basis."""
-        stored = state_dict.get(prefix + "_extra_state")
-        error_msgs = args[-1]
-        if stored is not None:
-            difference = self._difference(stored)
-            if difference:
-                error_msgs.append(f"checkpoint of {prefix.rstrip('.') or 'layer'} {difference}")
-                return
         super()._load_from_state_dict(state_dict, prefix, *args)
         self._build_tables()  # load_state_dict(..., assign=True) may change device and dtype
-
-    def _difference(self, stored: Tensor) -> str:
-        try:
-            theirs = json.loads(bytes(stored.flatten().tolist()))
-            theirs = {key: theirs[key] for key in self.describe()}
-        except (ValueError, TypeError, KeyError, AttributeError):
-            return "is not the state of a SplineLayer"
-        ours = self.describe()
-        keys = [key for key in ours if ours[key] != theirs[key]]
-        if not keys:
-            return ""
-        differences = ", ".join(
-            f"{key} = {_shortened(theirs[key])} (model: {_shortened(ours[key])})" for key in keys
-        )
-        remedy = (
-            "build the model with that n, or refine() it to that level, before loading"
-            if "n" in keys
-            else "build the model with these options before loading"
-        )
-        return f"has {differences}; {remedy}"
 
     def extra_repr(self) -> str:
         """Show sizes, order, intervals, domain and basis."""
@@ -306,11 +271,6 @@ def check_input(x: Tensor, features: int, weight: Tensor, name: str = "x") -> No
             f"{name} must have the dtype of the model, {weight.dtype}, got {x.dtype}: "
             f"cast {name}, or the model with model.to({name}.dtype)"
         )
-
-
-def _shortened(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def convert_weights(weight: Tensor, grid: KnotGrid, source: str, target: str) -> Tensor:

@@ -70,13 +70,13 @@ def evaluate(
     rows = index + n * torch.arange(inputs, device=index.device)
     picked = polynomials.reshape(inputs * n, r * outputs).index_select(0, rows.flatten())
     picked = picked.view(*index.shape[:-1], inputs * r, outputs)
-    return (picked * powers.flatten(-2)[..., None]).sum(-2)
+    return (powers.flatten(-2).movedim(0, -2) @ picked).movedim(-2, 0)
 
 
 def _channels(
     z: Tensor, breakpoints: Tensor, order: int, pairs: Pairs, extension: str
 ) -> tuple[Tensor, Tensor]:
-    """Return the intervals (..., P) and each channel's coefficients of the powers (C, ..., P, r)."""
+    """Return the intervals (..., P) and the coefficients of the powers (C, ..., P, r)."""
     directions = len(z) - 1 - len(pairs)
     first, second = z[1 : 1 + directions, ..., None], z[1 + directions :, ..., None]
 

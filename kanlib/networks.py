@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from kanlib.knots import KnotGrid, as_integer
 from kanlib.layers import SplineLayer, check_input
+from kanlib.maps import InputMap, Normalisation
 
 FIRST_LAYERS = ("spline", "affine", "linear")
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU}
@@ -35,6 +36,11 @@ class KAN(nn.Module):
         init_basis: basis in which they are drawn.
         prolonged_from: draw them on a uniform grid of that many intervals, or on that grid, and
             prolong: a smooth start on a fine grid.
+        input_domain: one interval (low, high) for each coordinate, mapped affinely onto
+            ``domain``, e.g. ((-1, 1), (0, 1)); by default inputs enter as they are.
+        hidden_domain: end points of the splines after the first layer, if not ``domain``.
+        normalisation: None, or "sigmoid" or "tanh": a map of all hidden values onto the domain
+            of the splines that follow (see :class:`kanlib.maps.Normalisation`).
         device: device of the parameters.
         dtype: floating-point type of the parameters.
 
@@ -70,6 +76,9 @@ class KAN(nn.Module):
         init_scale: float = 0.1,
         init_basis: str = "spline",
         prolonged_from: int | KnotGrid | None = None,
+        input_domain: Sequence[tuple[float, float]] | None = None,
+        hidden_domain: tuple[float, float] | None = None,
+        normalisation: str | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -86,28 +95,42 @@ class KAN(nn.Module):
             grid = KnotGrid.uniform(r, n, domain)
         else:
             grid = KnotGrid(r, breakpoints)
+        hidden_grid = grid
+        if hidden_domain is not None:
+            if breakpoints is not None:
+                raise ValueError(
+                    "hidden_domain needs uniform splines: give n instead of breakpoints"
+                )
+            hidden_grid = KnotGrid.uniform(r, n, hidden_domain)
         if prolonged_from is not None and not isinstance(prolonged_from, KnotGrid):
-            intervals = as_integer("prolonged_from", prolonged_from, minimum=1)
-            prolonged_from = KnotGrid.uniform(r, intervals, grid.domain)
+            prolonged_from = as_integer("prolonged_from", prolonged_from, minimum=1)
         layers: list[nn.Module] = []
+        if input_domain is not None:
+            layers.append(_input_map(input_domain, self.widths[0], grid.domain, device, dtype))
         for position, (p, q) in enumerate(zip(self.widths[:-1], self.widths[1:], strict=True)):
             if position == 0 and first != "spline":
                 layers.append(_linear(p, q, first == "affine", device, dtype))
-            else:
-                layers.append(
-                    SplineLayer(
-                        p,
-                        q,
-                        grid,
-                        basis=basis,
-                        extension=extension,
-                        init_scale=init_scale,
-                        init_basis=init_basis,
-                        prolonged_from=prolonged_from,
-                        device=device,
-                        dtype=dtype,
-                    )
+                continue
+            own = hidden_grid if position else grid
+            if position and normalisation is not None:
+                layers.append(Normalisation(normalisation, own.domain))
+            coarse = prolonged_from
+            if isinstance(coarse, int):
+                coarse = KnotGrid.uniform(r, coarse, own.domain)
+            layers.append(
+                SplineLayer(
+                    p,
+                    q,
+                    own,
+                    basis=basis,
+                    extension=extension,
+                    init_scale=init_scale,
+                    init_basis=init_basis,
+                    prolonged_from=coarse,
+                    device=device,
+                    dtype=dtype,
                 )
+            )
         self.layers = nn.ModuleList(layers)
 
     @property
@@ -143,8 +166,15 @@ class KAN(nn.Module):
             A new KAN; this one is untouched.
 
         Raises:
-            ValueError: if ``breakpoints`` lacks a present breakpoint.
+            ValueError: if ``breakpoints`` lacks a present breakpoint, or the layers have
+                different domains.
         """
+        domains = {layer.grid.domain for layer in self.spline_layers}
+        if breakpoints is not None and len(domains) > 1:
+            raise ValueError(
+                f"breakpoints must fit all spline layers, but these have the domains "
+                f"{sorted(domains)}: refine() halves the intervals of each"
+            )
 
         def refined(layer: SplineLayer) -> SplineLayer:
             grid = None if breakpoints is None else KnotGrid(layer.grid.order, breakpoints)
@@ -191,13 +221,20 @@ class KAN(nn.Module):
             This network, changed in place.
 
         Raises:
-            ValueError: if the first layer is a spline layer or x is not a finite (N, P) tensor.
+            ValueError: if the first layer is a spline layer, hidden values are normalised, or x
+                is not a finite (N, P) tensor.
         """
-        first = self.layers[0]
+        maps = [layer for layer in self.layers if isinstance(layer, InputMap)]
+        first = self.layers[len(maps)]
         if not isinstance(first, nn.Linear):
             raise ValueError(
                 "calibrate needs first='affine' or first='linear'; for a spline first layer "
-                "choose domain to cover the data"
+                "choose domain, or input_domain, to cover the data"
+            )
+        if any(isinstance(layer, Normalisation) for layer in self.layers):
+            raise ValueError(
+                "calibrate is of no use where hidden values are normalised: choose "
+                "normalisation=None, or do without it"
             )
         if x.ndim != 2 or x.shape[0] < 2 or x.shape[1] != self.widths[0]:
             raise ValueError(
@@ -206,7 +243,7 @@ class KAN(nn.Module):
         if not torch.isfinite(x).all():
             raise ValueError("x must be finite, got NaN or infinite entries: remove those rows")
         a, b = next(self.spline_layers).grid.domain
-        z = first(x)
+        z = first(maps[0](x) if maps else x)
         low, high = z.min(dim=0).values, z.max(dim=0).values
         if first.bias is not None:
             spread = high - low
@@ -232,6 +269,8 @@ class MLP(nn.Module):
     Args:
         widths: layer widths, e.g. [2, 20, 20, 1].
         activation: "relu", "tanh", "gelu" or "silu".
+        input_domain: one interval (low, high) for each coordinate, mapped affinely onto [-1, 1];
+            by default inputs enter as they are.
         device: device of the parameters.
         dtype: floating-point type of the parameters.
 
@@ -239,7 +278,7 @@ class MLP(nn.Module):
         Input (..., widths[0]), output (..., widths[-1]).
 
     Raises:
-        ValueError: if the widths or the activation are not admissible.
+        ValueError: if the widths or an option are not admissible.
 
     Examples:
         >>> MLP([2, 20, 20, 1]).num_parameters
@@ -251,6 +290,7 @@ class MLP(nn.Module):
         widths: Sequence[int],
         activation: str = "relu",
         *,
+        input_domain: Sequence[tuple[float, float]] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -259,6 +299,8 @@ class MLP(nn.Module):
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {list(ACTIVATIONS)}, got {activation!r}")
         layers: list[nn.Module] = []
+        if input_domain is not None:
+            layers.append(_input_map(input_domain, self.widths[0], (-1.0, 1.0), device, dtype))
         for p, q in zip(self.widths[:-2], self.widths[1:-1], strict=True):
             layers += [_linear(p, q, True, device, dtype), ACTIVATIONS[activation]()]
         p, q = self.widths[-2:]
@@ -278,6 +320,22 @@ class MLP(nn.Module):
     def extra_repr(self) -> str:
         """Show widths and the number of parameters."""
         return f"widths={self.widths}, parameters={self.num_parameters}"
+
+
+def _input_map(
+    intervals: Sequence[tuple[float, float]],
+    features: int,
+    domain: tuple[float, float],
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+) -> InputMap:
+    """Return the map of the inputs, after checking that there is an interval for each."""
+    if not isinstance(intervals, Sequence) or len(intervals) != features:
+        raise ValueError(
+            f"input_domain must hold one pair (low, high) for each of the {features} inputs, got "
+            f"{intervals!r}"
+        )
+    return InputMap(intervals, domain, device=device, dtype=dtype)
 
 
 def _linear(

@@ -1,14 +1,54 @@
-"""Objectives: functions from a model to the scalar loss that training minimises."""
+"""Objectives: functions from a model to the scalar loss that training minimises.
+
+Any function will do. An object that also has the methods of :class:`Stateful` may change from step
+to step, and what it has become survives refinements and interruptions.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 #: ``objective(model)``, or ``objective(model, batch)``, returning a scalar loss.
 Objective = Callable[..., Tensor]
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """An objective with a state, e.g. weights of residual-based attention.
+
+    Its value must depend on the model and the state only, and no evaluation may change the state
+    in a way that later values or states depend on: losses are evaluated where no step is taken.
+
+    Examples:
+        >>> from kanlib.attention import Attention
+        >>> class Residual:
+        ...     def __init__(self, x):
+        ...         self.x, self.attention = x, Attention(damping=1e-3)
+        ...         self.after_step = self.attention.after_step
+        ...         self.state_dict = self.attention.state_dict
+        ...         self.load_state_dict = self.attention.load_state_dict
+        ...
+        ...     def __call__(self, model):
+        ...         return self.attention(model(self.x) - self.x).square().mean()
+        >>> isinstance(Residual(torch.ones(4, 1)), Stateful)
+        True
+    """
+
+    def __call__(self, model: Any) -> Tensor:
+        """Return the scalar loss."""
+
+    def after_step(self) -> None:
+        """Change the state; called once after each optimizer step that is kept."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as tensors, numbers, strings, lists and dicts."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
 
 
 class MeanSquaredError:

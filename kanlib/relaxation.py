@@ -203,3 +203,76 @@ def attenuation(
     start = identity if start is None else start
     powers = (torch.linalg.matrix_power(identity - step * rates, int(t)) for t in times)
     return torch.stack([(power @ start).norm(dim=1) for power in powers])
+
+
+def propagator(
+    levels: Sequence[KnotGrid],
+    steps: Sequence[int],
+    geometry: str = "u",
+    gradient: str = "u",
+    *,
+    derivative: int = 0,
+) -> Tensor:
+    """Return the matrix that takes the modes of the error before training to those after it.
+
+    Training takes some steps of gradient descent on each level, half as long as the largest stable
+    ones, and interpolates to the next finer level, which does not change the error.
+
+    Args:
+        levels: nested grids, the coarsest first; the modes are those of the last one.
+        steps: number of steps on each level.
+        geometry: "u" or "w", the basis in which the steps are taken.
+        gradient: "u" or "w", the basis of the gradient.
+        derivative: which derivative of f the loss compares, from 0 to r - 1.
+
+    Returns:
+        Float64 tensor (N, N), N the number of modes.
+
+    Raises:
+        ValueError: if an argument is not admissible.
+
+    Examples:
+        >>> coarse = KnotGrid.uniform(1, 1)  # half the largest step removes the mean at once
+        >>> propagator([coarse, coarse.refine()], [1, 0]).diagonal()
+        tensor([0., 1.], dtype=torch.float64)
+    """
+    if len(levels) != len(steps):
+        raise ValueError(
+            f"steps must have one entry a level, got {len(steps)} for {len(levels)} levels"
+        )
+    identity = torch.eye(levels[-1].num_basis, dtype=torch.float64)
+    result = identity
+    for grid, count in zip(levels, steps, strict=True):
+        rates = rate_matrix(grid, geometry, gradient, fine=levels[-1], derivative=derivative)
+        values = spectrum(grid, geometry, gradient, derivative=derivative)
+        step = largest_stable_step(values) / 2.0
+        result = torch.linalg.matrix_power(identity - step * rates, count) @ result
+    return result
+
+
+def coarse_correction(coarse: KnotGrid, fine: KnotGrid, derivative: int = 0) -> Tensor:
+    """Return the matrix that takes the modes of the error to those after the best coarse update.
+
+    It minimises the loss over the splines of the coarse grid, and of those with the same loss takes
+    the update with the smallest weights: I - V^{-1} P (P^T G P)^+ P^T G V.
+
+    Args:
+        coarse: the coarse grid.
+        fine: a finer grid, in which it is nested, and whose modes describe the error.
+        derivative: which derivative of f the loss compares, from 0 to r - 1.
+
+    Returns:
+        Float64 tensor (N, N), a projection.
+
+    Raises:
+        ValueError: if the grids are not nested, or ``derivative`` is out of range.
+
+    Examples:
+        >>> coarse = KnotGrid.uniform(1, 1)
+        >>> coarse_correction(coarse, coarse.refine()).diagonal().abs()
+        tensor([0., 1.], dtype=torch.float64)
+    """
+    modes, p, g = cosine_modes(fine), prolongation(coarse, fine).dense(), gram(fine, derivative)
+    solve = torch.linalg.pinv(p.T @ g @ p, rtol=1e-11, hermitian=True)
+    update = modes.T @ gram(fine) @ p @ solve @ p.T @ g @ modes  # V^{-1} = V^T G
+    return torch.eye(fine.num_basis, dtype=torch.float64) - update

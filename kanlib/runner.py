@@ -23,6 +23,10 @@ from tqdm import tqdm
 from kanlib.experiments import find_case, find_experiment
 from kanlib.problems.regression import check_seed
 from kanlib.records import add_run, find_run, load_record, new_record, provenance, save_record
+from kanlib.runs import History
+
+#: About as many entries of a history are recorded.
+HISTORY = 300
 
 
 def run_and_record(
@@ -153,7 +157,7 @@ def _run_job(job: tuple[Any, ...]) -> tuple[dict[str, Any], Path]:
     experiment, case, seed, settings, checkpoint, resume, progress = job
     if not resume:
         _discard(checkpoint)
-    run, metrics = find_experiment(experiment).execute(
+    run, metrics, solutions = find_experiment(experiment).execute(
         find_case(experiment, case),
         seed,
         quick=settings["quick"],
@@ -186,13 +190,29 @@ def _run_job(job: tuple[Any, ...]) -> tuple[dict[str, Any], Path]:
             for number, level in enumerate(run.levels)
         ],
         "metrics": metrics,
-        "history": {
-            key: getattr(run.history, key)
-            for key in ("level", "epoch", "work", "evaluations", "loss")
-        },
+        "history": _thinned(run.history),
         "provenance": provenance(),
     }
+    if solutions:
+        result["solutions"] = solutions
     return result, checkpoint
+
+
+def _thinned(history: History) -> dict[str, list[Any]]:
+    """Return at most about HISTORY entries, the ends of levels among them, and the errors."""
+    count = len(history)
+    every = -(-count // HISTORY)
+    kept = [
+        i
+        for i in range(count)
+        if i % every == 0 or i + 1 == count or history.level[i] != history.level[i + 1]
+    ]
+    thinned: dict[str, list[Any]] = {
+        key: [getattr(history, key)[i] for i in kept]
+        for key in ("level", "epoch", "work", "evaluations", "loss")
+    }
+    thinned["errors"] = [[row["work"], row["epoch"], row["error"]] for row in history.metrics]
+    return thinned
 
 
 def _record(experiment: str, out: Path) -> dict[str, Any]:

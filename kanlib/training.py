@@ -1,6 +1,7 @@
 """Training on one level: optimizer, progress, divergence, Ctrl-C, checkpoints.
 
-An objective is any function that takes the model and returns a scalar loss. An optimizer is given
+An objective is any function that takes the model and returns a scalar loss; it may have a state
+(see :class:`kanlib.objectives.Stateful`). An optimizer is given
 as a function from parameters to a torch optimizer, e.g. ``functools.partial(torch.optim.Adam,
 lr=1e-3)``, and a scheduler as a function from that optimizer to a torch scheduler, stepped once
 an epoch. One epoch is one optimizer step (one step a batch, if batches are given).
@@ -25,12 +26,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import CyclicLR, LinearLR, LRScheduler, ReduceLROnPlateau
 from tqdm import TqdmWarning
 
 from kanlib.checkpoints import load_checkpoint, save_checkpoint
 from kanlib.geometry import Iteration, new_optimizer
-from kanlib.objectives import Objective
+from kanlib.objectives import Objective, Stateful
 from kanlib.runs import History, Level, Run
 
 with warnings.catch_warnings():  # a notebook without ipywidgets gets no bar, and no complaint
@@ -77,15 +78,58 @@ def linear_ramp(initial_lr: float, steps: int) -> SchedulerFactory:
         )
 
     def ramp(optimizer: Optimizer) -> LRScheduler:
-        target = optimizer.param_groups[0]["lr"]
-        if initial_lr > target:
-            raise ValueError(
-                f"initial_lr = {initial_lr} exceeds the optimizer's learning rate {target}: "
-                "a ramp goes up"
-            )
-        return LinearLR(optimizer, start_factor=initial_lr / target, total_iters=steps)
+        start = _start_factor(optimizer, initial_lr, "a ramp goes up")
+        return LinearLR(optimizer, start_factor=start, total_iters=steps)
 
     return ramp
+
+
+def exponential_cycles(initial_lr: float, steps: int, gamma: float) -> SchedulerFactory:
+    """Return a scheduler whose learning rate goes up and down, in ever smaller cycles.
+
+    It rises linearly from ``initial_lr`` to the optimizer's own rate and falls back to
+    ``initial_lr``, each in ``steps`` epochs; after k epochs the distance from ``initial_lr`` is
+    gamma**k of that. This is torch's CyclicLR in the mode "exp_range", without cycles of the
+    momentum. It restarts at each level, as the optimizer does.
+
+    Args:
+        initial_lr: lowest learning rate, positive; that of the first epoch.
+        steps: number of epochs of a rise, at least 1.
+        gamma: decay an epoch, in (0, 1]; the paper has 0.9995.
+
+    Raises:
+        ValueError: if an argument is out of range, or above the optimizer's rate when used.
+    """
+    if not initial_lr > 0 or steps < 1 or not 0 < gamma <= 1:
+        raise ValueError(
+            "initial_lr must be positive, steps at least 1 and gamma in (0, 1], "
+            f"got {initial_lr!r}, {steps!r}, {gamma!r}"
+        )
+
+    def cycles(optimizer: Optimizer) -> LRScheduler:
+        start = _start_factor(optimizer, initial_lr, "a cycle goes up first")
+        rates = [group["lr"] for group in optimizer.param_groups]
+        return CyclicLR(
+            optimizer,
+            [start * rate for rate in rates],
+            rates,
+            step_size_up=steps,
+            mode="exp_range",
+            gamma=gamma,
+            cycle_momentum=False,
+        )
+
+    return cycles
+
+
+def _start_factor(optimizer: Optimizer, initial_lr: float, reason: str) -> float:
+    """Return the initial rate as a share of the optimizer's (that of its first group)."""
+    target = optimizer.param_groups[0]["lr"]
+    if initial_lr > target:
+        raise ValueError(
+            f"initial_lr = {initial_lr} exceeds the optimizer's learning rate {target}: {reason}"
+        )
+    return initial_lr / target
 
 
 def train(
@@ -208,6 +252,7 @@ class Trainer:
                 f"list), got the iterator {batches!r}"
             )
         self.objective, self.epochs = objective, epochs
+        self.stateful = objective if isinstance(objective, Stateful) else None
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.batches, self.metrics, self.metrics_every = batches, metrics or {}, metrics_every
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
@@ -296,6 +341,8 @@ class Trainer:
             _assign(model, before)
             raise
         self._good = before
+        if self.stateful is not None:
+            self.stateful.after_step()
         self._record(losses[0], rate)
         self.bar.set_postfix_str(f"loss {losses[0]:.2e}", refresh=False)
 
@@ -396,9 +443,11 @@ class Trainer:
         if self.checkpoint is None or not (force or now - self.saved >= self.checkpoint_every):
             return
         self.saved = now
+        objective = {} if self.stateful is None else {"objective": self.stateful.state_dict()}
         save_checkpoint(
             self.checkpoint,
             {
+                **objective,
                 "settings": self.settings,
                 "level": self.level,
                 "epoch": self.epoch,
@@ -459,6 +508,8 @@ class Trainer:
             optimizer.load_state_dict(state["optimizer"])
             if scheduler is not None:
                 scheduler.load_state_dict(state["scheduler"])
+            if self.stateful is not None:
+                self.stateful.load_state_dict(state["objective"])
             self.epoch = state["epoch"]
             self._good = [
                 value.to(mine) for value, mine in zip(state["good"], self._good, strict=True)

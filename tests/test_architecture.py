@@ -16,6 +16,8 @@ ORDER = [
     "truncated_power",
     "change_of_basis",
     "transfer",
+    "described",
+    "maps",
     "local",
     "vectors",
     "fused",
@@ -24,6 +26,8 @@ ORDER = [
     "layers",
     "networks",
     "derivatives",
+    "ensembles",
+    "attention",
     "geometry",
     "problems",
     "checkpoints",
@@ -44,8 +48,8 @@ ORDER = [
     "__main__",
 ]
 RUN_TIME = {"torch", "numpy", "tqdm"}
-OPTIONAL = {"vectors": {"numba", "llvmlite"}, "fused": {"numba"}}
 BOOK_ONLY = {"figures", "explore"}
+OPTIONAL = {"fused": {"numba"}, "vectors": {"numba", "llvmlite"}}
 
 
 def imports(path: Path) -> Iterator[str]:

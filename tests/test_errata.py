@@ -3,13 +3,18 @@
 import math
 import statistics
 from fractions import Fraction
+from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 from scipy.interpolate import BSpline
 
 from kanlib import KAN, MLP, KnotGrid
+from kanlib.change_of_basis import ChangeOfBasis
 from kanlib.experiments import EXPERIMENTS
 
 
@@ -28,24 +33,27 @@ def test_spans_are_nested_but_not_the_bases():
     coarse, fine = (torch.from_numpy(basis) for basis in bases)
     fitted = fine @ torch.linalg.lstsq(fine, coarse).solution
     assert torch.allclose(fitted, coarse, atol=1e-12)
-    assert (coarse.T[:, None] - fine.T).abs().amax(-1).min() > 0.1
+    assert (coarse.T[:, None] - fine.T).abs().amax(-1).min() > 0.01
+
+
+def mean_of_the_others(mean, stdev):
+    """Bound on the mean of all but the largest of five numbers that are not negative."""
+    squares = 4 * stdev**2 + 5 * mean**2
+    return (5 * mean - squares / (5 * mean)) / 4  # squares <= largest * sum
+
+
+@given(st.lists(st.floats(1e-9, 1.0), min_size=5, max_size=5))
+def test_bound_on_the_mean_of_the_others(values):
+    bound = mean_of_the_others(statistics.mean(values), statistics.stdev(values))
+    assert (sum(values) - max(values)) / 4 <= bound + 1e-12
 
 
 def test_one_seed_makes_the_mean_of_the_fine_network():
     paper = EXPERIMENTS["regression"].cases["spline-fine"].paper
     mean, stdev = paper["mean"], paper["stdev"]
     assert 2 * mean < stdev < math.sqrt(5) * mean
-    # The bound is attained: one run at the largest value, another with the rest.
-    squares = 4 * stdev**2 + 5 * mean**2
-    largest = squares / (5 * mean)
-    rest = 5 * mean - largest
-    assert rest / 4 < 3.6e-5
-    values = [largest, rest, 0.0, 0.0, 0.0]
-    assert statistics.mean(values) == pytest.approx(mean)
-    assert statistics.stdev(values) == pytest.approx(stdev, rel=1e-3)
-    # Rounding of the printed numbers.
-    low = (4 * 5.635e-3**2 + 5 * 2.545e-3**2) / (5 * 2.545e-3)
-    assert (5 * 2.545e-3 - low) / 4 < 5.1e-5
+    assert mean_of_the_others(mean, stdev) < 3.6e-5
+    assert mean_of_the_others(2.545e-3, 5.635e-3) < 5.1e-5  # whatever the printed numbers round
 
 
 def test_poisson_counts_fit_cubic_splines_on_all_edges():
@@ -96,3 +104,57 @@ def test_printed_allen_cahn_equation_repels_from_one_and_is_ill_posed(sign, end)
 
 def test_allen_cahn_points_of_appendix_d_are_a_grid():
     assert math.isqrt(251001) ** 2 == 251001
+
+
+def test_functions_of_the_lower_order_are_too_few():
+    grid = KnotGrid.uniform(4, 10)
+    points, knots = torch.linspace(0, 1, 400, dtype=torch.float64).numpy(), grid.knots.numpy()
+    spans = {}
+    for order in (3, 4):
+        basis = [BSpline.basis_element(knots[i : i + order + 1], False) for i in range(13)]
+        columns = torch.from_numpy(np.nan_to_num(np.stack([b(points) for b in basis])))
+        spans[order] = torch.linalg.matrix_rank(columns).item()
+    assert spans == {3: 12, 4: 13}
+
+
+@pytest.mark.parametrize("r", range(1, 6))
+def test_one_power_more_gives_integrals_of_b_splines(r):
+    grid = KnotGrid.uniform(r, 10)
+    row = ChangeOfBasis(grid).dense()[r - 1]  # the B-spline on [0, rh]
+    x = torch.linspace(0, 1, 101, dtype=torch.float64)[:-1]
+    powers = (x[:, None] - grid.knots[: grid.num_basis]).clamp(min=0) ** r
+    spline = BSpline.basis_element(grid.knots[r - 1 : 2 * r].numpy(), extrapolate=False)
+    integrals = [float(spline.integrate(0, min(float(end), r * grid.h))) for end in x]
+    expected = r * torch.tensor(integrals, dtype=torch.float64)
+    torch.testing.assert_close(powers @ row, expected, rtol=0, atol=1e-9)
+    assert expected[-1] == pytest.approx(r * grid.h)
+
+
+def test_regression_schedules():
+    schedules = (128, 0, 0, 0), (0, 0, 0, 16), (32, 16, 8, 4)
+    assert [sum(e * 2**level for level, e in enumerate(s)) for s in schedules] == [128] * 3
+    assert [sum(schedule) for schedule in schedules] == [128, 16, 60]
+
+
+def test_gains_in_the_tables():
+    cases = EXPERIMENTS["regression"].cases
+    means = {name: case.paper["mean"] for name, case in cases.items() if case.paper}
+    gains = {name: mean / means["spline-multilevel"] for name, mean in means.items()}
+    assert gains["spline-coarse"] == pytest.approx(45, abs=0.5)
+    assert gains["spline-fine"] == pytest.approx(69, abs=0.5)
+    assert min(gains[name] for name in gains if name != "spline-multilevel") == gains["mlp-20-20"]
+    assert gains["mlp-20-20"] == pytest.approx(9.07, abs=0.01)
+    table_3 = [mean / 2.402e-5 for mean in (6.635e-3, 4.072e-3, 2.334e-2, 1.734e-2)]
+    assert all(100 < gain < 1000 for gain in table_3)
+
+
+def test_shifted_layers_reach_the_output_at_the_last_index():
+    torch.manual_seed(0)
+    model = MLP([2, 5, 4, 1], activation="tanh")
+    hidden = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
+    x = torch.rand(6, 2)
+    shifted = [x @ hidden[0].weight.T]
+    for before, layer in pairwise(hidden):
+        shifted.append(torch.tanh(shifted[-1] + before.bias) @ layer.weight.T)
+    assert [value.shape[1] for value in shifted] == [5, 4, 1]
+    torch.testing.assert_close(shifted[-1], model(x))

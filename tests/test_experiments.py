@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from kanlib import experiments
 from kanlib.experiments import EXPERIMENTS, find_case, find_experiment
+from kanlib.experiments import regression as experiments
 from kanlib.problems.regression import regression
 
 REGRESSION = EXPERIMENTS["regression"]
@@ -33,7 +33,10 @@ def small(monkeypatch):
 
 
 def executed(name, seed=1):
-    return REGRESSION.execute(find_case("regression", name), seed, quick=True, progress=False)
+    case = find_case("regression", name)
+    run, metrics, solutions = REGRESSION.execute(case, seed, quick=True, progress=False)
+    assert solutions == {}
+    return run, metrics
 
 
 def test_cases_have_the_values_of_table_2():
@@ -146,7 +149,7 @@ def test_tight_cases_let_lbfgs_go_below_the_default_tolerances(small, monkeypatc
 
 
 def test_unknown_names_are_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"experiment must be one of \['regression'.*got 'no'"):
+    with pytest.raises(ValueError, match=r"experiment must be one of \[.*'regression'.*got 'no'"):
         find_experiment("no")
     with pytest.raises(ValueError, match=r"case of regression must be one of .*mlp-5.*got 'no'"):
         find_case("regression", "no")

@@ -58,6 +58,29 @@ def change_of_basis(grid: KnotGrid) -> np.ndarray:
     return np.linalg.lstsq(psi, np.nan_to_num(b), rcond=None)[0].T
 
 
+@pytest.mark.parametrize("r", [1, 2, 3, 4])
+def test_gradients_change_by_the_matrix_between_the_bases(r):
+    gradients = {}
+    for basis in BASES.values():
+        model = network("spline", r=r).to_basis(basis)
+        objective()(model).backward()
+        gradients[basis] = model.layers[-1].weight.grad.numpy()
+    a = change_of_basis(model.layers[-1].grid)
+    np.testing.assert_allclose(gradients["spline"], gradients["relu"] @ a.T, atol=1e-10)
+
+
+@pytest.mark.parametrize("r", [1, 2, 3, 4])
+def test_least_loss_does_not_depend_on_the_basis(r):
+    grid, x = KnotGrid.uniform(r, 6), np.random.default_rng(0).random(200)
+    target = np.exp(np.sin(9 * x))
+    b = BSpline.design_matrix(x, grid.knots.numpy(), r - 1).toarray()
+    distance = x[:, None] - grid.knots.numpy()[: grid.num_basis]
+    psi = np.where(distance >= 0, distance.clip(min=0) ** (r - 1), 0)
+    losses = [np.linalg.lstsq(m, target, rcond=None)[1].item() for m in (b, psi)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+    assert losses[0] > 1e-6
+
+
 @pytest.mark.parametrize(("geometry", "gradient"), ROWS)
 @pytest.mark.parametrize("name", FIRST_ORDER)
 def test_realisations_visit_the_same_functions(name, geometry, gradient):

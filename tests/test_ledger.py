@@ -121,6 +121,55 @@ def test_place_names_a_source_that_the_paper_does_not_have(source):
         ledger.place(source)
 
 
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ("Lemma 3, eqs. (6)–(7)", ["lemma 3", "eq. 6", "eq. 7"]),
+        ("eqs. (21), (23) and 25, §4.1", ["section 4.1", "eq. 21", "eq. 23", "eq. 25"]),
+        ("Appendix B, Lemma 7, Equation (33)", ["appendix b", "lemma 7", "eq. 33"]),
+        ("Fig. 2b, Table 1", ["figure 2", "table 1"]),
+        ("Lemma 99", []),
+    ],
+)
+def test_named_lists_all_that_a_source_names(source, names):
+    assert ledger.named(source) == names
+
+
+def test_treated_leaves_out_what_only_says_where():
+    assert ledger.treated({**ENTRY, "source": "§4.2, after eq. (25)"}) == ["section 4.2"]
+    assert ledger.treated({**ENTRY, "source": "Lemma 4, eq. (10)"}) == ["lemma 4", "eq. 10"]
+
+
+def test_numbered_are_the_statements_of_the_theory():
+    names = ledger.numbered()
+    assert [name for name in names if name.startswith("eq.")] == [
+        f"eq. {k}" for k in (*range(1, 26), *range(29, 42))
+    ]
+    for kind, last in [("lemma", 7), ("proposition", 2), ("theorem", 2), ("figure", 3)]:
+        assert [n for n in names if n.startswith(kind)] == [f"{kind} {k + 1}" for k in range(last)]
+    ones = {"corollary 1", "definition 1", "algorithm 1", "remark 1", "table 1"}
+    assert ones <= set(names)
+    assert len(names) == 38 + 14 + len(ones)
+
+
+def test_chapter_link_links_only_to_what_the_book_has():
+    assert ledger.chapter_link("02-1-change-of-basis") == "[2.1](02-1-change-of-basis.ipynb)"
+    assert ledger.chapter_link("errata") == "[errata](errata.ipynb)"
+    assert ledger.chapter_link("02-1-change") == "2.1"
+
+
+@pytest.mark.parametrize(
+    ("text", "markdown"),
+    [
+        ("2^{1−r} and 2^r/(r−1)!", "2<sup>1−r</sup> and 2<sup>r</sup>/(r−1)!"),
+        ("A^[1], ∇_u L, e_{j−1}", "A<sup>[1]</sup>, ∇<sub>u</sub> L, e<sub>j−1</sub>"),
+        ("(∂ₓ)^−r, |x|", "(∂ₓ)<sup>−r</sup>, \\|x\\|"),
+    ],
+)
+def test_typeset_raises_and_lowers(text, markdown):
+    assert ledger.typeset(text) == markdown
+
+
 def test_ordered_claims_puts_what_is_new_at_the_end_of_its_chapter(folder):
     entries = [("a", "Table 2"), ("b", "not in the paper"), ("c", "Section 5.1")]
     write(folder / "05-1-z.json", *({**ENTRY, "id": i, "source": s} for i, s in entries))
@@ -164,6 +213,11 @@ def test_chapter_and_ledger_agree(chapter):
 def test_ledger_entry_has_a_chapter_and_a_place(chapter):
     assert (ROOT / "book" / f"{chapter}.ipynb").exists()
     assert ledger.ordered_claims(ROOT / "book" / "claims")
+
+
+@pytest.mark.parametrize("name", ledger.numbered())
+def test_every_numbered_statement_of_the_theory_has_an_entry(name):
+    assert any(name in ledger.treated(entry) for es in BOOK_CLAIMS.values() for entry in es)
 
 
 @pytest.mark.parametrize("test", sorted({e["test"] for es in BOOK_CLAIMS.values() for e in es}))

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from kanlib import KAN, MLP, KnotGrid, SplineLayer, bspline, truncated_power
 from kanlib.bspline import EXTENSIONS
+from kanlib.maps import InputMap, Normalisation
 from kanlib.transfer import BASES
 
 MODULES = {"spline": bspline, "relu": truncated_power}
@@ -125,6 +126,103 @@ def test_options_reach_every_spline_layer():
         assert layer.weight.dtype == torch.float64
     by_count = KAN([2, 3, 1], 6, 3, (-1, 2), prolonged_from=np.int64(1))
     assert {layer.prolonged_from for layer in by_count.spline_layers} == {coarse}
+
+
+MAPS = {
+    "domain": (-1, 1),
+    "input_domain": ((-1, 1), (0, 1)),
+    "hidden_domain": (-2, 3),
+    "normalisation": "sigmoid",
+}
+
+
+@every_first
+def test_maps_enter_where_they_should(first):
+    model = make_kan([2, 4, 3, 1], first=first, prolonged_from=1, **MAPS)
+    maps, *layers = model.layers
+    assert [type(layer) for layer in layers[1::2]] == [Normalisation, Normalisation]
+    assert isinstance(maps, InputMap)
+    assert [*model.layers.parameters()] == [p for layer in layers[::2] for p in layer.parameters()]
+    x = points()
+    z = layers[0](x * torch.tensor([1.0, 2.0]) - torch.tensor([0.0, 1.0]))
+    for layer in layers[2::2]:
+        z = layer(-2 + 5 * torch.sigmoid(z))
+    torch.testing.assert_close(model(x), z)
+    hidden = KnotGrid.uniform(4, 5, (-2, 3))
+    assert {layer.grid for layer in layers[2::2]} == {hidden}
+    assert {layer.prolonged_from for layer in layers[2::2]} == {KnotGrid.uniform(4, 1, (-2, 3))}
+    if first == "spline":
+        assert layers[0].grid == KnotGrid.uniform(4, 5, (-1, 1))
+
+
+def test_options_of_maps_are_independent():
+    default = make_kan([2, 3, 1])
+    assert [type(layer) for layer in default.layers] == [SplineLayer, SplineLayer]
+    for name, value in MAPS.items():
+        model = make_kan([2, 3, 1], **{name: value})
+        kinds = [type(layer) for layer in model.layers]
+        assert kinds == [InputMap] * (name == "input_domain") + [SplineLayer] + [Normalisation] * (
+            name == "normalisation"
+        ) + [SplineLayer]
+        domains = [layer.grid.domain for layer in model.spline_layers]
+        expected = {"domain": [(-1, 1), (-1, 1)], "hidden_domain": [(0, 1), (-2, 3)]}
+        assert domains == expected.get(name, [(0, 1), (0, 1)])
+        torch.testing.assert_close([*model.parameters()], [*default.parameters()])
+
+
+@every_first
+@every_basis
+def test_maps_are_kept_by_all_that_keeps_the_function(first, basis):
+    options = {"first": first, "basis": basis, "r": 3, **MAPS}
+    model, x = make_kan([2, 4, 3, 1], **options), points()
+    y, fine = model(x), model.refine()
+    kept = [fine, fine.refine(), model.to_basis("relu"), model.to_basis("spline")]
+    kept += [copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
+    rebuilt = make_kan([2, 4, 3, 1], n=10, seed=1, **options)
+    rebuilt.load_state_dict(roundtrip(fine.state_dict()))
+    for other in [*kept, rebuilt]:
+        scale = y.abs().max().item()
+        torch.testing.assert_close(other(x), y, rtol=0, atol=1e-9 * scale)
+        assert "InputMap([-1, 1] x [0, 1] to [-1, 1])" in repr(other)
+        assert repr(other).count("onto [-2, 3]\n      (activation): Sigmoid()") == 2
+    assert {layer.grid.domain for layer in fine.spline_layers} - {(-1, 1)} == {(-2, 3)}
+    with pytest.raises(ValueError, match="breakpoints must fit all spline layers") as error:
+        make_kan([2, 3, 1], **MAPS).refine([-2.0, -1.0, 0.0, 1.0, 2.0])
+    assert "[(-2.0, 3.0), (-1.0, 1.0)]" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"input_domain": None}, "layers.0"),
+        (
+            {"input_domain": ((-1, 1), (0, 2))},
+            r"layers\.0 has intervals = .* 1\.0\]\] \(mod",
+        ),
+        (
+            {"domain": (-1, 2)},
+            r"layers\.0 has domain = \[-1\.0, 1\.0\] \(model: \[-1\.0, 2",
+        ),
+        ({"normalisation": None}, "layers.2"),
+        ({"normalisation": "tanh"}, r"layers\.2 has activation = Sigmoid \(model: Tanh\); build"),
+        ({"hidden_domain": (-2, 2)}, r"layers\.2 has domain = \[-2\.0, 3\.0\] \(model: \[-2\.0, 2"),
+    ],
+)
+def test_checkpoint_of_a_network_with_other_maps_is_refused(other, message):
+    state = make_kan([2, 3, 1], **MAPS).state_dict()
+    with pytest.raises(RuntimeError, match=message):
+        make_kan([2, 3, 1], **{**MAPS, **other}).load_state_dict(state)
+
+
+def test_perceptron_maps_its_inputs():
+    torch.manual_seed(0)
+    plain = MLP([2, 7, 1], "tanh", dtype=torch.float64)
+    torch.manual_seed(0)
+    mapped = MLP([2, 7, 1], "tanh", input_domain=((-1, 1), (0, 1)), dtype=torch.float64)
+    assert mapped.num_parameters == plain.num_parameters
+    x = points()
+    torch.testing.assert_close(mapped(x), plain(x * torch.tensor([1, 2]) - torch.tensor([0, 1])))
+    assert "InputMap([-1, 1] x [0, 1] to [-1, 1])" in repr(mapped)
 
 
 def test_explicit_breakpoints_replace_n_and_domain():
@@ -364,6 +462,17 @@ def test_calibrate_without_bias_scales_as_far_as_the_domain_permits():
     assert (ratio > 0).all()
 
 
+def test_calibrate_sees_mapped_inputs_and_refuses_normalised_values():
+    model = make_kan(first="affine", input_domain=((-5, 5), (0, 9)))
+    x = points()
+    model.calibrate(x)
+    z = model.layers[1](model.layers[0](x))
+    torch.testing.assert_close(z.amin(0), torch.zeros(5).double(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(z.amax(0), torch.ones(5).double(), rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="no use where hidden values are normalised: choose"):
+        make_kan(first="affine", normalisation="tanh").calibrate(x)
+
+
 def test_calibrate_leaves_constant_coordinates_in_the_domain():
     for first in ("affine", "linear"):
         model = make_kan(first=first, domain=(-1.0, 1.0))
@@ -422,6 +531,12 @@ def test_networks_refuse_bad_widths(make, widths):
         ({"prolonged_from": 2.5}, TypeError, "prolonged_from must be an integer"),
         ({"prolonged_from": 3}, ValueError, r"not nested: .* lacks 2 .*0\.333333333333, 0\.666"),
         ({"prolonged_from": KnotGrid.uniform(3, 5)}, ValueError, "same order, got 3 and 4"),
+        ({"input_domain": [(0, 1)]}, ValueError, r"one pair .* of the 2 inputs, got \[\(0, 1\)\]"),
+        ({"input_domain": 5}, ValueError, r"one pair .* of the 2 inputs, got 5"),
+        ({"input_domain": (0, 1)}, ValueError, r"one pair of finite numbers .* got 0"),
+        ({"hidden_domain": (1, 0)}, ValueError, r"domain must be .* got \(1, 0\)"),
+        ({"hidden_domain": (0, 2), "breakpoints": [0, 1]}, ValueError, "needs uniform splines"),
+        ({"normalisation": "layer"}, ValueError, r"one of \['sigmoid', 'tanh'\], got 'layer'"),
     ],
 )
 def test_kan_refuses_bad_options(options, error, message):

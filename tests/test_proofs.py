@@ -10,11 +10,12 @@ import sympy
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sympy.polys.matrices import DomainMatrix
 
 from kanlib import KnotGrid, SplineLayer
 from kanlib.change_of_basis import ChangeOfBasis
 
-ORDERS = [1, 2, 3, 4]
+ORDERS = [1, 2, 3, 4, 5]
 
 
 @cache
@@ -83,11 +84,34 @@ def test_exterior_powers_of_lower_degree_are_dependent(r):
 
 @pytest.mark.parametrize("r", ORDERS)
 def test_exterior_truncated_powers_are_independent(r):
-    t = sympy.symbols(f"t0:{r}")
-    powers = sympy.Matrix(r, r, lambda j, k: comb(r - 1, k) * (-t[j]) ** (r - 1 - k))
+    _, t = symbols(r - 1)
+    rows = [[comb(r - 1, k) * (-knot) ** (r - 1 - k) for k in range(r)] for knot in t]
     vandermonde = prod(t[j] - t[i] for j in range(r) for i in range(j))
     binomials = prod(comb(r - 1, k) for k in range(r))
-    assert sympy.expand(powers.det() - binomials * vandermonde) == 0
+    domain = t[0].field.to_domain()
+    assert DomainMatrix(rows, (r, r), domain).det() == binomials * vandermonde
+
+
+def test_printed_matrices_of_the_first_two_orders():
+    _, t = symbols(2)
+    h0, h1 = t[1] - t[0], t[2] - t[1]
+    assert closed_form(t, 0, 1) == [1, -1]
+    assert closed_form(t, 0, 2) == [1 / h0, -(1 / h0 + 1 / h1), 1 / h1]
+
+
+@pytest.mark.parametrize("r", ORDERS)
+def test_inserting_a_knot_splits_a_b_spline_into_two(r):
+    _, s, *t = sympy.field(["s", *(f"t{i}" for i in range(r + 1))], sympy.QQ)
+
+    def row(knots):
+        """Coefficients of the powers in a B-spline over the length of its support."""
+        length = knots[r] - knots[0]
+        return dict(zip(knots, [a / length for a in closed_form(knots, 0, r)], strict=True))
+
+    coarse, first, second = row(t), row([*t[:-1], s]), row([*t[1:], s])
+    for u in [*t, s]:
+        split = (s - t[0]) * first.get(u, 0) + (t[r] - s) * second.get(u, 0)
+        assert split == (t[r] - t[0]) * coarse.get(u, 0)
 
 
 @given(
@@ -134,7 +158,7 @@ def test_layer_equals_a_sum_over_relu_channels(r, basis):
     torch.testing.assert_close(layer(x).detach(), expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("r", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("r", ORDERS)
 def test_two_scale_relation_is_a_factorisation(r):
     z, h = sympy.symbols("z h", positive=True)
     weights = [sympy.Rational(comb(r, s), 2 ** (r - 1)) for s in range(r + 1)]

@@ -8,15 +8,18 @@ import numpy as np
 import pytest
 import torch
 from scipy.interpolate import BSpline
-from torch.optim import SGD
+from torch.optim import SGD, Adam
 
-from kanlib import KnotGrid, SplineLayer
+from kanlib import KAN, KnotGrid, SplineLayer, train
+from kanlib.change_of_basis import ChangeOfBasis
 from kanlib.geometry import Iteration
 from kanlib.relaxation import (
     attenuation,
+    coarse_correction,
     cosine_modes,
     gram,
     largest_stable_step,
+    propagator,
     rate_matrix,
     spectrum,
 )
@@ -185,3 +188,187 @@ def test_rate_matrix_rejects_unknown_rows_and_grids_that_are_not_nested():
         rate_matrix(grid, fine=KnotGrid.uniform(2, 6))
     with pytest.raises(ValueError, match="derivative must be from 0 to r - 1 = 1"):
         rate_matrix(grid, derivative=2)
+
+
+@pytest.mark.parametrize(("geometry", "gradient"), [("u", "u"), ("w", "w")])
+@pytest.mark.parametrize("derivative", [0, 2])
+def test_propagator_is_what_training_does(geometry, gradient, derivative):
+    levels = [KnotGrid.uniform(4, 4), KnotGrid.uniform(4, 8)]
+    layer = SplineLayer(1, 1, levels[0], dtype=torch.float64)
+    torch.nn.init.zeros_(layer.weight)
+    x, weights, values = (torch.tensor(v) for v in collocation(levels[1], 6))
+    x = x[:, None].requires_grad_()
+    modes = cosine_modes(levels[1])
+    u = modes @ torch.randn(11, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    target = torch.tensor(collocation(levels[1], 6, derivative)[2]) @ u
+
+    def derivatives():
+        f = layer(x)
+        for _ in range(derivative):
+            (f,) = torch.autograd.grad(f.sum(), x, create_graph=True)
+        return f[:, 0]
+
+    for grid, steps in zip(levels, (7, 5), strict=True):
+        layer = layer.refine(grid)
+        step = largest_stable_step(spectrum(grid, geometry, gradient, derivative=derivative)) / 2
+        optimizer = Iteration(partial(SGD, lr=step), geometry, gradient)(layer)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            ((weights * (derivatives() - target).square()).sum() / 2).backward()
+            optimizer.step()
+    project = (weights[:, None] * values @ modes).T  # from values to modes
+    before, after = project @ -(values @ u), project @ (layer(x)[:, 0].detach() - values @ u)
+    matrix = propagator(levels, (7, 5), geometry, gradient, derivative=derivative)
+    torch.testing.assert_close(after, matrix @ before, rtol=1e-6, atol=1e-8)
+
+
+def test_propagator_wants_steps_for_every_level():
+    with pytest.raises(ValueError, match="one entry a level, got 2 for 1 levels"):
+        propagator([KnotGrid.uniform(2, 4)], [1, 2])
+
+
+def test_coarse_correction_is_where_training_on_the_coarse_grid_ends():
+    coarse, fine = KnotGrid.uniform(3, 4), KnotGrid.uniform(3, 8)
+    trained = propagator([coarse, fine], [5000, 0])
+    torch.testing.assert_close(coarse_correction(coarse, fine), trained, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("derivative", [0, 1, 2])
+def test_coarse_correction_leaves_an_error_that_coarse_splines_cannot_reduce(derivative):
+    coarse, fine = KnotGrid.uniform(4, 5), KnotGrid.uniform(4, 10)
+    left = cosine_modes(fine) @ coarse_correction(coarse, fine, derivative)
+    _, weights, error = collocation(fine, 8, derivative)
+    error = error @ left.numpy()
+    x = collocation(fine, 8)[0]
+    spline = BSpline(coarse.knots.numpy(), np.eye(coarse.num_basis), 3)
+    slopes = spline(x, nu=derivative).T @ (weights[:, None] * error)
+    scale = np.abs(spline(x, nu=derivative)).max() * np.abs(error).max()
+    assert np.abs(slopes).max() < 1e-9 * scale
+    matrix = coarse_correction(coarse, fine, derivative)
+    torch.testing.assert_close(matrix @ matrix, matrix, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("r", [1, 2, 3, 4])
+def test_relu_metric_is_an_inverse_derivative_of_order_2r(r):
+    """By the singular values of A^{-1}, whose entries are sums of positive numbers."""
+    grid = KnotGrid.uniform(r, 256)
+    inverse = ChangeOfBasis(grid).solve(torch.eye(grid.num_basis, dtype=torch.float64))
+    values = np.linalg.svd(inverse.numpy(), compute_uv=False) ** 2
+    k = np.arange(4, 32)
+    power = np.polyfit(np.log(k + 0.5), np.log(values[k]), 1)[0]
+    assert power == pytest.approx(-2 * r, abs=0.03)
+
+
+@pytest.mark.parametrize(("r", "d"), [(1, 0), (3, 0), (4, 0), (2, 1), (4, 1), (4, 2), (4, 3)])
+def test_rates_of_waves_grow_with_derivatives_and_fall_in_the_relu_geometry(r, d):
+    """Like k**(2 d) with spline weights and like k**(2 d - 2 r) with ReLU weights."""
+    grid, k = KnotGrid.uniform(r, 128), np.arange(4, 16)
+    for row, power, tolerance in (("u", 2 * d, 0.3 * d + 0.1), ("w", 2 * d - 2 * r, 0.02)):
+        values = spectrum(grid, row, row, derivative=d).numpy()
+        if power > 0:
+            values = values[: len(values) - d][::-1]
+        found = np.polyfit(np.log(k + 0.5), np.log(values[k]), 1)[0]
+        assert found == pytest.approx(power, abs=tolerance)
+
+
+@pytest.mark.parametrize("r", [2, 3, 4])
+@pytest.mark.parametrize("n", [5, 8, 12])
+def test_refinement_is_used_in_the_spline_geometry_only(r, n):
+    coarse = KnotGrid.uniform(r, n)
+    new = slice(n, 2 * n)
+    for row, low, high in (("u", 0.0, 0.35), ("w", 0.99, 1.0)):
+        before, after = (
+            propagator([coarse, coarse.refine()], [1000, steps], row, row)[new].norm()
+            for steps in (0, 10)
+        )
+        assert low < after / before < high
+
+
+def white_residual(grid: KnotGrid, derivative: int) -> torch.Tensor:
+    """Return errors, as columns of modes, whose d-th derivatives are orthonormal."""
+    modes = cosine_modes(grid)
+    values, vectors = torch.linalg.eigh(modes.T @ gram(grid, derivative) @ modes)
+    return vectors[:, derivative:] * values[derivative:].rsqrt()
+
+
+@pytest.mark.parametrize("r", [2, 3, 4])
+def test_coarse_levels_pay_for_losses_with_derivatives_only(r):
+    """Error after equal work on the finest of three levels, over the error after all three."""
+    levels = [KnotGrid.uniform(r, n) for n in (8, 16, 32)]
+    for row, derivative, low, high in (
+        ("u", 0, 0.0, 1.0),
+        ("w", 0, 0.99, 1.02),
+        ("u", min(2, r - 1), 2.0, 20.0),
+        ("w", min(2, r - 1), 1.0, 1.15),
+    ):
+        start = white_residual(levels[-1], derivative)
+        kept = start @ torch.linalg.pinv(start)  # removes what the loss cannot see
+        all_levels, finest = (
+            kept @ propagator(levels, steps, row, row, derivative=derivative) @ start
+            for steps in ((200, 100, 50), (0, 0, 150))
+        )
+        assert low < finest.norm() / all_levels.norm() < high
+
+
+@pytest.mark.parametrize(("r", "derivative", "bound"), [(2, 1, 0.25), (3, 2, 0.6), (4, 2, 0.25)])
+def test_two_levels_in_turn_converge_at_a_rate_free_of_the_grid(r, derivative, bound):
+    for n in (8, 32):
+        coarse, fine = KnotGrid.uniform(r, n), KnotGrid.uniform(r, 2 * n)
+        seen = torch.linalg.qr(white_residual(fine, derivative)).Q
+        correction = coarse_correction(coarse, fine, derivative)
+        factors = []
+        for row in "uw":
+            smoother = propagator([fine], [2], row, row, derivative=derivative)
+            cycle = seen.T @ smoother @ correction @ seen
+            factors.append(float(torch.linalg.eigvals(cycle).abs().max()))
+        assert factors[0] < bound
+        assert factors[1] > 0.99
+
+
+@pytest.mark.parametrize(
+    ("r", "derivative", "factor"),
+    [(2, 1, 1 / 3), (3, 2, 3 / 5), (4, 2, 1 / 3), (4, 3, 7 / 9)],
+)
+def test_smoothing_factors_of_the_spline_geometry(r, derivative, factor):
+    """From the rates of waves that a coarse grid does not hold, on an infinite grid."""
+    n = 64
+    _, weights, b = collocation(KnotGrid.uniform(r, n, (0.0, n)), r, derivative)
+    middle = (b[:, n // 2] * weights) @ b
+    theta = np.linspace(np.pi / 2, np.pi, 201)
+    offsets = np.arange(len(middle)) - n // 2
+    rates = np.cos(theta[:, None] * offsets) @ middle
+    step = 2 / (rates.max() + rates.min())
+    assert np.abs(1 - step * rates).max() == pytest.approx(factor)
+    for m in (16, 32):  # the step is stable on the whole grid, and the factor that of a fine grid
+        grid = KnotGrid.uniform(r, m)
+        largest = largest_stable_step(spectrum(grid, derivative=derivative))
+        assert largest > 0.9 * step * m ** (1 - 2 * derivative)
+
+
+@pytest.mark.slow
+def test_networks_use_a_refinement_in_the_spline_geometry_only(float64):
+    n, left = 8, {}
+    x, weights, _ = (torch.tensor(v) for v in collocation(KnotGrid.uniform(1, 2 * n), 4))
+    waves = 2**0.5 * torch.cos(torch.pi * x[:, None] * torch.arange(2 * n))
+    target = waves[:, 1:].sum(dim=1) / (2 * n - 1) ** 0.5
+
+    def loss(model):
+        return (weights * (model(x[:, None])[:, 0] - target).square()).sum() / 2
+
+    def new_waves(model):
+        error = model(x[:, None])[:, 0].detach() - target
+        return (weights * error @ waves)[n:].norm()
+
+    for row in "uw":
+        left[row] = []
+        for seed in range(3):
+            torch.manual_seed(seed)
+            model = KAN([1, 3, 1], n=n, r=4, extension="clamp")
+            adam = Iteration(partial(Adam, lr=0.01), row, row)
+            train(model, loss, 200, optimizer=adam, progress=False)
+            fine = model.refine()
+            before = new_waves(fine)
+            train(fine, loss, 200, optimizer=adam, progress=False)
+            left[row].append(float(new_waves(fine) / before))
+    assert np.median(left["u"]) < 0.5
+    assert min(left["w"]) > 0.95

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from kanlib import MeanSquaredError, experiments, runner
+from kanlib import MeanSquaredError, runner
 from kanlib.experiments import EXPERIMENTS, find_case
+from kanlib.experiments import regression as experiments
 from kanlib.records import load_record
 from kanlib.runner import run_and_record
 
@@ -57,7 +58,10 @@ def test_record_holds_settings_levels_history_and_provenance(small, tmp_path):
     assert run["config"]["network"] == find_case("regression", "spline-multilevel").network
     assert run["config"]["quick"] is True
     assert [level["steps"] for level in run["levels"]] == [1, 1, 1, 1]
+    errors = run["history"].pop("errors")
     assert {len(v) for v in run["history"].values()} == {8}
+    ends = [(level["work"], level["error"]) for level in run["levels"]]
+    assert [error for *_, error in errors][1::2] == [error for _, error in ends]
     assert run["provenance"]["versions"]["torch"] == torch.__version__
     assert record["paper"]["mlp-5"] == {"mean": 2.94e-2, "stdev": 1.60e-2, "source": "Table 2"}
     assert "spline-fine-prolonged" not in record["paper"]

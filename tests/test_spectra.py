@@ -176,6 +176,22 @@ def test_product_is_toeplitz_outside_its_first_block(r):
     assert set(zip(rows, columns, strict=True)) == {(i, j) for i in range(r) for j in range(r)}
 
 
+@pytest.mark.parametrize("r", [1, 2, 3])
+def test_product_acts_on_slow_waves_like_a_derivative(r):
+    """Against D^{2r} e^{-2 pi i x} = (-1)^r (2 pi)^{2r} e^{-2 pi i x}; the error falls like h^2."""
+    deviations = []
+    for n in (20, 40):
+        grid = KnotGrid.uniform(r, n)
+        a = ChangeOfBasis(grid).dense().numpy()
+        wave = np.exp(-2j * np.pi * grid.h * np.arange(len(a)))
+        row = len(a) - 1 - r
+        derivative = (-1) ** r * (2 * np.pi) ** (2 * r) * wave[row]
+        expected = (-1) ** r * grid.h**2 / math.factorial(r - 1) ** 2 * derivative
+        deviations.append(abs((a.T @ a @ wave)[row] / expected - 1))
+    assert deviations[0] == pytest.approx(r * (2 * np.pi / 20) ** 2 / 12, rel=0.05)
+    assert deviations[0] / deviations[1] == pytest.approx(4, rel=0.05)
+
+
 @pytest.mark.parametrize("r", [2, 3, 4])
 def test_eigenvalues_follow_the_symbol(r):
     n = 100

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import CyclicLR, LinearLR, ReduceLROnPlateau, Sequ
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 from tqdm import tqdm
 
-from kanlib import KAN, MeanSquaredError, linear_ramp, train
+from kanlib import KAN, MeanSquaredError, exponential_cycles, linear_ramp, train
 from kanlib.runs import History
 from kanlib.training import DIVERGENCE_FACTOR
 
@@ -251,9 +251,8 @@ def learning_rates(make, schedule, epochs):
 
 SCHEDULERS = {
     "ramp": linear_ramp(1e-3, 4),
-    "cyclic": lambda o: CyclicLR(
-        o, 1e-3, 1e-2, step_size_up=3, mode="exp_range", gamma=0.9, cycle_momentum=False
-    ),
+    "cycles": exponential_cycles(1e-3, 3, 0.9),
+    "cyclic": lambda o: CyclicLR(o, 1e-3, 1e-2, step_size_up=3),  # cycles the momentum too
     "sequential": lambda o: SequentialLR(
         o, [LinearLR(o, 0.1, total_iters=3), StepLR(o, 2, 0.5)], milestones=[3]
     ),
@@ -274,15 +273,24 @@ def test_linear_ramp_rises_from_the_initial_rate_to_that_of_the_optimizer():
     np.testing.assert_allclose(rates, expected, rtol=1e-12)
 
 
-def test_cyclic_rate_decays_exponentially():
-    model, objective = problem()
-    make = partial(torch.optim.Adam, lr=0.02)
-    run = train(
-        model, objective, 12, optimizer=make, scheduler=SCHEDULERS["cyclic"], progress=False
-    )
-    hat = [1 - abs((k % 6) / 3 - 1) for k in range(13)]
+def test_exponential_cycles_rise_to_the_rate_of_the_optimizer_and_decay():
+    rates = learning_rates(partial(torch.optim.Adam, lr=1e-2), SCHEDULERS["cycles"], 20)
+    hat = [1 - abs((k % 6) / 3 - 1) for k in range(21)]
     expected = [1e-3 + 9e-3 * height * 0.9**k for k, height in enumerate(hat)]
-    np.testing.assert_allclose(run.history.learning_rate, expected, rtol=1e-12)
+    np.testing.assert_allclose(rates, expected, rtol=1e-12)
+
+
+def test_exponential_cycles_keep_the_ratio_of_groups_and_the_momentum():
+    parameters = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    groups = [{"params": [p], "lr": lr} for p, lr in zip(parameters, (0.4, 0.0), strict=True)]
+    optimizer = torch.optim.Adam(groups)
+    scheduler = exponential_cycles(0.1, 2, 1.0)(optimizer)
+    for expected in (0.1, 0.25, 0.4, 0.25, 0.1):
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(expected)
+        assert optimizer.param_groups[1]["lr"] == 0.0
+        assert optimizer.param_groups[0]["betas"] == (0.9, 0.999)
+        optimizer.step()
+        scheduler.step()
 
 
 # Batches
@@ -586,6 +594,7 @@ def shuffled_run(own_generator, wrap=lambda f: f, **options):
 RUNS = {
     "lbfgs": lbfgs_run,
     "ramp": partial(scheduled_run, "ramp"),
+    "cycles": partial(scheduled_run, "cycles"),
     "cyclic": partial(scheduled_run, "cyclic"),
     "sequential": partial(scheduled_run, "sequential"),
     "shuffled": partial(shuffled_run, None),
@@ -823,9 +832,25 @@ def test_linear_ramp_names_the_mistake(arguments, text):
         linear_ramp(*arguments)
 
 
-def test_linear_ramp_goes_up():
-    with pytest.raises(ValueError, match=r"initial_lr = 0\.1 exceeds .* 0\.01: a ramp"):
-        learning_rates(partial(torch.optim.Adam, lr=0.01), linear_ramp(0.1, 5), 1)
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ((0.0, 10, 0.9), "initial_lr must be positive.*got 0.0, 10, 0.9"),
+        ((1e-3, 0, 0.9), "steps at least 1.*got 0.001, 0, 0.9"),
+        ((1e-3, 10, 0.0), r"gamma in \(0, 1\], got 0.001, 10, 0.0"),
+        ((1e-3, 10, 1.1), r"gamma in \(0, 1\], got 0.001, 10, 1.1"),
+        ((1e-3, 10, math.nan), r"gamma in \(0, 1\], got 0.001, 10, nan"),
+    ],
+)
+def test_exponential_cycles_name_the_mistake(arguments, text):
+    with pytest.raises(ValueError, match=text):
+        exponential_cycles(*arguments)
+
+
+@pytest.mark.parametrize("schedule", [linear_ramp(0.1, 5), exponential_cycles(0.1, 5, 0.9)])
+def test_schedules_go_up(schedule):
+    with pytest.raises(ValueError, match=r"initial_lr = 0\.1 exceeds .* 0\.01: a .* goes up"):
+        learning_rates(partial(torch.optim.Adam, lr=0.01), schedule, 1)
 
 
 # The progress bar

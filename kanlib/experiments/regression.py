@@ -1,9 +1,7 @@
-"""The paper's tables and figures as named cases that can be run, killed, resumed and recorded."""
+"""Section 5.1: regression, Table 2 and Figure 4, with the controls that the paper lacks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,55 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from kanlib.experiments.cases import Case, Experiment, Solutions
 from kanlib.multilevel import Schedule, train_multilevel
 from kanlib.networks import KAN, MLP
 from kanlib.objectives import MeanSquaredError
 from kanlib.problems.regression import regression
 from kanlib.runs import Run
 from kanlib.training import OptimizerFactory, lbfgs, train
-
-
-@dataclass(frozen=True)
-class Case:
-    """One row of a table: a network, its initialisation and a schedule.
-
-    Attributes:
-        description: one line for readers.
-        network: keyword arguments of KAN, or of MLP if ``mlp`` is true.
-        epochs: epochs on each level, the first being the level that the network starts on.
-        start_level: level of the network, for counting work (n = 5 * 2**start_level).
-        mlp: whether the network is an MLP.
-        tight: whether L-BFGS goes on below torch's default tolerances.
-        paper: the paper's mean and standard deviation, if it has this row.
-    """
-
-    description: str
-    network: dict[str, Any]
-    epochs: tuple[int, ...]
-    start_level: int = 0
-    mlp: bool = False
-    tight: bool = False
-    paper: dict[str, float] | None = None
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """A named set of cases.
-
-    Attributes:
-        title: one line for readers.
-        source: table or figure of the paper.
-        cases: cases by name.
-        seeds: the seeds of the full experiment.
-        execute: function that runs one case and returns the run and its metrics.
-    """
-
-    title: str
-    source: str
-    cases: dict[str, Case]
-    seeds: tuple[int, ...]
-    execute: Callable[..., tuple[Run, dict[str, float]]] = field(repr=False)
-
 
 COARSE_N = 5
 QUICK_POINTS, QUICK_DIVISOR = 2000, 4
@@ -186,7 +142,7 @@ def run_regression(
     checkpoint: Path | None = None,
     resume: bool = False,
     progress: bool = True,
-) -> tuple[Run, dict[str, float]]:
+) -> tuple[Run, dict[str, float], Solutions]:
     """Train one case of section 5.1.
 
     Args:
@@ -199,7 +155,7 @@ def run_regression(
         progress: show a progress bar.
 
     Returns:
-        The run, and the mean squared errors on training and test set.
+        The run, the mean squared errors on training and test set, and no solutions.
     """
     points = QUICK_POINTS if quick else 20_000
     data = regression(seed, points, points, device=device)
@@ -227,30 +183,13 @@ def run_regression(
     else:
         cost = 2.0**case.start_level
         run = train(model, objective, epochs[0], work_per_epoch=cost, **options)
-    return run, {"train_mse": run.loss, "test_mse": run.history.metrics[-1]["error"]}
+    return run, {"train_mse": run.loss, "test_mse": run.history.metrics[-1]["error"]}, {}
 
 
-EXPERIMENTS: dict[str, Experiment] = {
-    "regression": Experiment(
-        title="Regression of a non-smooth function, section 5.1",
-        source="Table 2",
-        cases=_regression_cases(),
-        seeds=(1234, 1235, 1236, 1237, 1238),
-        execute=run_regression,
-    ),
-}
-
-
-def find_experiment(name: str) -> Experiment:
-    """Return an experiment by name, or raise ValueError that names the known ones."""
-    if name not in EXPERIMENTS:
-        raise ValueError(f"experiment must be one of {sorted(EXPERIMENTS)}, got {name!r}")
-    return EXPERIMENTS[name]
-
-
-def find_case(experiment: str, name: str) -> Case:
-    """Return a case by name, or raise ValueError that names the known ones."""
-    cases = find_experiment(experiment).cases
-    if name not in cases:
-        raise ValueError(f"case of {experiment} must be one of {', '.join(cases)}; got {name!r}")
-    return cases[name]
+EXPERIMENT = Experiment(
+    title="Regression of a non-smooth function, section 5.1",
+    source="Table 2",
+    cases=_regression_cases(),
+    seeds=(1234, 1235, 1236, 1237, 1238),
+    execute=run_regression,
+)

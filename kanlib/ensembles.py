@@ -1,0 +1,158 @@
+"""Ensembles: networks of one architecture, such as five seeds, evaluated and trained at once.
+
+The parameters of S networks are stacked, and one call evaluates all of them. No network depends
+on another one's parameters, so that the gradient of the sum of their losses holds the gradient of
+each, and an optimizer that treats every entry by itself (SGD, Adam, AdamW, RMSprop) takes the steps
+that it would take for each network alone. L-BFGS does not: it mixes all entries.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from kanlib.derivatives import Jet, propagate
+
+
+class Ensemble(nn.Module):
+    """S networks of one architecture as one module, its parameters stacked along a new first axis.
+
+    Args:
+        members: the networks, which differ in the values of their parameters only. They are copied.
+
+    Shape:
+        Input (N, P), the same for all, or (S, N, P), one each; output (S, N, Q).
+
+    Raises:
+        ValueError: if there is no member, or the members differ in more than parameters.
+
+    Examples:
+        >>> from kanlib import KAN
+        >>> seeds = Ensemble([KAN([2, 5, 1], n=5) for _ in range(3)])
+        >>> seeds(torch.rand(100, 2)).shape, seeds.refine().n
+        (torch.Size([3, 100, 1]), 10)
+    """
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        members = list(members)
+        if not members:
+            raise ValueError("members must hold at least one network, got none")
+        kinds = [_architecture(member) for member in members]
+        for position, kind in enumerate(kinds):
+            if kind != kinds[0]:
+                raise ValueError(
+                    f"members must have one architecture, but member {position} differs from "
+                    "member 0 in its layers, shapes, dtype or device: train it on its own"
+                )
+        # A list hides the template from nn.Module: its own parameters are never used.
+        self._template: list[Any] = [copy.deepcopy(members[0])]
+        self._names = [name for name, _ in members[0].named_parameters()]
+        self.stacked = nn.ParameterList()
+        for values in zip(*(member.parameters() for member in members), strict=True):
+            stack = torch.stack([value.detach() for value in values])
+            self.stacked.append(nn.Parameter(stack, requires_grad=values[0].requires_grad))
+
+    @property
+    def num_members(self) -> int:
+        """Number S of networks."""
+        return len(self.stacked[0])
+
+    @property
+    def n(self) -> int:
+        """Number of intervals of the splines of each network."""
+        return self._template[0].n
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of trainable parameters of all networks together."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Evaluate all networks at x of shape (N, P) or (S, N, P)."""
+        each = self._each("x", x, 2)
+        return self._map(self._template[0], x, each)
+
+    def propagate(self, jet: Jet) -> Jet:
+        """Return the jet of all networks, channels (C, S, N, Q), see :mod:`kanlib.derivatives`.
+
+        Args:
+            jet: jet of the input with channels (C, N, P), or (C, S, N, P), one for each network.
+        """
+        channels = jet.channels
+        each = self._each("channels", channels[0], 2)
+        module = _Propagated(self._template[0], jet)
+        mapped = self._map(module, channels.movedim(1, 0) if each else channels, each, "module.")
+        return replace(jet, channels=mapped.movedim(0, 1))
+
+    def _each(self, name: str, x: Tensor, dimensions: int) -> bool:
+        """Return whether every network has an input of its own."""
+        if x.ndim == dimensions + 1 and x.shape[0] == self.num_members:
+            return True
+        if x.ndim == dimensions:
+            return False
+        raise ValueError(
+            f"{name} must have shape (N, P) for all networks or ({self.num_members}, N, P), one "
+            f"for each, got {tuple(x.shape)}"
+        )
+
+    def _map(self, module: nn.Module, x: Tensor, each: bool, prefix: str = "") -> Tensor:
+        def call(values: tuple[Tensor, ...], x: Tensor) -> Any:
+            named = {prefix + name: v for name, v in zip(self._names, values, strict=True)}
+            return functional_call(module, named, (x,))
+
+        return vmap(call, in_dims=(0, 0 if each else None))(tuple(self.stacked), x)
+
+    def members(self) -> list[Any]:
+        """Return the networks, as new modules of their own."""
+        return [self._member(s) for s in range(self.num_members)]
+
+    @torch.no_grad()
+    def _member(self, s: int) -> Any:
+        member = copy.deepcopy(self._template[0])
+        for parameter, values in zip(member.parameters(), self.stacked, strict=True):
+            parameter.copy_(values[s])
+        return member
+
+    def refine(self) -> Ensemble:
+        """Return the ensemble of the refined networks: the same functions."""
+        return Ensemble([member.refine() for member in self.members()])
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Ensemble:
+        super()._apply(fn, recurse)
+        self._template[0]._apply(fn)
+        return self
+
+    def extra_repr(self) -> str:
+        """Show the number of networks, and one of them."""
+        return f"{self.num_members} x {self._template[0]}"
+
+
+@propagate.register
+def _(module: Ensemble, jet: Jet) -> Jet:
+    return module.propagate(jet)
+
+
+class _Propagated(nn.Module):
+    """The propagation of the channels of a jet through a module, as a module of its own."""
+
+    def __init__(self, module: nn.Module, jet: Jet) -> None:
+        super().__init__()
+        self.module, self._jet = module, jet
+
+    def forward(self, channels: Tensor) -> Tensor:
+        return propagate(self.module, replace(self._jet, channels=channels)).channels
+
+
+def _architecture(module: nn.Module) -> tuple[Any, ...]:
+    """Return what members of an ensemble must have in common."""
+    parameters = [
+        (name, p.shape, p.dtype, p.device, p.requires_grad) for name, p in module.named_parameters()
+    ]
+    return repr(module), parameters

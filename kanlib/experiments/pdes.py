@@ -1,0 +1,166 @@
+"""How the cases of the PDE problems are trained: loss, attention, optimizer, what is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kanlib.attention import Attention
+from kanlib.experiments.cases import PDECase, Solutions
+from kanlib.multilevel import Schedule, train_multilevel
+from kanlib.networks import KAN, MLP
+from kanlib.runs import Run
+from kanlib.training import exponential_cycles, linear_ramp, train
+
+QUICK_DIVISOR = 50
+#: Times that the error is measured in a run, besides the ends of the levels.
+MEASUREMENTS = 60
+
+
+class WeightedLoss:
+    """The sum over the terms of a PDE problem of weight times mean squared residual.
+
+    Args:
+        problem: offers ``residuals(model)`` and ``weights``.
+        damping: residual-based attention on the volume term with this damping; None: without.
+    """
+
+    def __init__(self, problem: Any, damping: float | None = None) -> None:
+        self.problem = problem
+        self.attention = None if damping is None else Attention(damping)
+        #: The parameters seen last on each level, by the number of intervals.
+        self.seen: dict[int, list[Tensor]] = {}
+
+    def __call__(self, model: nn.Module) -> Tensor:
+        """Return the loss."""
+        residuals = self.problem.residuals(model)
+        if self.attention is not None:
+            residuals["volume"] = self.attention(residuals["volume"])
+        terms = [self.problem.weights[key] * r.square().mean() for key, r in residuals.items()]
+        return torch.stack(terms).sum()
+
+    def error(self, model: nn.Module) -> float:
+        """Return the error of the model, and keep its parameters."""
+        self.seen[getattr(model, "n", 0)] = [p.detach().clone() for p in model.parameters()]
+        return self.problem.error(model)
+
+    def after_step(self) -> None:
+        """Update the attention."""
+        if self.attention is not None:
+            self.attention.after_step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return attention and kept parameters, for a checkpoint."""
+        state: dict[str, Any] = {"seen": self.seen}
+        if self.attention is not None:
+            state["attention"] = self.attention.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.seen = state["seen"]
+        if self.attention is not None:
+            self.attention.load_state_dict(state["attention"])
+
+
+def training(
+    lr: float,
+    start_lr: float,
+    ramp: int | None = None,
+    cycle: int | None = None,
+    gamma: float = 1.0,
+    weight_decay: float = 0.0,
+    damping: float | None = None,
+) -> tuple[Callable[..., Any], Callable[..., Any] | None, float | None]:
+    """Return optimizer, scheduler and damping of the attention.
+
+    Args:
+        lr: learning rate of Adam, after the ramp or at the peak of a cycle.
+        start_lr: learning rate of the first epoch of each level.
+        ramp: epochs of a linear ramp.
+        cycle: epochs of a rise and of a fall of a cycle, instead.
+        gamma: decay of the cycles an epoch.
+        weight_decay: of AdamW.
+        damping: of residual-based attention; None: without.
+    """
+    kind: Callable[..., Any] = torch.optim.AdamW if weight_decay else torch.optim.Adam
+    options = {"weight_decay": weight_decay} if weight_decay else {}
+    scheduler = None
+    if ramp is not None:
+        scheduler = linear_ramp(start_lr, ramp)
+    elif cycle is not None:
+        scheduler = exponential_cycles(start_lr, cycle, gamma)
+    return partial(kind, lr=lr, **options), scheduler, damping
+
+
+def build(case: PDECase, **options: Any) -> Any:
+    """Return the untrained network of a case; the random seed is the caller's."""
+    return (MLP if case.mlp else KAN)(**case.network, **options)
+
+
+def restored(case: PDECase, level: int, weights: list[Any]) -> Any:
+    """Return the network of a case with the recorded weights of a level."""
+    model = build(case, dtype=torch.float64)
+    for _ in range(level):
+        model = model.refine()
+    with torch.no_grad():
+        for parameter, values in zip(model.parameters(), weights, strict=True):
+            parameter.copy_(torch.tensor(values, dtype=torch.float64))
+    return model
+
+
+def execute(
+    problem: Callable[..., Any],
+    case: PDECase,
+    seed: int,
+    *,
+    quick: bool = False,
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> tuple[Run, dict[str, float], Solutions]:
+    """Train one case.
+
+    Args:
+        problem: the class of the problem, or a function from its arguments and ``seed``.
+        case: what to train.
+        seed: seed of initial parameters, and of points if they are random.
+        quick: a fiftieth of the epochs.
+        device: torch device.
+        checkpoint: file for checkpoints.
+        resume: continue from it.
+        progress: show a progress bar.
+
+    Returns:
+        The run, its loss and error, and the weights at the end of each level.
+    """
+    optimizer, scheduler, damping = training(**case.training)
+    loss = WeightedLoss(problem(seed=seed, device=device, **case.problem), damping)
+    torch.manual_seed(seed)
+    model = build(case, device=device, dtype=torch.float64)
+    if case.calibrate:
+        model.calibrate(loss.problem.inputs(loss.problem.points))
+    epochs = [max(1, e // QUICK_DIVISOR) for e in case.epochs] if quick else [*case.epochs]
+    options: dict[str, Any] = {
+        "optimizer": optimizer,
+        "scheduler": scheduler,
+        "metrics": {"error": loss.error},
+        "metrics_every": max(1, sum(epochs) // MEASUREMENTS),
+        "checkpoint": checkpoint,
+        "resume": resume,
+        "progress": progress,
+    }
+    if len(epochs) > 1:
+        run = train_multilevel(model, loss, Schedule(epochs), **options)
+    else:
+        cost = 2.0**case.start_level
+        run = train(model, loss, epochs[0], work_per_epoch=cost, **options)
+    metrics = {"loss": run.loss, "error": run.history.metrics[-1]["error"]}
+    kept = enumerate(loss.seen.values()) if case.keep else ()
+    return run, metrics, {level: [w.tolist() for w in weights] for level, weights in kept}

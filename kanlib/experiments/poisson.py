@@ -1,0 +1,109 @@
+"""Section 5.2.1: Poisson with a discontinuous coefficient, Figures 5 and 6, with controls."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from kanlib.experiments.cases import Experiment, PDECase
+from kanlib.experiments.pdes import execute
+from kanlib.problems.poisson import Poisson
+
+EPOCHS = (1250,) * 4
+#: Epochs on the finest grid that cost as much as all of EPOCHS.
+EQUAL_WORK = sum(e * 2**level for level, e in enumerate(EPOCHS)) // 8
+PRINTED: dict[str, Any] = {"lr": 1e-2, "start_lr": 1e-4, "ramp": 10, "damping": 1e-4}
+GENTLE: dict[str, Any] = {**PRINTED, "lr": 3e-3}
+NETWORK: dict[str, Any] = {"widths": [3, 5, 1], "domain": (-1.0, 1.0)}
+WIDER: dict[str, Any] = {**NETWORK, "hidden_domain": (-2.0, 2.0)}
+COARSE_N, FINE_N = 4, 32
+
+
+def _problem(seed: int, **options: Any) -> Poisson:
+    return Poisson(**options)  # its points are not random
+
+
+def _cases() -> dict[str, PDECase]:
+    coarse, fine = {"n": COARSE_N}, {"n": FINE_N}
+    cases = {
+        "spline-multilevel-printed": PDECase(
+            "spline basis, n = 4 to 32, as printed",
+            {**NETWORK, **coarse},
+            EPOCHS,
+            PRINTED,
+            keep=True,
+        ),
+        "spline-multilevel": PDECase(
+            "spline basis, n = 4 to 32, hidden splines on [-2, 2], learning rate 3e-3",
+            {**WIDER, **coarse},
+            EPOCHS,
+            GENTLE,
+            keep=True,
+        ),
+        "relu-multilevel": PDECase(
+            "ReLU basis, the same function at the start",
+            {**WIDER, **coarse, "basis": "relu"},
+            EPOCHS,
+            GENTLE,
+            keep=True,
+        ),
+        "relu-multilevel-printed": PDECase(
+            "ReLU basis, as printed",
+            {**NETWORK, **coarse, "basis": "relu"},
+            EPOCHS,
+            PRINTED,
+        ),
+        "mlp-printed": PDECase(
+            "tanh MLP [3, 16, 16, 1], 5000 epochs, learning rate 1e-2",
+            {"widths": [3, 16, 16, 1], "activation": "tanh"},
+            (sum(EPOCHS),),
+            PRINTED,
+            mlp=True,
+            keep=True,
+        ),
+        "mlp": PDECase(
+            "tanh MLP [3, 16, 16, 1], 5000 epochs, learning rate 3e-3",
+            {"widths": [3, 16, 16, 1], "activation": "tanh"},
+            (sum(EPOCHS),),
+            GENTLE,
+            mlp=True,
+        ),
+        "spline-coarse": PDECase(
+            "spline basis, n = 4, equal work",
+            {**WIDER, **coarse},
+            (EQUAL_WORK * 8,),
+            GENTLE,
+        ),
+    }
+    starts: dict[str, dict[str, Any]] = {
+        "": {},
+        "-scale0.01": {"init_scale": 0.01},
+        "-prolonged": {"prolonged_from": COARSE_N},
+    }
+    for suffix, start in starts.items():
+        label = {"": "scale 0.1", "-scale0.01": "scale 0.01"}.get(suffix, "prolonged from n = 4")
+        for kind, epochs in (("equal work", EQUAL_WORK), ("equal epochs", sum(EPOCHS))):
+            name = f"spline-fine{suffix}{'-epochs' if kind == 'equal epochs' else ''}"
+            cases[name] = PDECase(
+                f"spline basis, n = 32, {label}, {kind}",
+                {**WIDER, **fine, **start},
+                (epochs,),
+                GENTLE,
+                start_level=3,
+            )
+    cases["spline-multilevel-scale0.01"] = PDECase(
+        "spline basis, n = 4 to 32, scale 0.01",
+        {**WIDER, **coarse, "init_scale": 0.01},
+        EPOCHS,
+        GENTLE,
+    )
+    return cases
+
+
+EXPERIMENT = Experiment(
+    title="Poisson equation with a discontinuous coefficient, section 5.2.1",
+    source="Figures 5 and 6",
+    cases=_cases(),
+    seeds=(1234, 1235, 1236),
+    execute=partial(execute, _problem),
+)
