@@ -1,33 +1,25 @@
 """Fused kernels of the local evaluation for the CPU, compiled by numba.
 
-Both work on one input feature p and one block of points at a time, with the weights of p laid out
-so that the outputs are contiguous: the innermost operation multiplies r rows of weights by r
-numbers. Every number is computed by one task in a fixed order: the result does not depend on the
-number of threads, and no two tasks write to the same place.
+A block of points is evaluated for one input p after the other: first the interval of each point
+and the r functions there, then sums of r rows of weights. The weights of p are laid out so that
+the outputs are contiguous, padded to whole vectors of ``width`` numbers.
 
-The outputs are padded with zeros to whole vectors (``width`` numbers).
+The work is split into tasks. Every number is computed by one task in a fixed order, so results do
+not depend on how tasks are shared among threads, and no two tasks write to the same place.
+
+numba keeps the compiled code beside this file and compiles anew when this file has changed; after
+a change of :mod:`kanlib.vectors` alone, touch it.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from typing import Any
-
 import numba
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.functional import pad
 
-from kanlib.vectors import BYTES, fill, load, store, totals, transpose
+from kanlib.vectors import BYTES, fill, lanes, load, store, totals, transpose
 
 #: Points evaluated together.
 BLOCK = 128
-#: Products of a channel of a point and an output that are worth a thread.
-WORK = 100_000
 
 _jit = numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"}, boundscheck=False)
 _inline = numba.njit(inline="always")
@@ -54,14 +46,15 @@ def _interval(e, t, steps):
 
 
 @_jit
-def _evaluate(x, t, uniform, table, extension, index, v, inverse, pieces, basis):
+def _evaluate(x, t, uniform, stride, table, extension, index, v, inverse, pieces, basis):
     """Evaluate the r functions that do not vanish at the points x (N,), and derivatives.
 
-    Fills index (N,), the interval of each point, and basis (J, r, N), the j-th derivatives.
+    Fills index (N,), the first row of each point, which is ``stride`` times its interval, and
+    basis (J, r, N), the j-th derivatives.
     ``pieces`` (r, r, N) holds the coefficients of the functions; on a uniform grid they are the
     same for all points and are set already.
     """
-    n, top, r, width = len(t) - 1, basis.shape[0], basis.shape[1], BYTES // x.itemsize
+    n, top, r, width = len(t) - 1, basis.shape[0], basis.shape[1], lanes(x)
     low, high = x.dtype.type(t[0]), x.dtype.type(t[n])
     steps = n / (t[n] - t[0]) if uniform else 0.0
     outside = False
@@ -81,6 +74,8 @@ def _evaluate(x, t, uniform, table, extension, index, v, inverse, pieces, basis)
             for l in range(r):
                 for k in range(r):
                     pieces[l, k, i] = table[index[i], l, k]
+    for i in range(len(x)):
+        index[i] *= stride
     two, three = fill(x.dtype.type(2)), fill(x.dtype.type(3))
     for i in range(0, len(x), width):
         at, scale = load(v, (i,)), load(inverse, (i,))
@@ -126,7 +121,7 @@ def _extend(distance, extension, inverse, v, pieces, basis, i):
 def _combine(basis, x, pairs, points, c):
     """Set c (C, r, N): the coefficients of the channels x (C, N)."""
     channels, r = c.shape[:2]
-    first, width = channels - len(pairs), BYTES // x.itemsize
+    first, width = channels - len(pairs), lanes(x)
     for i in range(0, points, width):
         for l in range(r):
             store(c, (0, l, i), load(basis, (0, l, i)))
@@ -151,7 +146,7 @@ def _contract(basis, j, dots, channel, i):
 def _differentiate(basis, x, pairs, points, dots, slopes):
     """Set slopes (C, N), gradients in x (C, N), from dots (C, r, N), those in `_combine`'s c."""
     channels = len(slopes)
-    first, width = channels - len(pairs), BYTES // x.itemsize
+    first, width = channels - len(pairs), lanes(x)
     for i in range(0, points, width):
         value = _contract(basis, 1, dots, 0, i)
         for a in range(1, channels):
@@ -168,59 +163,69 @@ def _differentiate(basis, x, pairs, points, dots, slopes):
         store(slopes, (0, i), value)
 
 
-@_inline
-def _add(y, i, c, at, l, rows, m, width):
-    """Add one row, c[l, at] rows[m], to y[i]."""
-    a = fill(c[l, at])
-    for q in range(0, y.shape[1], width):
-        store(y, (i, q), a * load(rows, (m, q)) + load(y, (i, q)))
+@_jit
+def _add(y, start, c, index, rows):
+    """Add sum_l c[l, i] rows[index[i] + l] to y[start + i] for all i."""
+    r, width = len(c), lanes(y)
+    for l in range(0, r - 3, 4):
+        for i in range(len(index)):
+            m, j = index[i] + l, start + i
+            c0, c1, c2, c3 = fill(c[l, i]), fill(c[l + 1, i]), fill(c[l + 2, i]), fill(c[l + 3, i])
+            for q in range(0, y.shape[1], width):
+                total = c0 * load(rows, (m, q)) + load(y, (j, q))
+                total = c1 * load(rows, (m + 1, q)) + total
+                total = c2 * load(rows, (m + 2, q)) + total
+                store(y, (j, q), c3 * load(rows, (m + 3, q)) + total)
+    for l in range(r - r % 4, r):
+        for i in range(len(index)):
+            m, j, c0 = index[i] + l, start + i, fill(c[l, i])
+            for q in range(0, y.shape[1], width):
+                store(y, (j, q), c0 * load(rows, (m, q)) + load(y, (j, q)))
 
 
-@_inline
-def _add4(y, i, c, at, l, rows, m, width):
-    """Add four rows, sum_k c[l + k, at] rows[m + k], to y[i]."""
-    a, b = fill(c[l, at]), fill(c[l + 1, at])
-    d, e = fill(c[l + 2, at]), fill(c[l + 3, at])
-    for q in range(0, y.shape[1], width):
-        total = a * load(rows, (m, q)) + load(y, (i, q))
-        total = b * load(rows, (m + 1, q)) + total
-        total = d * load(rows, (m + 2, q)) + total
-        store(y, (i, q), e * load(rows, (m + 3, q)) + total)
+@_jit
+def _add_outer(rows, index, c, g, start):
+    """Add c[l, i] g[start + i] to rows[index[i] + l] for all i and l."""
+    r, width = len(c), lanes(g)
+    for l in range(0, r - 3, 4):
+        for i in range(len(index)):
+            m, j = index[i] + l, start + i
+            c0, c1, c2, c3 = fill(c[l, i]), fill(c[l + 1, i]), fill(c[l + 2, i]), fill(c[l + 3, i])
+            for q in range(0, g.shape[1], width):
+                v = load(g, (j, q))
+                store(rows, (m, q), c0 * v + load(rows, (m, q)))
+                store(rows, (m + 1, q), c1 * v + load(rows, (m + 1, q)))
+                store(rows, (m + 2, q), c2 * v + load(rows, (m + 2, q)))
+                store(rows, (m + 3, q), c3 * v + load(rows, (m + 3, q)))
+    for l in range(r - r % 4, r):
+        for i in range(len(index)):
+            m, j, c0 = index[i] + l, start + i, fill(c[l, i])
+            for q in range(0, g.shape[1], width):
+                store(rows, (m, q), c0 * load(g, (j, q)) + load(rows, (m, q)))
 
 
-@_inline
-def _dot(c, l, at, rows, m, g, i, width):
-    """Set c[l, at] = rows[m] . g[i]."""
-    a = zero = fill(g.dtype.type(0))
-    for q in range(0, g.shape[1], width):
-        a = load(rows, (m, q)) * load(g, (i, q)) + a
-    c[l, at] = totals(a, zero, zero, zero)[0]
-
-
-@_inline
-def _dot4(c, l, at, rows, m, g, i, width):
-    """Set c[l + k, at] = rows[m + k] . g[i] for four k."""
-    a = b = d = e = fill(g.dtype.type(0))
-    for q in range(0, g.shape[1], width):
-        v = load(g, (i, q))
-        a = load(rows, (m, q)) * v + a
-        b = load(rows, (m + 1, q)) * v + b
-        d = load(rows, (m + 2, q)) * v + d
-        e = load(rows, (m + 3, q)) * v + e
-    c[l, at], c[l + 1, at], c[l + 2, at], c[l + 3, at] = totals(a, b, d, e)
-
-
-@_inline
-def _add_outer4(rows, m, c, l, at, g, i, width):
-    """Add c[l + k, at] g[i] to rows[m + k] for four k."""
-    a, b = fill(c[l, at]), fill(c[l + 1, at])
-    d, e = fill(c[l + 2, at]), fill(c[l + 3, at])
-    for q in range(0, g.shape[1], width):
-        v = load(g, (i, q))
-        store(rows, (m, q), a * v + load(rows, (m, q)))
-        store(rows, (m + 1, q), b * v + load(rows, (m + 1, q)))
-        store(rows, (m + 2, q), d * v + load(rows, (m + 2, q)))
-        store(rows, (m + 3, q), e * v + load(rows, (m + 3, q)))
+@_jit
+def _dot(c, index, rows, g, start):
+    """Set c[l, i] = rows[index[i] + l] . g[start + i] for all i and l."""
+    r, width = len(c), lanes(g)
+    zero = fill(g.dtype.type(0))
+    for l in range(0, r - 3, 4):
+        for i in range(len(index)):
+            m, j = index[i] + l, start + i
+            s0 = s1 = s2 = s3 = zero
+            for q in range(0, g.shape[1], width):
+                v = load(g, (j, q))
+                s0 = load(rows, (m, q)) * v + s0
+                s1 = load(rows, (m + 1, q)) * v + s1
+                s2 = load(rows, (m + 2, q)) * v + s2
+                s3 = load(rows, (m + 3, q)) * v + s3
+            c[l, i], c[l + 1, i], c[l + 2, i], c[l + 3, i] = totals(s0, s1, s2, s3)
+    for l in range(r - r % 4, r):
+        for i in range(len(index)):
+            m, j, s0 = index[i] + l, start + i, zero
+            for q in range(0, g.shape[1], width):
+                s0 = load(rows, (m, q)) * load(g, (j, q)) + s0
+            c[l, i] = totals(s0, zero, zero, zero)[0]
 
 
 @_jit
@@ -239,218 +244,106 @@ def _transpose(source, rows, columns, target, width):
 
 
 @_jit
-def _lay_out(weight, rows, start, stop):
-    """Copy weight (S, Q, P, R) to rows (S, P, R, at least Q) for the tasks s P + p."""
-    outputs, inputs, size = weight.shape[1:]
+def lay_out(source, target, start, stop):
+    """Copy source (S, I, P, at least J) to target (S, P, J, at least I) for the tasks s P + p."""
+    rows, inputs, columns = source.shape[1], source.shape[2], target.shape[2]
     for task in range(start, stop):
         s, p = task // inputs, task % inputs
-        _transpose(weight[s, :, p], outputs, size, rows[s, p], BYTES // weight.itemsize)
+        _transpose(source[s, :, p], rows, columns, target[s, p], lanes(source))
+
+
+@_inline
+def _aligned(like, shape):
+    """Return zeros that begin where a vector may begin."""
+    count, spare = shape[0] * shape[1] * shape[2], lanes(like)
+    buffer = np.zeros(count + spare, like.dtype)
+    start = (-buffer.ctypes.data % BYTES) // like.itemsize
+    return buffer[start : start + count].reshape(shape)
 
 
 @_jit
-def _forward(z, rows, breakpoints, tables, uniform, stride, pairs, extension, y, start, stop):
-    """Fill y (S, C, B, at least Q) for the tasks s (blocks of points) + block."""
-    channels, points, inputs = z.shape[1:]
-    r, width = tables.shape[3], BYTES // z.itemsize
+def forward(z, rows, breakpoints, tables, uniform, stride, pairs, extension, y, start, stop):
+    """Fill y (S, C, B, Q) from z (S, C, P, at least B) and rows (S, P, R, at least Q).
+
+    A task is a block of points of a network: s ceil(B / BLOCK) + block.
+    """
+    channels, points, outputs = y.shape[1:]
+    inputs, r = z.shape[2], tables.shape[3]
     blocks = (points + BLOCK - 1) // BLOCK
     top = 1 if channels == 1 else (2 if len(pairs) == 0 else 3)
     index = np.zeros(BLOCK, np.int64)
     v, inverse = np.zeros(BLOCK, z.dtype), np.zeros(BLOCK, z.dtype)
-    x, basis = np.zeros((channels, BLOCK), z.dtype), np.zeros((top, r, BLOCK), z.dtype)
-    pieces = np.zeros((r, r, BLOCK), z.dtype)
+    pieces, basis = np.zeros((r, r, BLOCK), z.dtype), np.zeros((top, r, BLOCK), z.dtype)
     c = np.zeros((channels, r, BLOCK), z.dtype)
+    buffer = _aligned(z, (channels, BLOCK, rows.shape[3]))
     for task in range(start, stop):
         s, begin = task // blocks, task % blocks * BLOCK
         t, table = breakpoints[s % len(breakpoints)], tables[s % len(tables)]
         if len(table) == 1:
             pieces[:] = table[0].reshape((r, r, 1))
         count = min(BLOCK, points - begin)
-        y[s, :, begin : begin + count] = 0
+        buffer[:] = 0
         for p in range(inputs):
-            local = rows[s, p]
-            for channel in range(channels):
-                for i in range(count):
-                    x[channel, i] = z[s, channel, begin + i, p]
-            _evaluate(x[0, :count], t, uniform, table, extension, index, v, inverse, pieces, basis)
+            x = z[s, :, p, begin : begin + count]
+            _evaluate(x[0], t, uniform, stride, table, extension, index, v, inverse, pieces, basis)
             _combine(basis, x, pairs, count, c)
-            l = 0
-            while l + 4 <= r:
-                for channel in range(channels):
-                    out, factors = y[s, channel], c[channel]
-                    for i in range(count):
-                        _add4(out, begin + i, factors, i, l, local, index[i] * stride + l, width)
-                l += 4
-            while l < r:
-                for channel in range(channels):
-                    out, factors = y[s, channel], c[channel]
-                    for i in range(count):
-                        _add(out, begin + i, factors, i, l, local, index[i] * stride + l, width)
-                l += 1
-
-
-@_inline
-def _aligned(like, rows, columns):
-    """Return zeros (rows, columns) that begin where a vector may begin."""
-    spare = BYTES // like.itemsize
-    buffer = np.zeros(rows * columns + spare, like.dtype)
-    start = (-buffer.ctypes.data % BYTES) // like.itemsize
-    return buffer[start : start + rows * columns].reshape((rows, columns))
+            for channel in range(channels):
+                _add(buffer[channel], 0, c[channel], index[:count], rows[s, p])
+        y[s, :, begin : begin + count] = buffer[:, :count, :outputs]
 
 
 @_jit
-def _backward(
+def backward(
     z, weight, breakpoints, tables, grad, uniform, stride, pairs, extension, by_z, by_weight,
-    start, stop,
+    group, start, stop,
 ):  # fmt: skip
-    """Fill by_z (S, C, B, P) and by_weight (S, Q, P, R) for the tasks s P + p; skip if empty."""
-    channels, points, inputs = z.shape[1:]
-    r, width = tables.shape[3], BYTES // z.itemsize
-    outputs, size = weight.shape[1], weight.shape[3]
+    """Fill by_z (S, C, P, at least B) and by_weight (S, Q, P, R); those that are empty: skip.
+
+    A task is a group of inputs of a network: s ceil(P / group) + p // group.
+    """
+    channels, points, outputs = grad.shape[1:]
+    inputs, r, width, size = z.shape[2], tables.shape[3], lanes(z), weight.shape[3]
     to_z, to_weight = by_z.size > 0, by_weight.size > 0
     top = (1 if channels == 1 else (2 if len(pairs) == 0 else 3)) + int(to_z)
     index = np.zeros(BLOCK, np.int64)
     v, inverse = np.zeros(BLOCK, z.dtype), np.zeros(BLOCK, z.dtype)
-    x, basis = np.zeros((channels, BLOCK), z.dtype), np.zeros((top, r, BLOCK), z.dtype)
-    pieces = np.zeros((r, r, BLOCK), z.dtype)
+    pieces, basis = np.zeros((r, r, BLOCK), z.dtype), np.zeros((top, r, BLOCK), z.dtype)
     c, dots = np.zeros((channels, r, BLOCK), z.dtype), np.zeros((channels, r, BLOCK), z.dtype)
-    slopes = np.zeros((channels, BLOCK), z.dtype)
-    rows, sums = _aligned(z, size, grad.shape[3]), _aligned(z, size, grad.shape[3])
+    padded = outputs + -outputs % width
+    rows, sums = _aligned(z, (group, size, padded)), _aligned(z, (group, size, padded))
+    buffer = _aligned(z, (channels, BLOCK, padded))
+    groups = (inputs + group - 1) // group
     for task in range(start, stop):
-        s, p = task // inputs, task % inputs
+        s, first = task // groups, task % groups * group
+        last = min(first + group, inputs)
         t, table = breakpoints[s % len(breakpoints)], tables[s % len(tables)]
         if len(table) == 1:
             pieces[:] = table[0].reshape((r, r, 1))
         if to_z:
-            _transpose(weight[s, :, p], outputs, size, rows, width)
+            for p in range(first, last):
+                _transpose(weight[s, :, p], outputs, size, rows[p - first], width)
         sums[:] = 0
         for begin in range(0, points, BLOCK):
             count = min(BLOCK, points - begin)
-            for channel in range(channels):
-                for i in range(count):
-                    x[channel, i] = z[s, channel, begin + i, p]
-            _evaluate(x[0, :count], t, uniform, table, extension, index, v, inverse, pieces, basis)
-            if to_weight:
-                _combine(basis, x, pairs, count, c)
-                l = 0
-                while l + 4 <= r:
+            if padded > outputs:
+                buffer[:, :count, :outputs] = grad[s, :, begin : begin + count]
+                g, skip = buffer, 0
+            else:
+                g, skip = grad[s], begin
+            for p in range(first, last):
+                x = z[s, :, p, begin : begin + count]
+                _evaluate(
+                    x[0], t, uniform, stride, table, extension, index, v, inverse, pieces, basis
+                )
+                if to_weight:
+                    _combine(basis, x, pairs, count, c)
                     for channel in range(channels):
-                        g, factors = grad[s, channel], c[channel]
-                        for i in range(count):
-                            m = index[i] * stride + l
-                            _add_outer4(sums, m, factors, l, i, g, begin + i, width)
-                    l += 4
-                while l < r:
+                        _add_outer(sums[p - first], index[:count], c[channel], g[channel], skip)
+                if to_z:
                     for channel in range(channels):
-                        g, factors = grad[s, channel], c[channel]
-                        for i in range(count):
-                            m = index[i] * stride + l
-                            _add(sums, m, factors, i, l, g, begin + i, width)
-                    l += 1
-            if to_z:
-                l = 0
-                while l + 4 <= r:
-                    for channel in range(channels):
-                        g, out = grad[s, channel], dots[channel]
-                        for i in range(count):
-                            m = index[i] * stride + l
-                            _dot4(out, l, i, rows, m, g, begin + i, width)
-                    l += 4
-                while l < r:
-                    for channel in range(channels):
-                        g, out = grad[s, channel], dots[channel]
-                        for i in range(count):
-                            m = index[i] * stride + l
-                            _dot(out, l, i, rows, m, g, begin + i, width)
-                    l += 1
-                _differentiate(basis, x, pairs, count, dots, slopes)
-                for channel in range(channels):
-                    for i in range(count):
-                        by_z[s, channel, begin + i, p] = slopes[channel, i]
+                        _dot(dots[channel], index[:count], rows[p - first], g[channel], skip)
+                    slopes = by_z[s, :, p, begin : begin + count]
+                    _differentiate(basis, x, pairs, count, dots, slopes)
         if to_weight:
-            _transpose(sums, size, outputs, by_weight[s, :, p], width)
-
-
-def forward(
-    z: Tensor,
-    weight: Tensor,
-    breakpoints: Tensor,
-    table: Tensor,
-    uniform: bool,
-    stride: int,
-    pairs: Sequence[int],
-    extension: int,
-) -> Tensor:
-    """Run ``kanlib::splines``."""
-    networks, channels, points, inputs = z.shape
-    outputs, size = weight.shape[1], weight.shape[3]
-    padded = outputs + _missing(weight)
-    allocate = weight.new_empty if padded == outputs else weight.new_zeros
-    rows = allocate(networks, inputs, size, padded)
-    y = z.new_empty(networks, channels, points, padded)
-    work = z.numel() * padded
-    _share(_lay_out, networks * inputs, work, weight, rows)
-    blocks = -(-points // BLOCK)
-    options = uniform, stride, _pairs(tuple(pairs)), extension
-    _share(_forward, networks * blocks, work, z, rows, breakpoints, table, *options, y)
-    return y[..., :outputs].contiguous()
-
-
-def backward(
-    z: Tensor,
-    weight: Tensor,
-    breakpoints: Tensor,
-    table: Tensor,
-    grad: Tensor,
-    uniform: bool,
-    stride: int,
-    pairs: Sequence[int],
-    extension: int,
-    to_z: bool,
-    to_weight: bool,
-) -> tuple[Tensor, Tensor]:
-    """Run ``kanlib::splines_backward``."""
-    networks, inputs = weight.shape[0], weight.shape[2]
-    by_z = z.new_empty(z.shape if to_z else (0, 0, 0, 0))
-    by_weight = weight.new_empty(weight.shape if to_weight else (0, 0, 0, 0))
-    grad = pad(grad, (0, _missing(weight)))
-    options = uniform, stride, _pairs(tuple(pairs)), extension
-    tensors = z, weight, breakpoints, table, grad
-    work = grad.numel() * inputs
-    _share(_backward, networks * inputs, work, *tensors, *options, by_z, by_weight)
-    return by_z if to_z else by_z.view(0), by_weight if to_weight else by_weight.view(0)
-
-
-def _missing(weight: Tensor) -> int:
-    """Return how many outputs are missing in the last vector."""
-    return -weight.shape[1] % (BYTES // weight.element_size())
-
-
-@cache
-def _pairs(directions: tuple[int, ...]) -> Any:
-    return np.array(directions, np.int64).reshape(-1, 2)
-
-
-def _share(kernel: Callable[..., None], tasks: int, work: int, *arguments: Any) -> None:
-    """Run a kernel for all tasks, shared among as many threads as PyTorch uses."""
-    arrays = [
-        each.detach().contiguous().numpy() if isinstance(each, Tensor) else each
-        for each in arguments
-    ]
-    threads = min(torch.get_num_threads(), tasks, 1 + work // WORK)
-    if threads <= 1:
-        kernel(*arrays, 0, tasks)
-        return
-    bounds = [tasks * i // threads for i in range(threads + 1)]
-    others = [
-        _pool(os.getpid(), threads).submit(kernel, *arrays, *bounds[i : i + 2])
-        for i in range(1, threads)
-    ]
-    kernel(*arrays, *bounds[:2])
-    for other in others:
-        other.result()
-
-
-@cache
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """Return the helpers of this process; those of its parent do not survive a fork."""
-    return ThreadPoolExecutor(threads)
+            for p in range(first, last):
+                _transpose(sums[p - first], size, outputs, by_weight[s, :, p], width)

@@ -57,14 +57,19 @@ def backend(name: str) -> Iterator[None]:
 
 
 @torch.compiler.assume_constant_result
-@functools.cache
 def has_numba() -> bool:
     """Return whether the fused kernels can be used."""
+    return _launcher() is not None
+
+
+@functools.cache
+def _launcher() -> Any:
+    """Return the module that runs the fused kernels; numba is imported at the first use."""
     try:
-        import kanlib.fused  # noqa: F401
+        from kanlib import launch
     except ImportError:
-        return False
-    return True
+        return None
+    return launch
 
 
 def evaluate(
@@ -143,9 +148,7 @@ def splines(
     On interval m the rows m stride, ..., m stride + r - 1 of the weights are used. ``breakpoints``
     (T, n + 1) and ``table`` (T, 1 or n, r, r) belong to all networks, T = 1, or to each, T = S.
     """
-    from kanlib import fused
-
-    return fused.forward(z, weight, breakpoints, table, uniform, stride, pairs, extension)
+    return _launcher().forward(z, weight, breakpoints, table, uniform, stride, pairs, extension)
 
 
 @torch.library.custom_op("kanlib::splines_backward", mutates_args=(), device_types="cpu")
@@ -163,9 +166,7 @@ def splines_backward(
     to_weight: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients in z and in the weights; those not asked for are empty."""
-    from kanlib import fused
-
-    return fused.backward(
+    return _launcher().backward(
         z, weight, breakpoints, table, grad, uniform, stride, pairs, extension, to_z, to_weight
     )
 
@@ -243,14 +244,16 @@ def _(info: Any, dims: Any, *inputs: Any) -> tuple[Tensor, int]:
         y = splines(z.flatten(2, 3), *tensors[1:], *options)
         return y.unflatten(2, z.shape[2:4]), 2
     y = splines(*_stacked(info.batch_size, dims[:4], tensors), *options)
-    return y.unflatten(0, (info.batch_size, -1)), 0
+    return y.unflatten(0, (info.batch_size, len(y) // info.batch_size)), 0
 
 
 @splines_backward.register_vmap
 def _(info: Any, dims: Any, *inputs: Any) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
     tensors = _stacked(info.batch_size, dims[:5], inputs[:5])
     by_z, by_weight = (
-        slope.reshape(info.batch_size, -1, *slope.shape[1:]) if slope.numel() else slope
+        slope.unflatten(0, (info.batch_size, len(slope) // info.batch_size))
+        if slope.ndim > 1
+        else slope
         for slope in splines_backward(*tensors, *inputs[5:])
     )
     return (by_z, by_weight), tuple(0 if slope.ndim > 1 else None for slope in (by_z, by_weight))

@@ -106,6 +106,7 @@ class SplineLayer(Described):
         grid, like = self.grid, self.weight.detach()
         breakpoints = bspline.exact_breakpoints(grid, like.device)
         self.register_buffer("breakpoints", breakpoints, persistent=False)
+        self._uniform = grid.is_uniform
         module = bspline if self.basis == "spline" else truncated_power
         self.register_buffer("_table", module.pieces(grid).to(like), persistent=False)
 
@@ -182,7 +183,7 @@ class SplineLayer(Described):
             weight,
             self.breakpoints,
             table,
-            self.grid.is_uniform,
+            self._uniform,
             pairs,
             self.extension,
         )

@@ -1,4 +1,4 @@
-"""Vectors of 64 bytes for kernels compiled by numba, which has only scalars and arrays.
+"""Vectors of 32 bytes for kernels compiled by numba, which has only scalars and arrays.
 
 The inner loops of the fused kernels are a few vectors long. Compilers that make vectors of such
 loops spend more time on checks and remainders than on arithmetic; here the vectors are explicit.
@@ -17,7 +17,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 from numba.np.arrayobj import make_array
 
-BYTES = 64
+BYTES = 32
 _FAST = ("contract", "reassoc")
 
 
@@ -53,6 +53,17 @@ def _interleave(builder: Any, a: Any, b: Any) -> tuple[Any, Any]:
     size = a.type.count
     order = [i // 2 + size * (i % 2) for i in range(2 * size)]
     return tuple(_shuffle(builder, a, b, half) for half in (order[:size], order[size:]))
+
+
+@intrinsic
+def lanes(typing: Any, array: Any) -> Any:
+    """Return how many numbers of an array make a vector, a constant to the compiler."""
+    size = Vector(array.dtype).size
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return context.get_constant(types.intp, size)
+
+    return types.intp(array), code
 
 
 @intrinsic

@@ -21,6 +21,7 @@ ORDER = [
     "local",
     "vectors",
     "fused",
+    "launch",
     "kernels",
     "layers",
     "networks",

@@ -1,0 +1,124 @@
+"""Run the fused kernels on tensors, shared among threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kanlib import fused
+from kanlib.vectors import BYTES
+
+#: Products of a channel of a point and an output that are worth a thread.
+WORK = 100_000
+#: Inputs that a task of the backward pass takes together, as far as their tables take no more
+#: bytes than this.
+GROUP, CACHE = 16, 1 << 16
+
+
+def forward(
+    z: Tensor,
+    weight: Tensor,
+    breakpoints: Tensor,
+    table: Tensor,
+    uniform: bool,
+    stride: int,
+    pairs: Sequence[int],
+    extension: int,
+) -> Tensor:
+    """Run ``kanlib::splines``."""
+    networks, channels, points, _ = z.shape
+    outputs = weight.shape[1]
+    x, rows = _by_input(z), _transposed(weight)
+    y = z.new_empty(networks, channels, points, outputs)
+    options = uniform, stride, _pairs(tuple(pairs)), extension
+    tasks = networks * -(-points // fused.BLOCK)
+    _share(fused.forward, tasks, x.numel() * outputs, x, rows, breakpoints, table, *options, y)
+    return y
+
+
+def backward(
+    z: Tensor,
+    weight: Tensor,
+    breakpoints: Tensor,
+    table: Tensor,
+    grad: Tensor,
+    uniform: bool,
+    stride: int,
+    pairs: Sequence[int],
+    extension: int,
+    to_z: bool,
+    to_weight: bool,
+) -> tuple[Tensor, Tensor]:
+    """Run ``kanlib::splines_backward``."""
+    networks, channels, points, inputs = z.shape
+    outputs, size = weight.shape[1], weight.shape[3]
+    x = _by_input(z)
+    by_x = torch.empty_like(x) if to_z else z.new_empty(0, 0, 0, 0)
+    by_weight = weight.new_empty(weight.shape if to_weight else (0, 0, 0, 0))
+    options = uniform, stride, _pairs(tuple(pairs)), extension
+    tensors = x, weight, breakpoints, table, grad
+    tables = 2 * size * (outputs + 8) * z.element_size()  # of one input, in the cache
+    group = max(1, min(inputs, GROUP, CACHE // tables))
+    tasks, work = networks * -(-inputs // group), x.numel() * outputs
+    _share(fused.backward, tasks, work, *tensors, *options, by_x, by_weight, group)
+    by_z = z.new_empty(z.shape if to_z else 0)
+    if to_z:
+        size = networks * channels
+        source, target = by_x.view(size, inputs, 1, x.shape[3]), by_z.view(size, 1, points, inputs)
+        _share(fused.lay_out, size, z.numel(), source, target)
+    return by_z, by_weight if to_weight else by_weight.view(0)
+
+
+def _by_input(z: Tensor) -> Tensor:
+    """Return z (S, C, B, P) as (S, C, P, B), padded."""
+    networks, channels, points, inputs = z.shape
+    x = _transposed(z.reshape(networks * channels, points, 1, inputs))
+    return x.view(networks, channels, inputs, x.shape[3])
+
+
+def _transposed(source: Tensor) -> Tensor:
+    """Return (S, I, P, J) as (S, P, J, I), the last dimension padded to whole vectors."""
+    size, rows, inputs, columns = source.shape
+    padding = -rows % (BYTES // source.element_size())
+    allocate = source.new_zeros if padding else source.new_empty
+    target = allocate(size, inputs, columns, rows + padding)
+    _share(fused.lay_out, size * inputs, source.numel(), source, target)
+    return target
+
+
+@cache
+def _pairs(directions: tuple[int, ...]) -> Any:
+    return np.array(directions, np.int64).reshape(-1, 2)
+
+
+def _share(kernel: Callable[..., None], tasks: int, work: int, *arguments: Any) -> None:
+    """Run a kernel for all tasks, shared among as many threads as PyTorch uses."""
+    arrays = [
+        each.detach().contiguous().numpy() if isinstance(each, Tensor) else each
+        for each in arguments
+    ]
+    threads = min(torch.get_num_threads(), tasks, 1 + work // WORK)
+    if threads <= 1:
+        kernel(*arrays, 0, tasks)
+        return
+    bounds = [tasks * i // threads for i in range(threads + 1)]
+    others = [
+        _pool(os.getpid(), threads).submit(kernel, *arrays, *bounds[i : i + 2])
+        for i in range(1, threads)
+    ]
+    kernel(*arrays, *bounds[:2])
+    for other in others:
+        other.result()
+
+
+@cache
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
+    """Return the helpers of this process; those of its parent do not survive a fork."""
+    return ThreadPoolExecutor(threads)

@@ -1,0 +1,357 @@
+"""The operators behind the spline layers: sizes, intervals, vmap, compilation and threads."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from grids import GRID_NAMES, GRIDS
+from torch.func import functional_call, stack_module_state, vmap
+
+from kanlib import KAN, KnotGrid, SplineLayer, kernels
+from kanlib.bspline import EXTENSIONS
+from kanlib.transfer import BASES
+
+pytestmark = pytest.mark.skipif(not kernels.has_numba(), reason="needs numba: pip install .[fast]")
+
+
+#: Value; value and two directions; and with the second derivatives along (0, 0), (0, 1), (1, 1).
+CHANNELS = {"value": (0, ()), "first": (2, ()), "second": (2, ((0, 0), (0, 1), (1, 1)))}
+every_basis = pytest.mark.parametrize("basis", BASES)
+every_extension = pytest.mark.parametrize("extension", EXTENSIONS)
+every_grid = pytest.mark.parametrize("points", GRIDS[:3], ids=GRID_NAMES[:3])
+every_channels = pytest.mark.parametrize("channels", CHANNELS)
+
+
+def make_layer(points=GRIDS[1], r=4, inputs=3, outputs=5, seed=0, **options):
+    torch.manual_seed(seed)
+    return SplineLayer(
+        inputs,
+        outputs,
+        KnotGrid(r, points),
+        **({"dtype": torch.float64, "init_scale": 1.0} | options),
+    )
+
+
+def around(grid, *shape, seed=1):
+    """Return points inside and outside of the domain, some on breakpoints and at the ends."""
+    a, b = grid.domain
+    generator = torch.Generator().manual_seed(seed)
+    x = a + (b - a) * (1.6 * torch.rand(*shape, generator=generator, dtype=torch.float64) - 0.3)
+    t = grid.breakpoints
+    x[: len(t), 0] = t[: len(x)]
+    return x
+
+
+def jets(grid, count, inputs, channels, seed=2):
+    """Return channels of points around a grid, and the pairs."""
+    directions, pairs = CHANNELS[channels]
+    generator = torch.Generator().manual_seed(seed)
+    shape = directions + len(pairs), count, inputs
+    rest = torch.randn(*shape, generator=generator, dtype=torch.float64)
+    return torch.cat([around(grid, count, inputs)[None], rest]), pairs
+
+
+def run(name, layer, z, pairs, direction):
+    """Return outputs and gradients of a layer by a back end."""
+    z = z.clone().requires_grad_()
+    with kernels.backend(name):
+        y = layer.propagate(z, pairs)
+        return y, *torch.autograd.grad(y, (z, layer.weight), direction)
+
+
+def assert_close(computed, expected, accuracy):
+    """Assert that tensors agree, relative to the largest entry."""
+    for a, b in zip(computed, expected, strict=True):
+        assert a.shape == b.shape
+        assert a.dtype == b.dtype
+        scale = b.abs().max().item()
+        torch.testing.assert_close(a, b, rtol=0, atol=accuracy * scale + 1e-300)
+
+
+# Back ends
+
+
+@pytest.mark.parametrize("r", [1, 2, 4, 6])
+@every_channels
+@every_grid
+@every_basis
+@every_extension
+def test_back_ends_agree_in_value_and_gradient(basis, extension, points, r, channels):
+    layer = make_layer(points, r, basis=basis, extension=extension)
+    z, pairs = jets(layer.grid, 150, 3, channels)
+    direction = torch.randn(len(z), 150, 5, dtype=torch.float64)
+    expected, computed = (run(name, layer, z, pairs, direction) for name in ("torch", "numba"))
+    assert_close(computed, expected, 1e-13)
+
+
+@pytest.mark.parametrize("outputs", [1, 7, 8, 40])
+@pytest.mark.parametrize("inputs", [1, 9, 40])
+@pytest.mark.parametrize("points", [GRIDS[1], [i / 60 for i in range(61)]], ids=["few", "many"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_back_ends_agree_for_all_sizes(points, inputs, outputs, dtype):
+    """Sizes around whole vectors, blocks of points and groups of inputs."""
+    layer = make_layer(points, 4, inputs, outputs).to(dtype)
+    for count in (0, 1, 127, 129, 300):
+        z, pairs = jets(layer.grid, max(count, 61), inputs, "second")
+        z = z[:, :count].to(dtype)
+        direction = torch.randn(len(z), count, outputs, dtype=dtype)
+        expected, computed = (run(name, layer, z, pairs, direction) for name in ("torch", "numba"))
+        if count:
+            assert_close(computed, expected, 1e-12 if dtype == torch.float64 else 3e-5)
+        else:
+            assert not computed[2].any()
+        assert [a.shape for a in computed] == [a.shape for a in expected]
+
+
+@pytest.mark.parametrize("points", [GRIDS[1], [i / 64 for i in range(65)]])
+@pytest.mark.parametrize("shift", [0.0, 1e6])
+def test_intervals_are_those_of_the_reference(points, shift):
+    """The spline of order 1 whose weights are 0, 1, ... is the index of the interval."""
+    points = [shift + t for t in points]
+    layer = make_layer(points, 1, 1, 1)
+    layer.weight.data[0, 0] = torch.arange(float(layer.grid.n))
+    t = layer.grid.breakpoints
+    near = torch.cat([t, torch.nextafter(t, t + 1), torch.nextafter(t, t - 1)])[:, None]
+    values = []
+    for name in ("torch", "numba"):
+        with kernels.backend(name):
+            values.append(layer(near))
+    assert torch.equal(*values)
+
+
+# Derivatives
+
+
+@pytest.mark.parametrize("backend", ["torch", "numba"])
+@every_basis
+@every_extension
+def test_propagated_derivatives_are_those_of_autograd(backend, basis, extension):
+    """Along curves x(s, t): y, y_s, y_t, y_ss, y_st, y_tt by the chain rule of autograd."""
+    layer = make_layer(basis=basis, extension=extension, outputs=2)
+    torch.manual_seed(1)
+    x, linear, quadratic = torch.rand(3), torch.randn(3, 2), torch.randn(3, 2, 2)
+    x, linear, quadratic = 1.4 * x.double() - 0.2, linear.double(), quadratic.double()
+    quadratic = quadratic + quadratic.mT
+
+    def curve(s):
+        with kernels.backend("torch"):
+            return layer(x + linear @ s + 0.5 * s @ quadratic @ s)
+
+    origin = torch.zeros(2, dtype=torch.float64)
+    first = torch.autograd.functional.jacobian(curve, origin)
+    second = [
+        torch.autograd.functional.hessian(lambda s, q=q: curve(s)[q], origin) for q in range(2)
+    ]
+    pairs = [(0, 0), (0, 1), (1, 1)]
+    z = torch.stack([x, *linear.T, *(quadratic[:, a, b] for a, b in pairs)])
+    with kernels.backend(backend):
+        y = layer.propagate(z, pairs)
+    expected = [
+        curve(origin),
+        *first.T,
+        *(torch.stack([h[a, b] for h in second]) for a, b in pairs),
+    ]
+    torch.testing.assert_close(y, torch.stack(expected), rtol=1e-12, atol=1e-12)
+
+
+def test_third_derivatives_by_autograd_agree():
+    model = KAN([2, 3, 1], n=4, r=5, init_scale=1.0, dtype=torch.float64)
+    results = []
+    for name in ("torch", "numba"):
+        x = torch.rand(20, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        slopes = [x.requires_grad_()]
+        with kernels.backend(name):
+            y = model(x)
+            for _ in range(3):
+                y = torch.autograd.grad(y.sum(), x, create_graph=True)[0][:, 0]
+                slopes.append(y)
+            slopes += torch.autograd.grad(y.square().sum(), [*model.parameters()])
+        results.append(slopes)
+    assert_close(results[1], results[0], 1e-12)
+
+
+# An ordinary operator
+
+
+def arguments(layer, z, pairs):
+    """Return the arguments of the operator for a layer in the spline basis."""
+    flat = [direction for pair in pairs for direction in pair]
+    tables = layer.breakpoints[None], layer._table[None]
+    return z[None], layer.weight[None], *tables, layer.grid.is_uniform, 1, flat, 0
+
+
+@every_channels
+@pytest.mark.parametrize("inputs", [1, 3])
+def test_operators_pass_the_checks_of_torch(channels, inputs):
+    layer = make_layer(inputs=inputs)
+    z, pairs = jets(layer.grid, 9, inputs, channels)
+    given = arguments(layer, z.requires_grad_(), pairs)
+    torch.library.opcheck(kernels.splines, given)
+    grad = torch.randn(1, len(z), 9, 5, dtype=torch.float64)
+    given = [v.detach() if isinstance(v, torch.Tensor) else v for v in given]
+    for needed in ((True, True), (True, False), (False, True)):
+        torch.library.opcheck(kernels.splines_backward, (*given[:4], grad, *given[4:], *needed))
+
+
+@every_basis
+@pytest.mark.parametrize("over", ["weights", "points", "both", "tables"])
+def test_vmap_equals_one_by_one(basis, over):
+    """Same numbers to the last bit, and the gradients through it."""
+    layers = [make_layer(basis=basis, seed=seed) for seed in range(3)]
+    x = torch.stack([around(layers[0].grid, 40, 3, seed=seed) for seed in range(3)])
+    x = (x if over in ("points", "both") else x[0]).requires_grad_()
+    dims = 0 if over in ("points", "both") else None
+    if over == "tables":
+        parameters, buffers = stack_module_state(layers)
+        y = vmap(lambda p, b, x: functional_call(layers[0], (p, b), (x,)), (0, 0, None))(
+            parameters, buffers, x
+        )
+        weight = parameters["weight"]
+    elif over == "points":
+        y = vmap(layers[0])(x)
+        layers, weight = [layers[0]] * 3, None
+    else:
+        weight = torch.stack([layer.weight.detach() for layer in layers]).requires_grad_()
+        y = vmap(lambda w, x: functional_call(layers[0], {"weight": w}, (x,)), (0, dims))(weight, x)
+    each = [layer(x if dims is None else x[i]) for i, layer in enumerate(layers)]
+    assert torch.equal(y, torch.stack(each))
+    inputs = [x] if weight is None else [x, weight]
+    leaves = [x] if weight is None else [x, *(layer.weight for layer in layers)]
+    by_x, *by_weights = torch.autograd.grad(y.square().sum(), inputs)
+    expected = torch.autograd.grad(torch.stack(each).square().sum(), leaves)
+    torch.testing.assert_close(by_x, expected[0], rtol=1e-13, atol=1e-13)
+    if weight is not None:
+        assert torch.equal(by_weights[0], torch.stack(expected[1:]))
+
+
+@every_basis
+def test_nested_vmap_and_batched_gradients(basis):
+    layers = [make_layer(basis=basis, seed=seed) for seed in range(6)]
+    weights = torch.stack([layer.weight.detach() for layer in layers]).unflatten(0, (2, 3))
+    x = around(layers[0].grid, 20, 3)
+
+    def evaluate(weight, x):
+        return functional_call(layers[0], {"weight": weight}, (x,))
+
+    y = vmap(vmap(evaluate, (0, None)), (0, None))(weights, x)
+    assert torch.equal(y.flatten(0, 1), torch.stack([layer(x) for layer in layers]))
+    points = vmap(vmap(evaluate, (None, 0)), (0, None))(weights[:, 0], x)
+    assert torch.equal(points, y[:, 0])
+    y = layers[0](x)
+    directions = torch.randn(4, *y.shape, dtype=torch.float64)
+    batched = torch.autograd.grad(
+        y, layers[0].weight, directions, is_grads_batched=True, retain_graph=True
+    )[0]
+    each = [torch.autograd.grad(y, layers[0].weight, d, retain_graph=True)[0] for d in directions]
+    torch.testing.assert_close(batched, torch.stack(each), rtol=1e-13, atol=1e-13)
+
+
+def test_compiled_graph_holds_the_operator():
+    torch._dynamo.reset()
+    graphs = []
+
+    def record(graph, _):
+        graphs.append(str(graph.graph))
+        return graph
+
+    x = torch.rand(30, 2, dtype=torch.float64)
+    model = KAN([2, 3, 1], n=2, dtype=torch.float64)
+    torch.compile(model, backend=record, fullgraph=True)(x)
+    assert graphs[-1].count("kanlib.splines") == 2
+    with kernels.backend("torch"):
+        torch.compile(model, backend=record, fullgraph=True)(x)
+    assert len(graphs) == 2  # the choice of the back end is a guard
+    assert "kanlib" not in graphs[-1]
+    torch._dynamo.reset()
+
+
+# Reproducibility and threads
+
+
+@every_channels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_results_do_not_depend_on_the_number_of_threads(channels, dtype):
+    layer = make_layer(inputs=40, outputs=33, dtype=dtype)
+    z, pairs = jets(layer.grid, 700, 40, channels)
+    z = z.to(dtype)
+    direction = torch.randn(len(z), 700, 33, dtype=dtype)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3, 1):
+            torch.set_num_threads(threads)
+            results.append(run("numba", layer, z, pairs, direction))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_threads_share_the_tasks(monkeypatch):
+    """Each task runs once, also when there are fewer tasks than threads."""
+    from kanlib import launch
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    for tasks in (0, 1, 2, 3, 7):
+        ran: list[int] = []
+        launch._share(lambda start, stop, ran=ran: ran.extend(range(start, stop)), tasks, 10**9)
+        assert sorted(ran) == list(range(tasks))
+
+
+# The choice
+
+
+def test_everything_works_without_numba():
+    code = """
+import sys
+sys.modules["numba"] = None
+import torch
+from kanlib import KAN, kernels
+model = KAN([2, 5, 1])
+model(torch.rand(9, 2)).sum().backward()
+assert all(p.grad is not None for p in model.parameters())
+assert not kernels.has_numba()
+try:
+    kernels.backend("numba").__enter__()
+except ModuleNotFoundError as error:
+    assert "pip install kanlib[fast]" in str(error)
+else:
+    raise AssertionError
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("shape", "pairs", "error", "message"),
+    [
+        ((3,), [], ValueError, r"channels must have shape \(1 \+ D \+ K, ..., P\)"),
+        ((2, 4, 3), [(0, 0), (0, 0)], ValueError, r"with K = 2 pairs, got \(2, 4, 3\)"),
+        ((3, 4, 3), [(0, 1)], ValueError, r"pairs must hold directions from 0 to D - 1 = 0, got"),
+        ((3, 4, 3), [(-1, 0)], ValueError, r"pairs must hold directions from 0"),
+        ((2, 4, 2), [], ValueError, "channels must have 3 entries in its last dimension"),
+    ],
+)
+def test_propagate_refuses_bad_arguments(shape, pairs, error, message):
+    with pytest.raises(error, match=message):
+        make_layer().propagate(torch.zeros(shape, dtype=torch.float64), pairs)
+
+
+def test_propagate_refuses_another_dtype():
+    with pytest.raises(TypeError, match=r"channels must have the dtype of the model"):
+        make_layer().propagate(torch.zeros(1, 4, 3), [])
+
+
+def test_choice_is_automatic(monkeypatch):
+    """The fused kernel runs by default, and not where the reference was asked for."""
+    from kanlib import launch
+
+    calls = []
+    original = launch.forward
+    monkeypatch.setattr(launch, "forward", lambda *a: calls.append(1) or original(*a))
+    layer = make_layer()
+    x = torch.rand(4, 3, dtype=torch.float64)
+    layer(x)
+    assert len(calls) == 1
+    with kernels.backend("torch"):
+        layer(x)
+    assert len(calls) == 1
