@@ -18,7 +18,7 @@ SHORT = --no-header -q
 export OMP_NUM_THREADS = 1
 export PYDEVD_DISABLE_FILE_VALIDATION = 1
 
-.PHONY: help book test check reproduce lab format clean install
+.PHONY: help book test check reproduce bench lab format clean install
 .PHONY: html lint types unit doctest nbval papermill planted
 
 help:  ## list the targets
@@ -38,6 +38,9 @@ reproduce: install  ## compute every record of book/results anew, or go on where
 		echo "Experiment $$name"; \
 		$(BIN)/python -m kanlib run $$name --out book/results/$$name.json --resume --workers $(JOBS) || exit 1; \
 	done
+
+bench: install  ## measure kanlib side by side with what else is installed; takes an hour, keep the machine quiet
+	@$(BIN)/python -m benchmarks
 
 lab: install  ## open the chapters in JupyterLab
 	@$(BIN)/jupyter lab book
