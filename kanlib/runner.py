@@ -193,7 +193,7 @@ def _run_job(job: tuple[Any, ...]) -> tuple[dict[str, Any], Path]:
         "history": _thinned(run.history),
         "provenance": provenance(),
     }
-    if solutions:
+    if seed == find_experiment(experiment).seeds[0] and solutions:
         result["solutions"] = solutions
     return result, checkpoint
 

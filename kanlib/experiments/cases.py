@@ -45,7 +45,7 @@ class PDECase:
         start_level: as in :class:`Case`.
         mlp: whether the network is an MLP.
         calibrate: whether the leading linear map is rescaled to cover the splines.
-        keep: whether the record keeps the weights at the end of each level.
+        keep: whether the record keeps the weights at the end of each level, of the first seed.
         paper: as in :class:`Case`.
     """
 
