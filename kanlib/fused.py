@@ -21,7 +21,16 @@ from kanlib.vectors import BYTES, fill, lanes, load, store, totals, transpose
 #: Points evaluated together.
 BLOCK = 128
 
-_jit = numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc"}, boundscheck=False)
+
+def _jit(function):
+    """Compile a function, and keep the code for other processes if there is a place for it."""
+    options = {"nogil": True, "fastmath": {"contract", "reassoc"}, "error_model": "numpy"}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # neither this folder nor that of the user may be written to
+        return numba.njit(**options)(function)
+
+
 _inline = numba.njit(inline="always")
 
 
@@ -43,6 +52,15 @@ def _interval(e, t, steps):
         else:
             m = middle + 1
     return m
+
+
+@_jit
+def _spread(table, pieces):
+    """Give all points the coefficients (r, r) of a uniform grid."""
+    if len(table) == 1:
+        for l in range(len(pieces)):
+            for k in range(len(pieces)):
+                pieces[l, k].fill(table[0, l, k])
 
 
 @_jit
@@ -252,6 +270,14 @@ def lay_out(source, target, start, stop):
         _transpose(source[s, :, p], rows, columns, target[s, p], lanes(source))
 
 
+@_jit
+def _copy(source, begin, target, start, count, outputs):
+    """Copy the rows of some points."""
+    for i in range(count):
+        for q in range(outputs):
+            target[start + i, q] = source[begin + i, q]
+
+
 @_inline
 def _aligned(like, shape):
     """Return zeros that begin where a vector may begin."""
@@ -279,17 +305,17 @@ def forward(z, rows, breakpoints, tables, uniform, stride, pairs, extension, y, 
     for task in range(start, stop):
         s, begin = task // blocks, task % blocks * BLOCK
         t, table = breakpoints[s % len(breakpoints)], tables[s % len(tables)]
-        if len(table) == 1:
-            pieces[:] = table[0].reshape((r, r, 1))
+        _spread(table, pieces)
         count = min(BLOCK, points - begin)
-        buffer[:] = 0
+        buffer.fill(0)
         for p in range(inputs):
             x = z[s, :, p, begin : begin + count]
             _evaluate(x[0], t, uniform, stride, table, extension, index, v, inverse, pieces, basis)
             _combine(basis, x, pairs, count, c)
             for channel in range(channels):
                 _add(buffer[channel], 0, c[channel], index[:count], rows[s, p])
-        y[s, :, begin : begin + count] = buffer[:, :count, :outputs]
+        for channel in range(channels):
+            _copy(buffer[channel], 0, y[s, channel], begin, count, outputs)
 
 
 @_jit
@@ -317,16 +343,16 @@ def backward(
         s, first = task // groups, task % groups * group
         last = min(first + group, inputs)
         t, table = breakpoints[s % len(breakpoints)], tables[s % len(tables)]
-        if len(table) == 1:
-            pieces[:] = table[0].reshape((r, r, 1))
+        _spread(table, pieces)
         if to_z:
             for p in range(first, last):
                 _transpose(weight[s, :, p], outputs, size, rows[p - first], width)
-        sums[:] = 0
+        sums.fill(0)
         for begin in range(0, points, BLOCK):
             count = min(BLOCK, points - begin)
             if padded > outputs:
-                buffer[:, :count, :outputs] = grad[s, :, begin : begin + count]
+                for channel in range(channels):
+                    _copy(grad[s, channel], begin, buffer[channel], 0, count, outputs)
                 g, skip = buffer, 0
             else:
                 g, skip = grad[s], begin

@@ -355,3 +355,15 @@ def test_choice_is_automatic(monkeypatch):
     with kernels.backend("torch"):
         layer(x)
     assert len(calls) == 1
+
+
+def test_kernels_are_compiled_where_they_cannot_be_kept():
+    code = """
+from numba.core import caching
+caching.FunctionCache._impl_class._locator_classes = []
+import torch
+from kanlib import launch
+x = torch.rand(1, 3, 2, 5)
+assert torch.equal(launch._transposed(x)[..., :3], x.permute(0, 2, 3, 1))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
