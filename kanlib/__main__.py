@@ -17,8 +17,6 @@ from kanlib.records import load_record, runs_of
 from kanlib.runner import run_and_record
 
 RESULTS = Path("book") / "results"
-#: What a report prints of a PDE problem and of the regression.
-LABELS = ({"loss": "", "error": "error "}, {"train_mse": "", "test_mse": "test "})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -110,7 +108,6 @@ def _report(options: argparse.Namespace) -> int:
     width = max(map(len, experiment.cases))
     head = f"{'case':{width}s} {'par.':>5s} {'runs':>4s}  {'paper mean (stdev)':>22s}"
     print(f"{head}  ours mean (stdev)")
-    metrics = LABELS[options.experiment == "regression"]
     for case in experiment.cases:
         runs = runs_of(record, case)
         if not runs:
@@ -120,7 +117,7 @@ def _report(options: argparse.Namespace) -> int:
         failed = sum(run["status"] != "completed" for run in runs)
         print(
             f"{case:{width}s} {runs[0]['num_parameters']:5d} {len(runs):4d}  {theirs:>22s}  "
-            + "; ".join(f"{label}{_mean(runs, key)}" for key, label in metrics.items())
+            + "; ".join(f"{label}{_mean(runs, key)}" for key, label in experiment.labels.items())
             + (f"; {failed} diverged" if failed else "")
         )
     return 0

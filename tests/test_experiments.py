@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from kanlib.experiments import EXPERIMENTS, find_case, find_experiment
+from kanlib.experiments import EXPERIMENTS, cases, find_case, find_experiment
 from kanlib.experiments import regression as experiments
 from kanlib.problems.regression import regression
 
@@ -102,7 +102,7 @@ def test_smooth_starts_are_the_start_of_the_coarse_network(small):
 @pytest.mark.parametrize("name", ["spline-coarse", "relu-fine"])
 def test_hidden_coordinates_start_by_covering_the_domain(name, small, monkeypatch):
     seen = []
-    monkeypatch.setattr(experiments, "train", lambda model, *_, **__: seen.append(model) or 1 / 0)
+    monkeypatch.setattr(cases, "train", lambda model, *_, **__: seen.append(model) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         executed(name, seed=3)
     hidden = seen[0].layers[0](regression(3, 60, 60).x).detach()
@@ -130,7 +130,7 @@ def test_full_runs_use_the_points_and_epochs_of_the_paper(monkeypatch):
         raise ZeroDivisionError
 
     monkeypatch.setattr(experiments, "regression", sizes)
-    monkeypatch.setattr(experiments, "train_multilevel", epochs)
+    monkeypatch.setattr(cases, "train_multilevel", epochs)
     case = find_case("regression", "spline-multilevel")
     for quick, expected in ((False, (20_000, (32, 16, 8, 4))), (True, (2000, (8, 4, 2, 1)))):
         with pytest.raises(ZeroDivisionError):

@@ -5,12 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from kanlib.experiments.cases import Experiment, PDECase
+from kanlib.experiments.cases import Experiment, PDECase, equal_work, fine_controls
 from kanlib.experiments.pdes import execute
 from kanlib.problems.allen_cahn import AllenCahn
 
 EPOCHS = (2500,) * 4
-EQUAL_WORK = sum(e * 2**level for level, e in enumerate(EPOCHS)) // 8
 TRAINING: dict[str, Any] = {"lr": 1e-2, "start_lr": 1e-4, "ramp": 10, "damping": 1e-4}
 NETWORK: dict[str, Any] = {
     "widths": [2, 5, 5, 1], "domain": (-1.0, 1.0), "normalisation": "sigmoid",
@@ -19,7 +18,7 @@ COARSE_N, FINE_N = 4, 32
 
 
 def _cases() -> dict[str, PDECase]:
-    coarse, fine = {"n": COARSE_N}, {"n": FINE_N}
+    coarse = {"n": COARSE_N}
     cases = {
         "spline-multilevel": PDECase(
             "spline basis, n = 4 to 32", {**NETWORK, **coarse}, EPOCHS, TRAINING, keep=True
@@ -53,24 +52,13 @@ def _cases() -> dict[str, PDECase]:
             {"sign": "printed"},
         ),
         "spline-coarse": PDECase(
-            "spline basis, n = 4, equal work", {**NETWORK, **coarse}, (EQUAL_WORK * 8,), TRAINING
+            "spline basis, n = 4, equal work",
+            {**NETWORK, **coarse},
+            (8 * equal_work(EPOCHS),),
+            TRAINING,
         ),
     }
-    starts: dict[str, tuple[str, dict[str, Any]]] = {
-        "": ("scale 0.1", {}),
-        "-scale0.01": ("scale 0.01", {"init_scale": 0.01}),
-        "-prolonged": ("prolonged from n = 4", {"prolonged_from": COARSE_N}),
-    }
-    for suffix, (label, start) in starts.items():
-        for kind, epochs in (("equal work", EQUAL_WORK), ("equal epochs", sum(EPOCHS))):
-            name = f"spline-fine{suffix}{'-epochs' if kind == 'equal epochs' else ''}"
-            cases[name] = PDECase(
-                f"spline basis, n = 32, {label}, {kind}",
-                {**NETWORK, **fine, **start},
-                (epochs,),
-                TRAINING,
-                start_level=3,
-            )
+    cases.update(fine_controls(NETWORK, (COARSE_N, FINE_N), EPOCHS, TRAINING))
     return cases
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from kanlib.experiments.cases import Experiment, PDECase
+from kanlib.experiments.cases import Experiment, PDECase, equal_work
 from kanlib.experiments.pdes import execute
 from kanlib.problems.burgers import Burgers
 
@@ -65,9 +65,9 @@ def _cases() -> dict[str, PDECase]:
             mlp=True,
             paper=paper,
         )
-    rough, equal_work = {"init_scale": 0.1}, sum(e * 2**k for k, e in enumerate(EPOCHS)) // 4
+    rough = {"init_scale": 0.1}
     controls: dict[str, tuple[str, dict[str, Any], int]] = {
-        "spline-fine-equal-work": ("scale 0.01, the work of multilevel", {}, equal_work),
+        "spline-fine-equal-work": ("scale 0.01, the work of multilevel", {}, equal_work(EPOCHS)),
         "spline-fine-epochs": ("scale 0.01, the epochs of multilevel", {}, sum(EPOCHS)),
         "spline-fine-scale0.1": ("scale 0.1, 800 epochs", rough, FINE_EPOCHS),
         "spline-fine-prolonged": (

@@ -1,4 +1,4 @@
-"""What an experiment is: named cases, seeds, and a function that runs one of them."""
+"""What an experiment is: named cases, seeds, and how one of them is trained."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from kanlib.multilevel import Schedule, train_multilevel
+from kanlib.objectives import Objective
 from kanlib.runs import Run
+from kanlib.training import train
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class Experiment:
         cases: cases by name.
         seeds: the seeds of the full experiment.
         execute: function that runs one case and returns the run, its metrics and its solutions.
+        labels: what a report prints before each metric.
     """
 
     title: str
@@ -82,3 +86,49 @@ class Experiment:
     cases: Mapping[str, Any]
     seeds: tuple[int, ...]
     execute: Callable[..., tuple[Run, dict[str, float], Solutions]] = field(repr=False)
+    labels: Mapping[str, str] = field(default_factory=lambda: {"loss": "", "error": "error "})
+
+
+def train_case(
+    case: Case | PDECase, model: Any, objective: Objective, epochs: list[int], **options: Any
+) -> Run:
+    """Train the network of a case over its levels, work counted from the level it starts on."""
+    if len(epochs) > 1:
+        return train_multilevel(model, objective, Schedule(epochs), **options)
+    return train(model, objective, epochs[0], work_per_epoch=2.0**case.start_level, **options)
+
+
+def fine_controls(
+    network: dict[str, Any], n: tuple[int, int], epochs: tuple[int, ...], training: dict[str, Any]
+) -> dict[str, PDECase]:
+    """Return the controls of a multilevel case: the finest network alone, from three starts.
+
+    Args:
+        network: keyword arguments of KAN without n.
+        n: intervals of the coarsest and of the finest grid.
+        epochs: epochs of the multilevel case; the controls do its work, or all its epochs.
+        training: as in :class:`PDECase`.
+    """
+    coarse, fine = n
+    starts: dict[str, tuple[str, dict[str, Any]]] = {
+        "": ("scale 0.1", {}),
+        "-scale0.01": ("scale 0.01", {"init_scale": 0.01}),
+        "-prolonged": (f"prolonged from n = {coarse}", {"prolonged_from": coarse}),
+    }
+    kinds = {"": ("equal work", equal_work(epochs)), "-epochs": ("equal epochs", sum(epochs))}
+    return {
+        f"spline-fine{start}{kind}": PDECase(
+            f"spline basis, n = {fine}, {label}, {what}",
+            {**network, "n": fine, **options},
+            (count,),
+            training,
+            start_level=len(epochs) - 1,
+        )
+        for start, (label, options) in starts.items()
+        for kind, (what, count) in kinds.items()
+    }
+
+
+def equal_work(epochs: tuple[int, ...]) -> int:
+    """Return the epochs on the finest level that cost as much as these, one entry a level."""
+    return sum(e * 2**level for level, e in enumerate(epochs)) // 2 ** (len(epochs) - 1)

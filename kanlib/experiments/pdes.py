@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from kanlib.attention import Attention
-from kanlib.experiments.cases import PDECase, Solutions
-from kanlib.multilevel import Schedule, train_multilevel
+from kanlib.experiments.cases import PDECase, Solutions, train_case
 from kanlib.networks import KAN, MLP
 from kanlib.runs import Run
-from kanlib.training import exponential_cycles, linear_ramp, train
+from kanlib.training import exponential_cycles, linear_ramp
 
 QUICK_DIVISOR = 50
 #: Times that the error is measured in a run, besides the ends of the levels.
@@ -156,11 +155,7 @@ def execute(
         "resume": resume,
         "progress": progress,
     }
-    if len(epochs) > 1:
-        run = train_multilevel(model, loss, Schedule(epochs), **options)
-    else:
-        cost = 2.0**case.start_level
-        run = train(model, loss, epochs[0], work_per_epoch=cost, **options)
+    run = train_case(case, model, loss, epochs, **options)
     metrics = {"loss": run.loss, "error": run.history.metrics[-1]["error"]}
     kept = enumerate(loss.seen.values()) if case.keep else ()
     return run, metrics, {level: [w.tolist() for w in weights] for level, weights in kept}

@@ -5,13 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from kanlib.experiments.cases import Experiment, PDECase
+from kanlib.experiments.cases import Experiment, PDECase, equal_work, fine_controls
 from kanlib.experiments.pdes import execute
 from kanlib.problems.poisson import Poisson
 
 EPOCHS = (1250,) * 4
-#: Epochs on the finest grid that cost as much as all of EPOCHS.
-EQUAL_WORK = sum(e * 2**level for level, e in enumerate(EPOCHS)) // 8
 PRINTED: dict[str, Any] = {"lr": 1e-2, "start_lr": 1e-4, "ramp": 10, "damping": 1e-4}
 GENTLE: dict[str, Any] = {**PRINTED, "lr": 3e-3}
 NETWORK: dict[str, Any] = {"widths": [3, 5, 1], "domain": (-1.0, 1.0)}
@@ -24,7 +22,7 @@ def _problem(seed: int, **options: Any) -> Poisson:
 
 
 def _cases() -> dict[str, PDECase]:
-    coarse, fine = {"n": COARSE_N}, {"n": FINE_N}
+    coarse = {"n": COARSE_N}
     cases = {
         "spline-multilevel-printed": PDECase(
             "spline basis, n = 4 to 32, as printed",
@@ -71,26 +69,11 @@ def _cases() -> dict[str, PDECase]:
         "spline-coarse": PDECase(
             "spline basis, n = 4, equal work",
             {**WIDER, **coarse},
-            (EQUAL_WORK * 8,),
+            (8 * equal_work(EPOCHS),),
             GENTLE,
         ),
     }
-    starts: dict[str, dict[str, Any]] = {
-        "": {},
-        "-scale0.01": {"init_scale": 0.01},
-        "-prolonged": {"prolonged_from": COARSE_N},
-    }
-    for suffix, start in starts.items():
-        label = {"": "scale 0.1", "-scale0.01": "scale 0.01"}.get(suffix, "prolonged from n = 4")
-        for kind, epochs in (("equal work", EQUAL_WORK), ("equal epochs", sum(EPOCHS))):
-            name = f"spline-fine{suffix}{'-epochs' if kind == 'equal epochs' else ''}"
-            cases[name] = PDECase(
-                f"spline basis, n = 32, {label}, {kind}",
-                {**WIDER, **fine, **start},
-                (epochs,),
-                GENTLE,
-                start_level=3,
-            )
+    cases.update(fine_controls(WIDER, (COARSE_N, FINE_N), EPOCHS, GENTLE))
     cases["spline-multilevel-scale0.01"] = PDECase(
         "spline basis, n = 4 to 32, scale 0.01",
         {**WIDER, **coarse, "init_scale": 0.01},

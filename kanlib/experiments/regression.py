@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from kanlib.experiments.cases import Case, Experiment, Solutions
-from kanlib.multilevel import Schedule, train_multilevel
+from kanlib.experiments.cases import Case, Experiment, Solutions, train_case
 from kanlib.networks import KAN, MLP
 from kanlib.objectives import MeanSquaredError
 from kanlib.problems.regression import regression
 from kanlib.runs import Run
-from kanlib.training import OptimizerFactory, lbfgs, train
+from kanlib.training import OptimizerFactory, lbfgs
 
 COARSE_N = 5
 QUICK_POINTS, QUICK_DIVISOR = 2000, 4
@@ -178,11 +177,7 @@ def run_regression(
         "progress": progress,
     }
     objective = MeanSquaredError(data.x, data.y)
-    if isinstance(model, KAN) and len(epochs) > 1:
-        run = train_multilevel(model, objective, Schedule(epochs), **options)
-    else:
-        cost = 2.0**case.start_level
-        run = train(model, objective, epochs[0], work_per_epoch=cost, **options)
+    run = train_case(case, model, objective, epochs, **options)
     return run, {"train_mse": run.loss, "test_mse": run.history.metrics[-1]["error"]}, {}
 
 
@@ -192,4 +187,5 @@ EXPERIMENT = Experiment(
     cases=_regression_cases(),
     seeds=(1234, 1235, 1236, 1237, 1238),
     execute=run_regression,
+    labels={"train_mse": "", "test_mse": "test "},
 )
