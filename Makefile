@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+PEERS ?= .venv-bench
 JOBS ?= 2
 SOURCE ?= .
 CHAPTERS ?= $(wildcard book/*.ipynb)
@@ -39,8 +40,8 @@ reproduce: install  ## compute every record of book/results anew, or go on where
 		$(BIN)/python -m kanlib run $$name --out book/results/$$name.json --resume --workers $(JOBS) || exit 1; \
 	done
 
-bench: install  ## measure kanlib side by side with what else is installed; takes an hour, keep the machine quiet
-	@$(BIN)/python -m benchmarks
+bench: $(PEERS)/.installed  ## measure kanlib side by side with its peers; takes an hour, keep the machine quiet
+	@$(PEERS)/bin/python -m benchmarks
 
 lab: install  ## open the chapters in JupyterLab
 	@$(BIN)/jupyter lab book
@@ -60,6 +61,14 @@ $(INSTALLED): requirements.txt pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install -qq --disable-pip-version-check -r requirements.txt
 	@$(BIN)/pip install -qq --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+# Other libraries want versions of their own.
+$(PEERS)/.installed: benchmarks/requirements.txt
+	@echo "Installing into $(PEERS)"
+	@$(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/pip install -qq --disable-pip-version-check -r $<
+	@$(PEERS)/bin/pip install -qq --disable-pip-version-check --no-deps -e .
 	@touch $@
 
 # A build that failed is forgotten: the next one would say nothing of pages it has already read.

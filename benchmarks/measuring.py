@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -117,6 +118,18 @@ def peak_memory(step: Callable[[], object], parameters: Sequence[torch.Tensor]) 
             held += size
             peak = max(peak, held)
     return peak
+
+
+def share(step: Callable[[], object], operators: str = "kanlib::") -> float:
+    """Return the part of a step's time that is spent in operators whose name begins like this."""
+    step()
+    with _quiet(), profile(activities=[ProfilerActivity.CPU]) as profiler:
+        begin = time.perf_counter()
+        for _ in range(5):
+            step()
+        total = time.perf_counter() - begin
+    found = [event for event in profiler.key_averages() if event.key.startswith(operators)]
+    return sum(event.cpu_time_total for event in found) * 1e-6 / total
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import peers
-from benchmarks.measuring import Effort, compare, peak_memory
+from benchmarks.measuring import Effort, compare, peak_memory, share
 from benchmarks.networks import (
     WORKLOADS,
     Step,
@@ -32,6 +32,12 @@ from benchmarks.networks import (
 )
 from kanlib import KAN, MLP
 from kanlib.ensembles import Ensemble
+from kanlib.experiments import EXPERIMENTS, pdes
+from kanlib.objectives import MeanSquaredError
+from kanlib.problems.allen_cahn import AllenCahn
+from kanlib.problems.burgers import Burgers
+from kanlib.problems.poisson import Poisson
+from kanlib.problems.regression import regression
 
 Form = Callable[[KAN], nn.Module]
 Builders = dict[str, Callable[[], Step]]
@@ -333,6 +339,41 @@ def layer_work(model: KAN, batch: int) -> dict[str, int]:
     }
 
 
+PROBLEMS = {"poisson": Poisson, "burgers": Burgers, "allen-cahn": AllenCahn}
+
+
+def experiments(effort: Effort) -> Iterator[Measurement]:
+    """One step of every experiment of the book at full scale, on its coarsest and finest grid.
+
+    "kernels" is the part of the step's time that the fused kernels take.
+    """
+    for name, experiment in EXPERIMENTS.items():
+        case = experiment.cases["spline-multilevel"]
+        loss: Callable[[KAN], Tensor]
+        if name in PROBLEMS:
+            damping = pdes.training(**case.training)[2]
+            loss = pdes.WeightedLoss(PROBLEMS[name](**case.problem), damping)
+        else:
+            data = regression(1234, 20_000 // effort.shrink, 1)
+            loss = MeanSquaredError(data.x, data.y)
+        for level in (0, len(case.epochs) - 1):
+            model = KAN(**{**case.network, "n": case.network["n"] << level}, dtype=torch.float64)
+            step = partial(_descent, model, loss)
+            builders: Builders = {
+                "kanlib": partial(partial, step),
+                "kanlib, plain PyTorch": partial(plain, step),
+            }
+            found = measurement({"experiment": name, "n": model.n}, builders, "kanlib", effort)
+            yield {**found, "kernels": share(step)}
+
+
+def _descent(model: KAN, loss: Callable[[KAN], Tensor]) -> object:
+    model.zero_grad()
+    value = loss(model)
+    value.backward()
+    return value.detach()
+
+
 SECTIONS: dict[str, Callable[[Effort], Iterator[Measurement]]] = {
     "training": training,
     "compiled": compiled,
@@ -345,4 +386,5 @@ SECTIONS: dict[str, Callable[[Effort], Iterator[Measurement]]] = {
     "seeds": seeds,
     "refine": refine,
     "limits": limits,
+    "experiments": experiments,
 }
