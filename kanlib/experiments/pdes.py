@@ -14,7 +14,7 @@ from kanlib.attention import Attention
 from kanlib.experiments.cases import PDECase, Solutions, train_case
 from kanlib.networks import KAN, MLP
 from kanlib.runs import Run
-from kanlib.training import exponential_cycles, linear_ramp
+from kanlib.training import exponential_cycles, lbfgs, linear_ramp
 
 QUICK_DIVISOR = 50
 #: Times that the error is measured in a run, besides the ends of the levels.
@@ -68,13 +68,14 @@ class WeightedLoss:
 
 
 def training(
-    lr: float,
-    start_lr: float,
+    lr: float = 1.0,
+    start_lr: float = 1.0,
     ramp: int | None = None,
     cycle: int | None = None,
     gamma: float = 1.0,
     weight_decay: float = 0.0,
     damping: float | None = None,
+    optimizer: str = "adam",
 ) -> tuple[Callable[..., Any], Callable[..., Any] | None, float | None]:
     """Return optimizer, scheduler and damping of the attention.
 
@@ -86,7 +87,10 @@ def training(
         gamma: decay of the cycles an epoch.
         weight_decay: of AdamW.
         damping: of residual-based attention; None: without.
+        optimizer: "adam", or "lbfgs", for which none of the others but the damping counts.
     """
+    if optimizer == "lbfgs":
+        return lbfgs, None, damping
     kind: Callable[..., Any] = torch.optim.AdamW if weight_decay else torch.optim.Adam
     options = {"weight_decay": weight_decay} if weight_decay else {}
     scheduler = None
