@@ -40,7 +40,7 @@ reproduce: install  ## compute every record of book/results anew, or go on where
 		$(BIN)/python -m kanlib run $$name --out book/results/$$name.json --resume --workers $(JOBS) || exit 1; \
 	done
 
-bench: $(PEERS)/.installed  ## measure kanlib side by side with its peers; takes an hour, keep the machine quiet
+bench: $(PEERS)/.installed  ## measure kanlib side by side with its peers; keep the machine quiet for half an hour
 	@$(PEERS)/bin/python -m benchmarks
 
 lab: install  ## open the chapters in JupyterLab

@@ -15,7 +15,7 @@ import torch
 
 from benchmarks import peers, targets
 from benchmarks.measuring import FULL, QUICK
-from benchmarks.sections import SECTIONS
+from benchmarks.sections import SECTIONS, SINGLE
 from kanlib.checkpoints import write_atomically
 from kanlib.records import provenance
 
@@ -113,7 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     measurements, failed = [], False
     for name in options.sections:
-        for threads in options.threads:
+        for threads in options.threads[: 1 if name in SINGLE else None]:
             measured = run_apart(name, threads, options.quick)
             measurements += measured
             failed = failed or not measured

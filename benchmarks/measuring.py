@@ -30,8 +30,8 @@ class Effort:
         shrink: what batches are divided by.
     """
 
-    seconds: float = 6.0
-    rounds: tuple[int, int] = (5, 25)
+    seconds: float = 3.0
+    rounds: tuple[int, int] = (5, 21)
     shrink: int = 1
 
 

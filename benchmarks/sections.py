@@ -43,6 +43,8 @@ Form = Callable[[KAN], nn.Module]
 Builders = dict[str, Callable[[], Step]]
 Measurement = dict[str, Any]
 
+COMPILED_GRIDS = (5, 50)
+"""Compiling takes longer than measuring."""
 LAYER = ([64, 64], 1024)
 """One layer, the widths and the batch with which growth is measured."""
 GRIDS = (16, 25, 50, 100, 200, 400)
@@ -113,7 +115,7 @@ def training(effort: Effort) -> Iterator[Measurement]:
 def compiled(effort: Effort) -> Iterator[Measurement]:
     """The same under torch.compile or jax.jit, each network compiled as a whole."""
     for case, model, x, y in workloads(effort):
-        if effort.shrink > 1 and case != {"workload": "a", "n": 5}:
+        if case["n"] not in COMPILED_GRIDS or (effort.shrink > 1 and case["workload"] != "a"):
             continue
         torch.compiler.reset()
         first: dict[str, float] = {}
@@ -374,6 +376,8 @@ def _descent(model: KAN, loss: Callable[[KAN], Tensor]) -> object:
     return value.detach()
 
 
+SINGLE = ("compiled", "memory", "crossover", "refine")
+"""Sections that are measured on one thread only."""
 SECTIONS: dict[str, Callable[[Effort], Iterator[Measurement]]] = {
     "training": training,
     "compiled": compiled,

@@ -47,8 +47,6 @@ def test_networks_have_the_sizes_of_the_paper(name, case):
         ("poisson", "spline-fine-prolonged"),
         ("poisson", "spline-coarse"),
         ("burgers", "spline-fine-equal-work"),
-        ("allen-cahn", "spline-fine"),
-        ("allen-cahn", "spline-coarse"),
     ],
 )
 def test_controls_do_the_work_of_multilevel(name, case):

@@ -126,15 +126,31 @@ def _cases() -> dict[str, PDECase]:
         TUNED,
         calibrate=True,
     )
+    resolved: dict[str, Any] = {"nx": 96, "grading": 4.0}
     cases["spline-multilevel-resolved"] = PDECase(
         "spline basis, multilevel, 96 graded points in x, ten times the epochs",
         {**SMALL, **coarse},
         tuple(10 * e for e in EPOCHS),
         {**TUNED, "weight_decay": 0.0},
-        {"nx": 96, "grading": 4.0},
+        resolved,
         calibrate=True,
         keep=True,
     )
+    for name, label, order, levels, count in (
+        ("spline-fine-resolved-lbfgs", "order 6, n = 10", 6, 2, (300,)),
+        ("spline-fine-resolved-lbfgs-cubic", "order 4, n = 10", 4, 2, (300,)),
+        ("spline-multilevel-resolved-lbfgs", "order 6, n = 5 to 10", 6, 1, (100, 250)),
+    ):
+        cases[name] = PDECase(
+            f"{label}, L-BFGS, 96 graded points in x",
+            {**SMALL, "r": order, "n": levels * COARSE_N},
+            count,
+            second_order,
+            resolved,
+            start_level=levels - 1,
+            calibrate=True,
+            keep=True,
+        )
     return cases
 
 

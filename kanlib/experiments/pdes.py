@@ -17,6 +17,8 @@ from kanlib.runs import Run
 from kanlib.training import exponential_cycles, lbfgs, linear_ramp
 
 QUICK_DIVISOR = 50
+#: L-BFGS that goes on below torch's default tolerances, which losses of this size reach.
+LBFGS = partial(lbfgs, tolerance_grad=1e-12, tolerance_change=1e-14, history_size=50)
 #: Times that the error is measured in a run, besides the ends of the levels.
 MEASUREMENTS = 60
 
@@ -90,7 +92,7 @@ def training(
         optimizer: "adam", or "lbfgs", for which none of the others but the damping counts.
     """
     if optimizer == "lbfgs":
-        return lbfgs, None, damping
+        return LBFGS, None, damping
     kind: Callable[..., Any] = torch.optim.AdamW if weight_decay else torch.optim.Adam
     options = {"weight_decay": weight_decay} if weight_decay else {}
     scheduler = None

@@ -1,0 +1,53 @@
+"""The committed records of the PDE problems: at full scale, every case and seed, weights that fit."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from kanlib.experiments import EXPERIMENTS, pdes
+from kanlib.problems.allen_cahn import AllenCahn
+from kanlib.problems.burgers import Burgers
+from kanlib.problems.poisson import Poisson
+from kanlib.records import load_record, runs_of
+
+PROBLEMS = {"poisson": Poisson, "burgers": Burgers, "allen-cahn": AllenCahn}
+RESULTS = Path(__file__).parents[1] / "book" / "results"
+RECORDS = {name: load_record(RESULTS / f"{name}.json", name) for name in PROBLEMS}
+CASES = [(name, case) for name in PROBLEMS for case in EXPERIMENTS[name].cases]
+#: Long runs that have fewer seeds than the others.
+ONE_SEED = {
+    ("burgers", "spline-multilevel-long"),
+    ("burgers", "spline-multilevel-resolved"),
+    *(("allen-cahn", case) for case in EXPERIMENTS["allen-cahn"].cases),
+} - {("allen-cahn", case) for case in ("spline-multilevel", "relu-multilevel")}
+
+
+@pytest.mark.parametrize(("name", "case"), CASES)
+def test_record_is_at_full_scale_with_every_seed(name, case):
+    runs, experiment = runs_of(RECORDS[name], case), EXPERIMENTS[name]
+    seeds = [run["seed"] for run in runs]
+    expected = experiment.seeds[:1] if (name, case) in ONE_SEED else experiment.seeds
+    assert {*expected} <= {*seeds}
+    for run in runs:
+        assert run["config"]["quick"] is False
+        assert tuple(level["steps"] for level in run["levels"]) == experiment.cases[case].epochs
+
+
+def test_case_that_is_gone_is_not_in_the_record():
+    for name, record in RECORDS.items():
+        assert {run["case"] for run in record["runs"]} == {*EXPERIMENTS[name].cases}
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if EXPERIMENTS[c[0]].cases[c[1]].keep])
+def test_kept_weights_have_the_recorded_error(case):
+    name, key = case
+    found = EXPERIMENTS[name].cases[key]
+    problem = PROBLEMS[name](**found.problem)
+    run = next(run for run in runs_of(RECORDS[name], key) if "solutions" in run)
+    assert len(run["solutions"]) == len(found.epochs)
+    for level, weights in run["solutions"].items():
+        model = pdes.restored(found, int(level), weights)
+        with torch.no_grad():
+            error = problem.error(model)
+        assert error == pytest.approx(run["levels"][int(level)]["error"], rel=1e-3)
