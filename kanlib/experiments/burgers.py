@@ -136,18 +136,19 @@ def _cases() -> dict[str, PDECase]:
         calibrate=True,
         keep=True,
     )
-    for name, label, order, levels, count in (
-        ("spline-fine-resolved-lbfgs", "order 6, n = 10", 6, 2, (300,)),
-        ("spline-fine-resolved-lbfgs-cubic", "order 4, n = 10", 4, 2, (300,)),
-        ("spline-multilevel-resolved-lbfgs", "order 6, n = 5 to 10", 6, 1, (100, 250)),
-    ):
+    quintic: dict[str, tuple[str, dict[str, Any], tuple[int, ...], int]] = {
+        "spline-fine-resolved-lbfgs": ("order 6, n = 10", {"r": 6, "n": 10}, (300,), 1),
+        "spline-fine-resolved-lbfgs-cubic": ("order 4, n = 10", {"n": 10}, (300,), 1),
+        "spline-multilevel-resolved-lbfgs": ("order 6, n = 5, 10", {"r": 6, "n": 5}, (100, 250), 0),
+    }
+    for name, (label, size, schedule, level) in quintic.items():
         cases[name] = PDECase(
             f"{label}, L-BFGS, 96 graded points in x",
-            {**SMALL, "r": order, "n": levels * COARSE_N},
-            count,
+            {**SMALL, **size},
+            schedule,
             second_order,
             resolved,
-            start_level=levels - 1,
+            start_level=level,
             calibrate=True,
             keep=True,
         )
