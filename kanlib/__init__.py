@@ -7,6 +7,7 @@ from kanlib.layers import SplineLayer
 from kanlib.multilevel import Schedule, train_multilevel
 from kanlib.networks import KAN, MLP
 from kanlib.objectives import MeanSquaredError
+from kanlib.residuals import ResidualLoss, Term
 from kanlib.runs import Run
 from kanlib.training import exponential_cycles, linear_ramp, train
 from kanlib.transfer import prolongation
@@ -20,9 +21,11 @@ __all__ = [
     "Jet",
     "KnotGrid",
     "MeanSquaredError",
+    "ResidualLoss",
     "Run",
     "Schedule",
     "SplineLayer",
+    "Term",
     "exponential_cycles",
     "linear_ramp",
     "prolongation",

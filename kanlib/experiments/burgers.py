@@ -139,7 +139,12 @@ def _cases() -> dict[str, PDECase]:
     quintic: dict[str, tuple[str, dict[str, Any], tuple[int, ...], int]] = {
         "spline-fine-resolved-lbfgs": ("order 6, n = 10", {"r": 6, "n": 10}, (300,), 1),
         "spline-fine-resolved-lbfgs-cubic": ("order 4, n = 10", {"n": 10}, (300,), 1),
-        "spline-multilevel-resolved-lbfgs": ("order 6, n = 5, 10", {"r": 6, "n": 5}, (100, 250), 0),
+        "spline-multilevel-resolved-lbfgs": (
+            "order 6, n = 10, 20",
+            {"r": 6, "n": 10},
+            (200, 100),
+            1,
+        ),
     }
     for name, (label, size, schedule, level) in quintic.items():
         cases[name] = PDECase(
