@@ -129,6 +129,8 @@ def compiled(effort: Effort) -> Iterator[Measurement]:
             name: partial(_started, name, partial(checked, form, model, x, y), first)
             for name, form in forms.items()
         }
+        reference = partial(_reference, model, x, y)
+        builders["kanlib, plain PyTorch"] = partial(_started, "plain PyTorch", reference, first)
         builders["jaxKAN"] = partial(_started, "jaxKAN", partial(_jitted, model, x, y), first)
         builders["kanlib, not compiled"] = partial(training_step, model, x, y)
         yield {**measurement(case, builders, "kanlib", effort), "first_call": first}
@@ -141,6 +143,11 @@ def _started(name: str, build: Callable[[], Step], first: dict[str, float]) -> S
     step()
     first[name] = time.perf_counter() - begin
     return step
+
+
+def _reference(model: KAN, x: Tensor, y: Tensor) -> Step:
+    """Return a step of the compiled network without the fused kernels."""
+    return plain(training_step(torch.compile(model), x, y))
 
 
 def _jitted(model: KAN, x: Tensor, y: Tensor) -> Step:
