@@ -106,7 +106,7 @@ def test_networks_have_grids_of_their_own(shared, in_order):
     layers = [make_layer(grids[0 if shared else s], seed=s, inputs=2) for s in range(3)]
     z = torch.stack([jets(layer.grid, 20, 2, "second", s)[0] for s, layer in enumerate(layers)])
     each = [arguments(layer, z[0], CHANNELS["second"][1]) for layer in layers]
-    _, weight, *tables = (torch.cat(tensors) for tensors in zip(*(a[:4] for a in each)))
+    weight, *tables = (torch.cat([given[i] for given in each]) for i in (1, 2, 3))
     if shared:
         tables = [v[:1] for v in tables]
     options = each[0][4:]
