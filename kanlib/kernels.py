@@ -14,8 +14,8 @@ kanlib does not touch. "numba" gives the same bits for any number of threads. "t
 gradient in the weights in any order, or after ``torch.use_deterministic_algorithms(True)`` in a
 fixed one, see :mod:`kanlib.gpu`.
 
-The GPU kernels were compared with the reference on the CPU, by Triton's interpreter, and compiled
-for compute capability 8.0; they have not been timed on a GPU yet.
+The GPU kernels are compared with the reference on the CPU, by Triton's interpreter, and compiled
+for compute capability 8.0; they have not been run or timed on a GPU yet.
 """
 
 from __future__ import annotations

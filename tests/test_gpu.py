@@ -106,22 +106,6 @@ def test_tensors_of_a_gpu_take_triton(name, dtype, expected):
 
 
 @needs_triton
-def test_operators_keep_shapes_on_a_gpu():
-    with FakeTensorMode():
-        z, weight = torch.empty(3, 7, 2, device="cuda"), torch.empty(5, 2, 7, device="cuda")
-        t = torch.empty(5, dtype=torch.float64, device="cuda")
-        table = torch.empty(1, 4, 4, device="cuda")
-        for pieces in (table, None):  # without a table there are n r = 8 weights
-            w = torch.empty(5, 2, 8, device="cuda") if pieces is None else weight
-            y = kernels.evaluate(z, w, t, pieces, True)
-            assert (y.shape, y.device.type) == ((3, 7, 5), "cuda")
-        given = z[None], weight[None], t[None], table[None], y[None], True, 1, [], 0, True, True
-        by_z, by_weight = kernels.splines_backward(*given)
-        assert (by_z.shape, by_weight.shape) == (z[None].shape, weight[None].shape)
-        assert by_z.device.type == by_weight.device.type == "cuda"
-
-
-@needs_triton
 def test_tensors_of_the_cpu_take_the_reference_where_triton_was_asked_for():
     layer = make_layer()
     x = torch.rand(4, 3, dtype=torch.float64)
