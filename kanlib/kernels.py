@@ -2,15 +2,26 @@
 
 "torch" is the reference, :func:`kanlib.local.evaluate`. "numba" is a fused kernel for the CPU
 (``pip install kanlib[fast]``): it works on one point and one edge after the other, so that nothing
-but the inputs and outputs goes through memory. It is registered as the operators
-``kanlib::splines`` and ``kanlib::splines_backward``: autograd, vmap and torch.compile see an
-ordinary operator. Second derivatives of its gradients go through the reference, and so do
-transformations of torch.func other than vmap.
+but the inputs and outputs goes through memory. "triton" is the same for CUDA devices; Triton comes
+with PyTorch's builds for them on Linux. Both are registered as the operators ``kanlib::splines``
+and ``kanlib::splines_backward``: autograd, vmap and torch.compile see an ordinary operator. Second
+derivatives of its gradients go through the reference, and so do transformations of torch.func
+other than vmap.
+
+The fused kernels compute in the dtype of the points, and TF32 is never used. In the reference,
+``torch.backends.cuda.matmul.allow_tf32`` and ``torch.set_float32_matmul_precision`` decide, which
+kanlib does not touch. "numba" gives the same bits for any number of threads. "triton" adds up the
+gradient in the weights in any order, or after ``torch.use_deterministic_algorithms(True)`` in a
+fixed one, see :mod:`kanlib.gpu`.
+
+The GPU kernels are compared with the reference on the CPU, by Triton's interpreter, and compiled
+for compute capability 8.0; they have not been run or timed on a GPU yet.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -22,7 +33,7 @@ from kanlib import local
 from kanlib.bspline import EXTENSIONS
 from kanlib.local import Pairs
 
-BACKENDS = ("auto", "torch", "numba")
+BACKENDS = ("auto", "torch", "numba", "triton")
 _backend = "auto"
 
 
@@ -30,15 +41,16 @@ _backend = "auto"
 def backend(name: str) -> Iterator[None]:
     """Choose the back end of all spline layers within a ``with`` block.
 
-    "auto", the default, takes "numba" where it can: if numba is installed, for float32 and
-    float64 on the CPU.
+    "auto", the default, takes a fused kernel for float32 and float64 where one can be used: "numba"
+    on the CPU and "triton" on CUDA devices, each if it is installed. "numba" and "triton" restrict
+    that to one of them. All else goes through the reference, "torch".
 
     Args:
-        name: "auto", "torch" or "numba".
+        name: "auto", "torch", "numba" or "triton".
 
     Raises:
         ValueError: if ``name`` is unknown.
-        ModuleNotFoundError: if it is "numba" and that is not installed.
+        ModuleNotFoundError: if it is "numba" or "triton" and that is not installed.
 
     Examples:
         >>> with backend("torch"):
@@ -49,6 +61,11 @@ def backend(name: str) -> Iterator[None]:
         raise ValueError(f"name must be one of {BACKENDS}, got {name!r}")
     if name == "numba" and not has_numba():
         raise ModuleNotFoundError("backend 'numba' needs numba: pip install kanlib[fast]")
+    if name == "triton" and not has_triton():
+        raise ModuleNotFoundError(
+            "backend 'triton' needs Triton, which comes with PyTorch for CUDA on Linux, or by "
+            "itself: pip install triton"
+        )
     before, _backend = _backend, name
     try:
         yield
@@ -58,18 +75,23 @@ def backend(name: str) -> Iterator[None]:
 
 @torch.compiler.assume_constant_result
 def has_numba() -> bool:
-    """Return whether the fused kernels can be used."""
-    return _launcher() is not None
+    """Return whether the fused kernels for the CPU can be used."""
+    return _launcher("cpu") is not None
+
+
+@torch.compiler.assume_constant_result
+def has_triton() -> bool:
+    """Return whether the fused kernels for CUDA devices are installed."""
+    return _launcher("cuda") is not None
 
 
 @functools.cache
-def _launcher() -> Any:
-    """Return the module that runs the fused kernels; numba is imported at the first use."""
+def _launcher(device: str) -> Any:
+    """Return the module that runs the fused kernels, imported at the first use, or None."""
     try:
-        from kanlib import launch
+        return importlib.import_module("kanlib.launch" if device == "cpu" else "kanlib.gpu")
     except ImportError:
         return None
-    return launch
 
 
 def evaluate(
@@ -100,7 +122,7 @@ def evaluate(
     stride = 1
     if table is None:
         stride = weight.shape[-1] // (len(breakpoints) - 1)
-        table = torch.eye(stride, dtype=z.dtype)[None]
+        table = torch.eye(stride, dtype=z.dtype, device=z.device)[None]
     y = splines(
         z.reshape(1, len(z), -1, z.shape[-1]),
         weight[None],
@@ -115,8 +137,12 @@ def evaluate(
 
 
 def _fits(z: Tensor) -> bool:
-    """Return whether the fused kernel is to be used."""
-    if _backend == "torch" or z.device.type != "cpu" or not has_numba():
+    """Return whether a fused kernel is to be used."""
+    if z.device.type == "cpu":
+        chosen = _backend in ("auto", "numba") and has_numba()
+    else:
+        chosen = z.device.type == "cuda" and _backend in ("auto", "triton") and has_triton()
+    if not chosen:
         return False
     if z.dtype not in (torch.float32, torch.float64):
         return False
@@ -148,7 +174,9 @@ def splines(
     On interval m the rows m stride, ..., m stride + r - 1 of the weights are used. ``breakpoints``
     (T, n + 1) and ``table`` (T, 1 or n, r, r) belong to all networks, T = 1, or to each, T = S.
     """
-    return _launcher().forward(z, weight, breakpoints, table, uniform, stride, pairs, extension)
+    return _launcher("cpu").forward(
+        z, weight, breakpoints, table, uniform, stride, pairs, extension
+    )
 
 
 @torch.library.custom_op("kanlib::splines_backward", mutates_args=(), device_types="cpu")
@@ -166,9 +194,19 @@ def splines_backward(
     to_weight: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients in z and in the weights; those not asked for are empty."""
-    return _launcher().backward(
+    return _launcher("cpu").backward(
         z, weight, breakpoints, table, grad, uniform, stride, pairs, extension, to_z, to_weight
     )
+
+
+@splines.register_kernel("cuda")
+def _(*inputs: Any) -> Tensor:
+    return _launcher("cuda").forward(*inputs)
+
+
+@splines_backward.register_kernel("cuda")
+def _(*inputs: Any) -> tuple[Tensor, Tensor]:
+    return _launcher("cuda").backward(*inputs)
 
 
 @splines.register_fake

@@ -22,6 +22,7 @@ ORDER = [
     "vectors",
     "fused",
     "launch",
+    "gpu",
     "kernels",
     "layers",
     "networks",
@@ -49,7 +50,7 @@ ORDER = [
 ]
 RUN_TIME = {"torch", "numpy", "tqdm"}
 BOOK_ONLY = {"figures", "explore"}
-OPTIONAL = {"fused": {"numba"}, "vectors": {"numba", "llvmlite"}}
+OPTIONAL = {"fused": {"numba"}, "vectors": {"numba", "llvmlite"}, "gpu": {"triton"}}
 
 
 def imports(path: Path) -> Iterator[str]:
