@@ -383,7 +383,7 @@ def _descent(model: KAN, loss: Callable[[KAN], Tensor]) -> object:
     return value.detach()
 
 
-SINGLE = ("compiled", "memory", "crossover", "refine")
+SINGLE = ("compiled", "growth_r", "memory", "crossover", "pinn_growth", "refine", "experiments")
 """Sections that are measured on one thread only."""
 SECTIONS: dict[str, Callable[[Effort], Iterator[Measurement]]] = {
     "training": training,
