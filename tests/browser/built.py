@@ -1,0 +1,13 @@
+"""The built book that the browser looks at."""
+
+from pathlib import Path
+
+BUILD = Path(__file__).parents[2] / "_build"
+HTML = BUILD / "html"
+WIDTHS = (1440, 390)
+"""Pixels of a desk and of a telephone."""
+
+
+def pages() -> list[Path]:
+    """Return the pages of the book."""
+    return sorted((HTML / "book").glob("*.html"))
