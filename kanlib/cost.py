@@ -27,6 +27,7 @@ from kanlib.change_of_basis import ChangeOfBasis
 from kanlib.knots import KnotGrid, as_integer
 from kanlib.layers import SplineLayer, convert_weights
 
+#: The ways to evaluate a layer whose cost is counted.
 METHODS = ("one by one", "cox-de boor", "relu, A b", "relu, A w", "local")
 
 

@@ -184,7 +184,7 @@ class Page:
         clip = {"x": 0, "y": 0, "width": self.width, "height": size["height"], "scale": 1}
         picture = self._send(
             "Page.captureScreenshot",
-            format="jpeg", quality=60, clip=clip, captureBeyondViewport=True,
+            format="png", clip=clip, captureBeyondViewport=True,
         )  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b64decode(picture["data"]))

@@ -43,7 +43,7 @@ def test_page_is_accessible(visit, theme):
 @pytest.mark.parametrize("theme", THEMES)
 def test_screenshot(visit, theme):
     visit.theme(theme)
-    name = f"{Path(urlsplit(visit.url).path).stem}-{visit.width}-{theme}.jpg"
+    name = f"{Path(urlsplit(visit.url).path).stem}-{visit.width}-{theme}.png"
     visit.screenshot(BUILD / "screenshots" / name)
 
 
