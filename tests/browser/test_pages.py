@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 import faults
 import pytest
-from built import BUILD, WIDTHS, pages
+from built import BUILD, HTML, WIDTHS, executed, pages, stem
 
 MOST_BYTES = 1.5e6
 THEMES = ("light", "dark")
@@ -52,7 +52,7 @@ def test_after_all_that_the_page_has_no(find, visit):
     assert find(visit) == []
 
 
-@pytest.mark.parametrize("path", pages(), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", pages(), ids=stem)
 def test_page_is_light(path):
     assert faults.weight(path) <= MOST_BYTES
 
@@ -63,3 +63,11 @@ def test_page_works_from_a_server(browser, site, name):
     for find in (faults.mathematics, faults.explorers, faults.console, faults.requests):
         assert find(page) == []
     page.close()
+
+
+@pytest.mark.parametrize("path", [path for path in pages() if executed(path).exists()], ids=stem)
+def test_page_offers_its_notebook_without_and_with_outputs(path):
+    text = path.read_text()
+    for folder in ("_sources", "_executed"):
+        assert f'href="../{folder}/book/{path.stem}.ipynb"' in text
+        assert (HTML / folder / "book" / f"{path.stem}.ipynb").exists()
