@@ -3,14 +3,20 @@
 import faults
 import pytest
 
-MAIN = "document.querySelector('main article, main')"
+MAIN = "document.querySelector('.bd-article')"
 PLANTED = {
     "console": (faults.console, "console.error('planted')"),
-    "exception": (faults.console, "setTimeout(() => { throw new Error('planted') }), null"),
+    "exception": (
+        faults.console,
+        "new Promise((go) => setTimeout(() => { go(); throw new Error('planted') }))",
+    ),
     "request": (faults.requests, "fetch('https://planted.example/').catch(() => null)"),
     "mathematics": (faults.mathematics, f"{MAIN}.append('$$planted$$')"),
     "image": (faults.alternatives, f"{MAIN}.append(new Image())"),
-    "figure": (faults.alternatives, "document.querySelector('[role=img]').ariaLabel = ''"),
+    "figure": (
+        faults.alternatives,
+        "document.querySelector('.js-plotly-plot').closest('[role=img]').ariaLabel = ''",
+    ),
     "wide": (
         faults.overflow,
         f"{MAIN}.append(Object.assign(document.createElement('p'), {{style: 'width: 500px',"
@@ -18,7 +24,8 @@ PLANTED = {
     ),
     "labels": (
         faults.figures,
-        "document.querySelectorAll('.xtick text').forEach((text) => text.textContent = 'planted')",
+        "document.querySelectorAll('.xtick text').forEach("
+        "(label) => label.textContent = 'planted'.repeat(9))",
     ),
     "explorer": (
         faults.explorers,
@@ -32,5 +39,5 @@ PLANTED = {
 def test_planted_fault_is_found(first_page, name):
     find, plant = PLANTED[name]
     assert find(first_page) == []
-    first_page.evaluate(plant + "; null")
+    first_page.evaluate(f"(async () => {{ await ({plant}) }})()")
     assert find(first_page) != []
