@@ -20,7 +20,7 @@ export OMP_NUM_THREADS = 1
 export PYDEVD_DISABLE_FILE_VALIDATION = 1
 
 .PHONY: help book test check reproduce bench lab format clean install
-.PHONY: html lint types unit doctest nbval papermill planted
+.PHONY: html lint types unit doctest nbval papermill planted browser
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 18
@@ -28,11 +28,11 @@ help:  ## list the targets
 book: html  ## build the book as HTML
 	@echo "The book: $(abspath $(SOURCE))/_build/html/index.html"
 
-test: lint types unit doctest nbval papermill planted html  ## run everything that must pass
+test: lint types unit doctest nbval papermill planted html browser  ## run everything that must pass
 
 check: lint types  ## run the quick part of the tests
 	@echo "Quick tests"
-	@$(PYTEST) $(SHORT) -n $(JOBS) -m "not slow" tests --ignore=tests/notebooks
+	@$(PYTEST) $(SHORT) -n $(JOBS) -m "not slow" tests --ignore=tests/notebooks --ignore=tests/browser
 
 reproduce: install  ## compute every record of book/results anew, or go on where it stopped
 	@for name in $(EXPERIMENTS); do \
@@ -93,7 +93,7 @@ types: install
 
 unit: install
 	@echo "Unit and property tests"
-	@$(PYTEST) $(SHORT) -n $(JOBS) tests --ignore=tests/notebooks
+	@$(PYTEST) $(SHORT) -n $(JOBS) tests --ignore=tests/notebooks --ignore=tests/browser
 
 # Triton, which kanlib.gpu imports, is for Linux only.
 doctest: install
@@ -112,3 +112,11 @@ papermill: install
 planted: install
 	@echo "Form of the notebooks, and planted faults that the tests must see"
 	@$(PYTEST) $(SHORT) -n $(JOBS) tests/notebooks --ignore=tests/notebooks/test_parameters.py
+
+# A developer without a browser is told and goes on; where all must pass, one is fetched.
+browser: html
+	@echo "Every page in a browser"
+	@if [ "$(CI)" = true ] && ! command -v chromium >/dev/null; then \
+		{ apt-get -qq update && apt-get -qq install -y chromium; } >/dev/null 2>&1 || true; \
+	fi
+	@$(PYTEST) $(SHORT) -n $(JOBS) --dist loadgroup -p no:cacheprovider tests/browser

@@ -11,7 +11,7 @@ from torch import Tensor
 class Attention:
     """A weight lambda_i >= 0 for each collocation point, 1 at first, updated after each step.
 
-    With the residuals r_i of the step,
+    With the residuals r_i of the step::
 
         lambda_i <- (1 - damping) lambda_i + rate |r_i| / max_j |r_j|    (eq. 42: rate = damping),
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kanlib.knots import KnotGrid, check_tensor
 
-#: What a spline does outside [a, b]: continue linearly, stay constant, or vanish.
+#: What a spline does outside [a, b], which is to continue linearly, stay constant, or vanish.
 EXTENSIONS = ("linear", "clamp", "none")
 
 

@@ -3,7 +3,7 @@
 Steps (directions in weight space) are prolonged by P. Gradients live in the dual space, where only
 the restriction P^T is given; a coarse gradient g is lifted to P (P^T P)^{-1} g, the smallest fine
 gradient that restricts to g. Mean squares of gradients are scaled by the column sums of P and
-spread by |P|, which keeps them non-negative.
+spread by its absolute values, which keeps them non-negative.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class ChangeOfBasis:
 
     @property
     def band(self) -> Tensor:
-        """The nonzero diagonals: entry [i, s] is A[i, i + s], s = 0, ..., r (eq. 5, Lemma 2).
+        """The nonzero diagonals, entry [i, s] being A[i, i + s], s = 0, ..., r (eq. 5, Lemma 2).
 
         Shape (n + r - 1, r + 1), float64; zero where the column i + s does not exist.
         """

@@ -14,7 +14,7 @@ import torch
 
 FORMAT = "kanlib checkpoint 1"
 
-#: What a checkpoint holds: the settings of the run, where it is, and all that it goes on from.
+#: What a checkpoint holds, which is the settings, where the run is, and all it goes on from.
 FIELDS = {
     "settings": dict,
     "level": int,

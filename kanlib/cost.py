@@ -7,7 +7,7 @@
 "local"        the layer itself: only the r polynomials of the interval that holds a point.
 
 All evaluate the same layer with the same weights, in plain PyTorch; on the CPU the fused kernels of
-:mod:`kanlib.kernels` do the local evaluation faster. Operations are counted as PyTorch executes
+``kanlib.kernels`` do the local evaluation faster. Operations are counted as PyTorch executes
 them, also backward; seconds are measured for all methods in turn, in one process.
 """
 
@@ -27,6 +27,7 @@ from kanlib.change_of_basis import ChangeOfBasis
 from kanlib.knots import KnotGrid, as_integer
 from kanlib.layers import SplineLayer, convert_weights
 
+#: The ways to evaluate a layer whose cost is counted.
 METHODS = ("one by one", "cox-de boor", "relu, A b", "relu, A w", "local")
 
 

@@ -22,7 +22,7 @@ class Described(nn.Module):
         return torch.tensor([*description], dtype=torch.uint8, device="cpu")
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Accept the description; :meth:`_load_from_state_dict` has compared it."""
+        """Accept the description; ``_load_from_state_dict`` has compared it."""
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         """Load the weights after checking that they belong to a module with this description."""

@@ -104,7 +104,7 @@ def mimebundle(fig: go.Figure, alt: str = "") -> dict[str, Any]:
         alt: its text alternative, which becomes the label of the HTML version.
 
     Returns:
-        The figure by type: plotly's own and ``text/html``.
+        The figure by type, plotly's own and ``text/html``.
 
     >>> bundle = mimebundle(go.Figure(), alt="An empty figure.")
     >>> sorted(bundle)

@@ -72,7 +72,7 @@ def cosine_modes(grid: KnotGrid) -> Tensor:
         grid: the knot grid.
 
     Returns:
-        Float64 tensor (N, N): column k holds the spline weights of mode k = 0, ..., N - 1.
+        Float64 tensor (N, N), whose column k holds the spline weights of mode k = 0, ..., N - 1.
     """
     a, b = grid.domain
     x, weights = quadrature(grid, grid.order + 6)

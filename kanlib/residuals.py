@@ -41,7 +41,7 @@ class Term:
             derivatives ``u.d(a)`` are always there.
         weight: weight of the term.
         features: function from points (N, P) to the inputs of the network, if those are not the
-            coordinates, see :meth:`kanlib.Jet.at`.
+            coordinates, see :meth:`kanlib.derivatives.Jet.at`.
         attention: residual-based attention for the points of this term.
 
     Raises:
@@ -109,7 +109,7 @@ class Term:
 
 
 class ResidualLoss:
-    """The sum of some terms: an objective for :func:`kanlib.train` and its relatives.
+    """The sum of some terms: an objective for :func:`kanlib.training.train` and its relatives.
 
     Args:
         **terms: terms by name.

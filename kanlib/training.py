@@ -42,8 +42,8 @@ OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer] | Iteration
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
 Model = TypeVar("Model", bound=nn.Module)
 
-#: L-BFGS as used for the paper's regression: up to 20 inner iterations an epoch, strong Wolfe
-#: line search (without it some seeds diverge).
+#: L-BFGS as used for the paper's regression, with up to 20 inner iterations an epoch and strong
+#: Wolfe line search (without it some seeds diverge).
 lbfgs = partial(torch.optim.LBFGS, lr=1.0, max_iter=20, line_search_fn="strong_wolfe")
 
 OPTIMIZER = (

@@ -73,7 +73,7 @@ class Poisson:
     Args:
         cells: cells of the point grid in each direction, even. The paper's 50 give 49 x 49 volume
             points, 200 boundary points and 49 points on the interface.
-        level_set: third input: "abs" is |x|, "relu" is max(x, 0), "step" is -1 or 1, "none" is x
+        level_set: third input: "abs" is abs(x), "relu" is max(x, 0), "step" is -1 or 1, "none" is x
             again, which tells nothing of the interface.
         device: device of the points.
         dtype: floating-point type of the points.

@@ -1,9 +1,12 @@
 """Regression of a non-smooth function on the unit square (section 5.1 of the paper).
 
-The target is f(x, y) = cos 4 pi x + sin pi y + sin 2 pi y + |sin 3 pi y**2| (eq. 26) in coordinates
-rotated by 0.175 rad counter-clockwise about the origin. Training points are uniform in
-[0.0001, 0.9999]**2, and targets are scaled to [0, 1] by the range of the training set (appendix D):
-in other units the mean squared errors of Table 2 would make no sense.
+The target is, by eq. 26::
+
+    f(x, y) = cos 4 pi x + sin pi y + sin 2 pi y + |sin 3 pi y**2|
+
+in coordinates rotated by 0.175 rad counter-clockwise about the origin. Training points are uniform
+in [0.0001, 0.9999]**2, and targets are scaled to [0, 1] by the range of the training set
+(appendix D): in other units the mean squared errors of Table 2 would make no sense.
 """
 
 from __future__ import annotations

@@ -1,0 +1,43 @@
+"""Tests of the tests: each fault, planted in an open page, is found."""
+
+import faults
+import pytest
+
+MAIN = "document.querySelector('.bd-article')"
+PLANTED = {
+    "console": (faults.console, "console.error('planted')"),
+    "exception": (
+        faults.console,
+        "new Promise((go) => setTimeout(() => { go(); throw new Error('planted') }))",
+    ),
+    "request": (faults.requests, "fetch('https://planted.example/').catch(() => null)"),
+    "mathematics": (faults.mathematics, f"{MAIN}.append('$$planted$$')"),
+    "image": (faults.alternatives, f"{MAIN}.append(new Image())"),
+    "figure": (
+        faults.alternatives,
+        "document.querySelector('.js-plotly-plot').closest('[role=img]').ariaLabel = ''",
+    ),
+    "wide": (
+        faults.overflow,
+        f"{MAIN}.append(Object.assign(document.createElement('p'), {{style: 'width: 500px',"
+        " textContent: 'planted'}))",
+    ),
+    "labels": (
+        faults.figures,
+        "document.querySelectorAll('.xtick text').forEach("
+        "(label) => label.textContent = 'planted'.repeat(9))",
+    ),
+    "explorer": (
+        faults.explorers,
+        "document.querySelectorAll('.explorer .controls').forEach("
+        "(dead) => dead.replaceWith(dead.cloneNode(true)))",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_planted_fault_is_found(first_page, name):
+    find, plant = PLANTED[name]
+    assert find(first_page) == []
+    first_page.evaluate(f"(async () => {{ await ({plant}) }})()")
+    assert find(first_page) != []
