@@ -91,9 +91,6 @@ def _cases() -> dict[str, PDECase]:
     tried: dict[str, tuple[str, dict[str, Any], tuple[int, ...], dict[str, Any]]] = {
         "spline-multilevel-lbfgs": ("multilevel, L-BFGS", multilevel, (32, 16, 8), second_order),
         "spline-fine-lbfgs": ("n = 20, L-BFGS", whole, (24,), second_order),
-        "spline-multilevel-long": (
-            "multilevel, ten times the epochs", multilevel, tuple(10 * e for e in EPOCHS), TUNED
-        ),
     }  # fmt: skip
     for name, (label, start, schedule, training) in tried.items():
         cases[name] = PDECase(
