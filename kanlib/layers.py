@@ -101,6 +101,11 @@ class SplineLayer(Described):
         self._build_tables()
         self.reset_parameters()
 
+    @property
+    def grids(self) -> list[KnotGrid]:
+        """The knot grid of each input."""
+        return [self.grid] * self.in_features
+
     def _build_tables(self) -> None:
         """Derive the evaluation tables from the exact grid, for the weights' device and dtype."""
         grid, like = self.grid, self.weight.detach()

@@ -24,6 +24,7 @@ ORDER = [
     "launch",
     "kernels",
     "layers",
+    "free_knots",
     "networks",
     "derivatives",
     "ensembles",
