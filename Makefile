@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 JOBS ?= 2
 SOURCE ?= .
 CHAPTERS ?= $(wildcard book/*.ipynb)
-EXPERIMENTS = regression poisson burgers allen-cahn
+EXPERIMENTS = regression poisson burgers allen-cahn knots
 
 INSTALLED = $(VENV)/.installed
 FRESH = $(SOURCE)/_build/.fresh

@@ -181,7 +181,7 @@ class KAN(nn.Module):
             grid = None if breakpoints is None else KnotGrid(layer.grids[0].order, breakpoints)
             return layer.refine(grid)
 
-        return self._mapped(refined)
+        return self.mapped(refined)
 
     def to_basis(self, basis: str) -> KAN:
         """Return a new network that is the same function with spline weights in ``basis``.
@@ -201,7 +201,7 @@ class KAN(nn.Module):
             >>> torch.allclose(model(x), model.to_basis("relu")(x))
             True
         """
-        return self._mapped(lambda layer: layer.to_basis(basis))
+        return self.mapped(lambda layer: layer.to_basis(basis))
 
     def free(self, per: str = "input", floor: float = 0.1) -> KAN:
         """Return a new network that is the same function, with knots that train with its weights.
@@ -222,9 +222,9 @@ class KAN(nn.Module):
             >>> model.num_parameters, model.refine().n  # 5 x 5 spacings beside 55 weights
             (80, 10)
         """
-        return self._mapped(lambda layer: FreeSplineLayer(layer, per=per, floor=floor))
+        return self.mapped(lambda layer: FreeSplineLayer(layer, per=per, floor=floor))
 
-    def _mapped(self, change: Callable[[SplineLayer], SplineLayer]) -> KAN:
+    def mapped(self, change: Callable[[SplineLayer], SplineLayer]) -> KAN:
         """Return a copy of this network in which the spline layers are changed."""
         return copy.deepcopy(self, {id(layer): change(layer) for layer in self.spline_layers})
 

@@ -26,6 +26,7 @@ ORDER = [
     "layers",
     "free_knots",
     "networks",
+    "adaptive",
     "derivatives",
     "ensembles",
     "attention",
