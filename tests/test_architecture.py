@@ -41,6 +41,7 @@ ORDER = [
     "relaxation",
     "spectra",
     "ntk",
+    "conditioning",
     "cost",
     "records",
     "experiments",
