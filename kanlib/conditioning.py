@@ -1,4 +1,4 @@
-"""Conditioning of training problems: curvature matrices, condition numbers, steps to converge.
+"""Conditioning of training problems: curvature matrices, condition numbers, gradients to converge.
 
 For the mean of M squared residuals the Gauss-Newton matrix is (2 / M) J^T J, which is the Hessian
 where residuals vanish or the model is linear in its weights. Its condition number kappa decides
@@ -143,7 +143,7 @@ def predicted_steps(kappa: float, tolerance: float, momentum: bool = False) -> f
     return 0.5 * math.log(tolerance) / math.log((root - 1.0) / (root + 1.0))
 
 
-def steps_to(
+def evaluations_to(
     rows: Tensor,
     targets: Tensor,
     start: Tensor,
@@ -151,7 +151,7 @@ def steps_to(
     tolerance: float = 1e-6,
     limit: int = 10_000,
 ) -> int | None:
-    """Count the steps that an optimizer takes to solve a linear least-squares problem.
+    """Count the gradients that an optimizer takes to solve a linear least-squares problem.
 
     The loss is the mean of (J w - y)^2. To compare bases give targets that the model attains, so
     that the least loss is zero in both: nothing then depends on solving an ill-conditioned problem.
@@ -162,10 +162,11 @@ def steps_to(
         start: first weights (p,); they are copied.
         optimizer: function from a list with one parameter to a torch optimizer.
         tolerance: fraction of the initial loss to reach.
-        limit: give up after so many steps.
+        limit: give up after so many gradients.
 
     Returns:
-        The number of steps, or None if the limit is reached or the loss overflows.
+        The number of gradients before the loss is reached (one a step, but for line searches), or
+        None at the limit and where the loss overflows.
     """
     w = start.detach().clone().requires_grad_()
     solver = optimizer([w])
@@ -174,15 +175,16 @@ def steps_to(
     def closure() -> Any:
         residual = rows @ w.detach() - targets
         w.grad = 2.0 / len(rows) * (rows.T @ residual)
-        losses.append(float(residual.square().mean()))
-        return residual.square().mean()
+        loss = residual.square().mean()
+        losses.append(float(loss))
+        return loss
 
-    initial = float(closure())
-    for step in range(1, limit + 1):
+    while len(losses) <= limit:
+        seen = len(losses)
         solver.step(closure)
-        loss = float((rows @ w.detach() - targets).square().mean())
-        if loss <= tolerance * initial:
-            return step
-        if not loss < 1e12 * initial:
-            return None
+        for count, loss in enumerate(losses[seen:], start=seen):
+            if loss <= tolerance * losses[0]:
+                return count if count <= limit else None
+            if not loss < 1e12 * losses[0]:
+                return None
     return None

@@ -27,6 +27,7 @@ ORDER = [
     "free_knots",
     "networks",
     "adaptive",
+    "refit",
     "derivatives",
     "ensembles",
     "attention",

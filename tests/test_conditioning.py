@@ -13,10 +13,10 @@ from kanlib.change_of_basis import ChangeOfBasis
 from kanlib.conditioning import (
     best_descent,
     condition_number,
+    evaluations_to,
     gauss_newton,
     hessian,
     predicted_steps,
-    steps_to,
     unit_diagonal,
 )
 from kanlib.ntk import jacobian
@@ -109,10 +109,8 @@ def test_descent_takes_the_steps_that_theory_predicts(kappa, momentum):
     """A diagonal problem, its error in the two extreme directions: the worst case."""
     rows = torch.diag(torch.tensor([1.0, 1 / math.sqrt(kappa)]))
     start = torch.tensor([1.0, math.sqrt(kappa)])
-    options = best_descent(kappa, 2.0 / 2, momentum)
-    found = steps_to(
-        rows, torch.zeros(2), start, partial(torch.optim.SGD, **options), 1e-10, 20_000
-    )
+    sgd = partial(torch.optim.SGD, **best_descent(kappa, 2.0 / 2, momentum))
+    found = evaluations_to(rows, torch.zeros(2), start, sgd, 1e-10, limit=20_000)
     predicted = predicted_steps(kappa, 1e-10, momentum)
     if momentum:  # a double eigenvalue: the rate holds up to a polynomial factor
         assert predicted < found < 2 * predicted + 10
@@ -124,7 +122,7 @@ def test_steps_stop_at_the_limit_and_where_the_loss_overflows():
     rows = torch.eye(2)
     for rate, limit in ((1e-9, 5), (1e9, 100)):
         sgd = partial(torch.optim.SGD, lr=rate)
-        assert steps_to(rows, torch.zeros(2), torch.ones(2), sgd, limit=limit) is None
+        assert evaluations_to(rows, torch.zeros(2), torch.ones(2), sgd, limit=limit) is None
 
 
 def test_newtons_step_is_the_same_function_in_both_bases():
@@ -161,3 +159,11 @@ def test_mlps_have_curvature_too():
     values = torch.linalg.eigvalsh(hessian(model, MeanSquaredError(x, x[:, :1])))
     assert len(values) == model.num_parameters
     assert float(values.min()) < 0 < float(values.max())
+
+
+def test_lbfgs_depends_little_on_the_condition_number():
+    """It learns the curvature of each direction: on three of them, kappa = 1e8 is no obstacle."""
+    rows = torch.diag(torch.tensor([1.0, 1e2, 1e4]))
+    lbfgs = partial(torch.optim.LBFGS, max_iter=200, line_search_fn="strong_wolfe")
+    found = evaluations_to(rows, torch.zeros(3), torch.ones(3), lbfgs)
+    assert 3 < found < 60 < 0.01 * predicted_steps(1e8, 1e-6, momentum=True)
