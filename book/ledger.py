@@ -137,7 +137,7 @@ def treated(entry: dict[str, Any]) -> list[str]:
 
 
 def is_section(name: str) -> bool:
-    """Tell a section, an appendix or the predecessor from a statement, a figure, a table or an equation."""
+    """Tell a section, an appendix or the predecessor from statements, figures and the like."""
     return name.startswith(("section", "appendix", "predecessor"))
 
 
