@@ -6,7 +6,7 @@ PEERS ?= .venv-bench
 JOBS ?= 2
 SOURCE ?= .
 CHAPTERS ?= $(wildcard book/*.ipynb)
-EXPERIMENTS = regression poisson burgers allen-cahn
+EXPERIMENTS = regression poisson burgers allen-cahn knots
 
 INSTALLED = $(VENV)/.installed
 FRESH = $(SOURCE)/_build/.fresh

@@ -41,8 +41,9 @@ PLACES = {
     "figure 7": 28.6, "figure 8": 28.7, "section 6": 28.8, "appendix a": 28.9,
     "appendix b": 30.1, "proposition 2": 30.2, "lemma 7": 32.1, "appendix c": 37.1,
     "theorem 1": 37.2, "theorem 2": 37.3, "appendix d": 41.1, "appendix e": 42.1, "figure 9": 42.2,
+    "predecessor": 50.0,
 }  # fmt: skip
-"""Where things stand in the paper; equation k stands at k."""
+"""Where things stand in the paper; equation k stands at k, the predecessor, 2505.18131, last."""
 
 
 def load_claims(folder: Path | None = None) -> dict[str, list[dict[str, Any]]]:
@@ -117,6 +118,8 @@ def named(source: str) -> list[str]:
     Sections and appendices come first, then statements, figures and tables, then equations:
     "lemma 2", "eq. 3", "eq. 4", "eq. 5".
     """
+    if "2505.18131" in source:
+        return ["predecessor"]
     text = source.lower().replace("§", "section ").replace("equation", "eq.")
     text = text.replace("sec.", "section").replace("fig.", "figure")
     pairs = re.findall(r"\b([a-z]+?)s? +(\d[\d.]*|[a-e]\b)", text)
@@ -134,8 +137,8 @@ def treated(entry: dict[str, Any]) -> list[str]:
 
 
 def is_section(name: str) -> bool:
-    """Tell a section or an appendix from a statement, a figure, a table or an equation."""
-    return name.startswith(("section", "appendix"))
+    """Tell a section, an appendix or the predecessor from statements, figures and the like."""
+    return name.startswith(("section", "appendix", "predecessor"))
 
 
 def place(source: str) -> float:
@@ -198,7 +201,7 @@ def section(entry: dict[str, Any]) -> str:
 def chapter_link(chapter: str) -> str:
     """Return the number of a chapter, as a Markdown link if the book has the chapter."""
     parts = chapter.split("-")
-    number = [part.lstrip("0") for part in parts if part.isdigit() or part in tuple("ABCDE")]
+    number = [part.lstrip("0") for part in parts if part.isdigit() or part in tuple("ABCDEP")]
     label = ".".join(number) or chapter
     contents = (BOOK.parent / "_toc.yml").read_text(encoding="utf-8")
     return f"[{label}]({chapter}.ipynb)" if f"file: book/{chapter}\n" in contents else label

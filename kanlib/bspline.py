@@ -36,24 +36,37 @@ def pieces(grid: KnotGrid) -> Tensor:
         tensor([[[ 1., -1.],
                  [ 0.,  1.]]], dtype=torch.float64)
     """
-    r = grid.order
-    knots = KnotGrid.uniform(r, 1).knots if grid.is_uniform else grid.knots
+    knots = KnotGrid.uniform(grid.order, 1).knots if grid.is_uniform else grid.knots
+    return pieces_of(knots, grid.order)
+
+
+def pieces_of(knots: Tensor, order: int) -> Tensor:
+    """Return the polynomial pieces of all B-splines, differentiable in the knots.
+
+    Args:
+        knots: increasing knots t_{1-r}, ..., t_{n+r-1}, (..., n + 2r - 1).
+        order: order r.
+
+    Returns:
+        Tensor of shape (..., n, r, r), see :func:`pieces`.
+    """
+    r = order
     # Row m of t holds the knots t_{m+1-r}, ..., t_{m+r}, relative to t_m.
-    t = knots.unfold(0, 2 * r, 1)
-    t = t - t[:, r - 1 : r]
-    width = t[:, r : r + 1]
+    t = knots.unfold(-1, 2 * r, 1)
+    t = t - t[..., r - 1 : r]
+    width = t[..., r : r + 1]
     table = torch.ones_like(width)[..., None]
     for q in range(2, r + 1):
         # B-spline l of order q - 1 on interval m has the support [left, right]; it enters
         # l of order q with (right - x) and l + 1 with (x - left), where x = width * v.
-        raised = table.new_zeros(len(t), q, q)
+        raised = table.new_zeros(*t.shape[:-1], q, q)
         for l in range(q - 1):
-            left, right = t[:, r + 1 - q + l, None], t[:, r + l, None]
-            c = table[:, l] / (right - left)
-            raised[:, l, :-1] += c * right
-            raised[:, l, 1:] -= c * width
-            raised[:, l + 1, :-1] -= c * left
-            raised[:, l + 1, 1:] += c * width
+            left, right = t[..., r + 1 - q + l, None], t[..., r + l, None]
+            c = table[..., l, :] / (right - left)
+            raised[..., l, :-1] += c * right
+            raised[..., l, 1:] -= c * width
+            raised[..., l + 1, :-1] -= c * left
+            raised[..., l + 1, 1:] += c * width
         table = raised
     return table
 
@@ -212,8 +225,12 @@ def cox_de_boor(x: Tensor, grid: KnotGrid) -> Tensor:
 
 def exact_breakpoints(grid: KnotGrid, device: torch.device) -> Tensor:
     """Return the breakpoints on a device, in float64 wherever it has that (all but MPS)."""
-    dtype = torch.float32 if device.type == "mps" else torch.float64
-    return grid.breakpoints.to(device=device, dtype=dtype)
+    return grid.breakpoints.to(device=device, dtype=exact_dtype(device))
+
+
+def exact_dtype(device: torch.device) -> torch.dtype:
+    """Return the dtype of breakpoints on a device: float64 wherever it has that (all but MPS)."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def check_derivative(derivative: int, order: int) -> None:

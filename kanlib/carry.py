@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
+from kanlib.free_knots import check_fixed
 from kanlib.geometry import BASES, Iteration, new_optimizer
 from kanlib.layers import SplineLayer
 from kanlib.networks import KAN
@@ -40,6 +41,7 @@ def carried_optimizer(
     Raises:
         ValueError: if the optimizer keeps state whose transfer is not defined.
     """
+    check_fixed(coarse, "optimizer_state='carried'", "use optimizer_state='fresh'")
     carried = new_optimizer(make, fine)
     basis = BASES[make.gradient] if isinstance(make, Iteration) else None
     transfers = zip(fine.parameters(), _prolongations(coarse, fine, basis), strict=True)

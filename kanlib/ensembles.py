@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from kanlib.derivatives import Jet, propagate
+from kanlib.free_knots import check_fixed
 
 
 class Ensemble(nn.Module):
@@ -44,6 +45,8 @@ class Ensemble(nn.Module):
         members = list(members)
         if not members:
             raise ValueError("members must hold at least one network, got none")
+        for member in members:
+            check_fixed(member, "Ensemble", "train each network on its own")
         kinds = [_architecture(member) for member in members]
         for position, kind in enumerate(kinds):
             if kind != kinds[0]:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
 from kanlib.change_of_basis import ChangeOfBasis
+from kanlib.free_knots import check_fixed
 from kanlib.layers import SplineLayer, convert_weights
 
 #: The paper's letters for the bases of a layer.
@@ -82,6 +83,7 @@ class Iteration:
             if isinstance(layer, SplineLayer) and own != {layer.basis}
         ]
         if layers:
+            check_fixed(model, "Iteration", "choose geometry and gradient of the model's own basis")
             self._check(optimizer)
             step = _Step(layers, BASES[self.geometry], BASES[self.gradient])
             optimizer.register_step_pre_hook(step.begin)

@@ -115,10 +115,7 @@ class KnotGrid:
     @property
     def knots(self) -> Tensor:
         """The n + 2r - 1 knots t_{1-r}, ..., t_{n+r-1}, a new float64 tensor on the CPU."""
-        t, exterior = self._points, range(1, self.order)
-        left = [t[0] - i * (t[1] - t[0]) for i in reversed(exterior)]
-        right = [t[-1] + i * (t[-1] - t[-2]) for i in exterior]
-        return torch.tensor([*left, *t, *right], dtype=torch.float64, device="cpu")
+        return extended(self.breakpoints, self.order)
 
     def refine(self) -> KnotGrid:
         """Return the grid with every interval halved; all old breakpoints are kept exactly."""
@@ -160,6 +157,22 @@ def check_tensor(name: str, x: Tensor, size: int | None = None) -> None:
         raise ValueError(
             f"{name} must have {size} entries in its last dimension, got shape {tuple(x.shape)}"
         )
+
+
+def extended(breakpoints: Tensor, order: int) -> Tensor:
+    """Return knots (..., n + 2r - 1): breakpoints (..., n + 1) and the r - 1 exterior knots a side.
+
+    They repeat the spacing of the end interval; derivatives pass through.
+
+    Examples:
+        >>> extended(torch.tensor([0.0, 1.0, 3.0]), 3)
+        tensor([-2., -1.,  0.,  1.,  3.,  5.,  7.])
+    """
+    steps = torch.arange(1, order, device=breakpoints.device)
+    first, last = breakpoints[..., :1], breakpoints[..., -1:]
+    left = first - steps.flip(0) * (breakpoints[..., 1:2] - first)
+    right = last + steps * (last - breakpoints[..., -2:-1])
+    return torch.cat([left, breakpoints, right], dim=-1)
 
 
 def nearest(x: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:

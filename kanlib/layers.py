@@ -101,6 +101,11 @@ class SplineLayer(Described):
         self._build_tables()
         self.reset_parameters()
 
+    @property
+    def grids(self) -> list[KnotGrid]:
+        """The knot grid of each input."""
+        return [self.grid] * self.in_features
+
     def _build_tables(self) -> None:
         """Derive the evaluation tables from the exact grid, for the weights' device and dtype."""
         grid, like = self.grid, self.weight.detach()
@@ -200,7 +205,7 @@ class SplineLayer(Described):
         """
         fine = self.grid.refine() if grid is None else grid
         weight = prolongation(self.grid, fine, self.basis).apply(self.weight.detach())
-        return self._like(fine, self.basis, weight)
+        return self.like(fine, self.basis, weight)
 
     def to_basis(self, basis: str) -> SplineLayer:
         """Return a new layer that is the same function with weights in ``basis``.
@@ -212,9 +217,9 @@ class SplineLayer(Described):
             ValueError: if ``basis`` is unknown.
         """
         weight = convert_weights(self.weight.detach().cpu().double(), self.grid, self.basis, basis)
-        return self._like(self.grid, basis, weight)
+        return self.like(self.grid, basis, weight)
 
-    def _like(self, grid: KnotGrid, basis: str, weight: Tensor) -> SplineLayer:
+    def like(self, grid: KnotGrid, basis: str, weight: Tensor) -> SplineLayer:
         """Return a layer with the options of this one on another grid or in another basis."""
         with torch.random.fork_rng(devices=[]):  # the draw of the new layer is overwritten
             layer = SplineLayer(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from kanlib.free_knots import FreeSplineLayer
 from kanlib.knots import KnotGrid, as_integer
 from kanlib.layers import SplineLayer, check_input
 from kanlib.maps import InputMap, Normalisation
@@ -141,7 +142,7 @@ class KAN(nn.Module):
     @property
     def n(self) -> int:
         """Number of intervals of the splines (the largest, should layers differ)."""
-        return max(layer.grid.n for layer in self.spline_layers)
+        return max(layer.grids[0].n for layer in self.spline_layers)
 
     @property
     def num_parameters(self) -> int:
@@ -169,7 +170,7 @@ class KAN(nn.Module):
             ValueError: if ``breakpoints`` lacks a present breakpoint, or the layers have
                 different domains.
         """
-        domains = {layer.grid.domain for layer in self.spline_layers}
+        domains = {layer.grids[0].domain for layer in self.spline_layers}
         if breakpoints is not None and len(domains) > 1:
             raise ValueError(
                 f"breakpoints must fit all spline layers, but these have the domains "
@@ -177,10 +178,10 @@ class KAN(nn.Module):
             )
 
         def refined(layer: SplineLayer) -> SplineLayer:
-            grid = None if breakpoints is None else KnotGrid(layer.grid.order, breakpoints)
+            grid = None if breakpoints is None else KnotGrid(layer.grids[0].order, breakpoints)
             return layer.refine(grid)
 
-        return self._mapped(refined)
+        return self.mapped(refined)
 
     def to_basis(self, basis: str) -> KAN:
         """Return a new network that is the same function with spline weights in ``basis``.
@@ -200,9 +201,30 @@ class KAN(nn.Module):
             >>> torch.allclose(model(x), model.to_basis("relu")(x))
             True
         """
-        return self._mapped(lambda layer: layer.to_basis(basis))
+        return self.mapped(lambda layer: layer.to_basis(basis))
 
-    def _mapped(self, change: Callable[[SplineLayer], SplineLayer]) -> KAN:
+    def free(self, per: str = "input", floor: float = 0.1) -> KAN:
+        """Return a new network that is the same function, with knots that train with its weights.
+
+        Args:
+            per: "layer" for one set of knots a layer, "input" for one set for each of its inputs.
+            floor: smallest spacing in units of the mean spacing (b - a) / n, see
+                :class:`kanlib.free_knots.FreeKnots`.
+
+        Returns:
+            A new KAN; this one is untouched.
+
+        Raises:
+            ValueError: if an option is not admissible, or knots are too close for ``floor``.
+
+        Examples:
+            >>> model = KAN([2, 5, 1], n=5, first="affine").free("input")
+            >>> model.num_parameters, model.refine().n  # 5 x 5 spacings beside 55 weights
+            (80, 10)
+        """
+        return self.mapped(lambda layer: FreeSplineLayer(layer, per=per, floor=floor))
+
+    def mapped(self, change: Callable[[SplineLayer], SplineLayer]) -> KAN:
         """Return a copy of this network in which the spline layers are changed."""
         return copy.deepcopy(self, {id(layer): change(layer) for layer in self.spline_layers})
 
@@ -242,7 +264,7 @@ class KAN(nn.Module):
             )
         if not torch.isfinite(x).all():
             raise ValueError("x must be finite, got NaN or infinite entries: remove those rows")
-        a, b = next(self.spline_layers).grid.domain
+        a, b = next(self.spline_layers).grids[0].domain
         z = first(maps[0](x) if maps else x)
         low, high = z.min(dim=0).values, z.max(dim=0).values
         if first.bias is not None:

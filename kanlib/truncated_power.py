@@ -35,12 +35,26 @@ def pieces(grid: KnotGrid) -> Tensor:
         tensor([[[1., 1.],
                  [0., 1.]]], dtype=torch.float64)
     """
-    r, t = grid.order, grid.breakpoints
-    distance = (t[:-1, None] - grid.knots[: grid.num_basis])[..., None]
-    width = (t[1:] - t[:-1])[:, None, None]
+    return pieces_of(grid.knots, grid.order)
+
+
+def pieces_of(knots: Tensor, order: int) -> Tensor:
+    """Return the polynomial pieces of all truncated powers, differentiable in the knots.
+
+    Args:
+        knots: increasing knots t_{1-r}, ..., t_{n+r-1}, (..., n + 2r - 1).
+        order: order r.
+
+    Returns:
+        Tensor of shape (..., n, n + r - 1, r), see :func:`pieces`.
+    """
+    r, n = order, knots.shape[-1] - 2 * order + 1
+    t = knots[..., r - 1 : r + n]
+    distance = (t[..., :-1, None] - knots[..., None, : n + r - 1])[..., None]
+    width = (t[..., 1:] - t[..., :-1])[..., None, None]
     k = torch.arange(r, device=t.device)
     binomial = t.new_tensor([math.comb(r - 1, i) for i in range(r)])
-    active = t.new_ones(grid.n, grid.num_basis).tril(r - 1)  # t_j <= t_m
+    active = t.new_ones(n, n + r - 1).tril(r - 1)  # t_j <= t_m
     return binomial * distance ** (r - 1 - k) * width**k * active[..., None]
 
 

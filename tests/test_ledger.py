@@ -129,6 +129,7 @@ def test_place_names_a_source_that_the_paper_does_not_have(source):
         ("Appendix B, Lemma 7, Equation (33)", ["appendix b", "lemma 7", "eq. 33"]),
         ("Fig. 2b, Table 1", ["figure 2", "table 1"]),
         ("Lemma 99", []),
+        ("arXiv:2505.18131", ["predecessor"]),
     ],
 )
 def test_named_lists_all_that_a_source_names(source, names):

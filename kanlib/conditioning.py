@@ -1,0 +1,190 @@
+"""Conditioning of training problems: curvature matrices, condition numbers, gradients to converge.
+
+For the mean of M squared residuals the Gauss-Newton matrix is (2 / M) J^T J, which is the Hessian
+where residuals vanish or the model is linear in its weights. Its condition number kappa decides
+how fast first-order methods converge on such a problem: at best the distance to the solution
+shrinks by (kappa - 1) / (kappa + 1) a step for gradient descent and, with
+sqrt(kappa) for kappa, for the heavy ball and conjugate gradients. A change of basis w = A^T u
+turns J_u into J_w = J_u A^{-T}, with another condition number; Newton's method does not notice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from kanlib.ntk import jacobian, spectrum
+from kanlib.objectives import Objective
+
+
+def gauss_newton(model: nn.Module, x: Tensor, weights: str = "all") -> Tensor:
+    """Return the spectrum of the Gauss-Newton matrix (2 / M) J^T J, largest first.
+
+    Args:
+        model: network from points (N, P) to outputs (N, Q); M = N Q.
+        x: points.
+        weights: "all" trainable parameters, or those of the "spline" layers only.
+
+    Returns:
+        One eigenvalue for each weight, exact zeros where there are more weights than M.
+
+    Raises:
+        ValueError: if ``weights`` is unknown or the model has no such weight.
+
+    Examples:
+        >>> from kanlib import KAN
+        >>> x = torch.tensor([[0.25], [1.0]], dtype=torch.float64)
+        >>> gauss_newton(KAN([1, 1], n=2, r=2, dtype=torch.float64), x)
+        tensor([1.0000, 0.5000, 0.0000], dtype=torch.float64)
+    """
+    rows = jacobian(model, x, weights)
+    values = 2.0 / len(rows) * spectrum(rows)
+    return torch.cat([values, values.new_zeros(rows.shape[1] - len(values))])
+
+
+def hessian(model: nn.Module, objective: Objective) -> Tensor:
+    """Return the matrix of second derivatives of the loss in all trainable parameters.
+
+    It is dense and costs one backward pass a parameter: for small networks.
+
+    Args:
+        model: the network.
+        objective: ``objective(model)``, a scalar.
+
+    Returns:
+        Symmetric tensor (p, p), parameters in the order of ``model.parameters()``.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    slopes = torch.autograd.grad(objective(model), parameters, create_graph=True)
+    flat = torch.cat([slope.flatten() for slope in slopes])
+    rows = []
+    for entry in flat:
+        row = torch.autograd.grad(entry, parameters, retain_graph=True, materialize_grads=True)
+        rows.append(torch.cat([part.flatten() for part in row]))
+    matrix = torch.stack(rows)
+    return 0.5 * (matrix + matrix.T)
+
+
+def condition_number(values: Tensor, cutoff: float = 1e-13) -> tuple[float, int]:
+    """Return the ratio of the largest to the smallest eigenvalue that is not zero, and their count.
+
+    Networks have directions in which no output changes, such as constants moved from one edge to
+    another; gradients vanish along them, and they do not slow training.
+
+    Args:
+        values: eigenvalues of a positive semidefinite matrix.
+        cutoff: eigenvalues at most this fraction of the largest count as zero. Those from
+            :func:`gauss_newton` are exact to about 1e-32, those of a dense matrix to 1e-16.
+
+    Raises:
+        ValueError: if no eigenvalue is positive.
+
+    Examples:
+        >>> condition_number(torch.tensor([4.0, 2.0, 1e-20]))
+        (2.0, 2)
+    """
+    largest = float(values.max())
+    if not largest > 0.0:
+        raise ValueError(f"values must have a positive entry, got at most {largest:g}")
+    kept = values[values > cutoff * largest]
+    return largest / float(kept.min()), len(kept)
+
+
+def unit_diagonal(matrix: Tensor) -> Tensor:
+    """Return D^{-1/2} H D^{-1/2} with D = diag H: what the best known scaling of weights leaves.
+
+    A method that scales each weight by itself, such as Adam, can at best turn H into about this.
+    Its condition number is at most p times the least that any diagonal scaling reaches, p being
+    the number of weights (van der Sluis, 1969).
+
+    Args:
+        matrix: symmetric tensor (p, p) with a positive diagonal.
+    """
+    scale = matrix.diagonal().rsqrt()
+    return scale[:, None] * matrix * scale
+
+
+def best_descent(kappa: float, largest: float, momentum: bool = False) -> dict[str, float]:
+    """Return the options of torch's SGD that converge fastest on a quadratic.
+
+    Args:
+        kappa: condition number.
+        largest: largest eigenvalue of the Hessian.
+        momentum: whether to use momentum (Polyak's heavy ball).
+
+    Examples:
+        >>> best_descent(9.0, 1.0, momentum=True)
+        {'lr': 2.25, 'momentum': 0.25}
+    """
+    if not momentum:
+        return {"lr": 2.0 / (largest * (1.0 + 1.0 / kappa))}
+    root = math.sqrt(kappa)
+    return {
+        "lr": 4.0 / (largest * (1.0 + 1.0 / root) ** 2),
+        "momentum": ((root - 1.0) / (root + 1.0)) ** 2,
+    }
+
+
+def predicted_steps(kappa: float, tolerance: float, momentum: bool = False) -> float:
+    """Return the steps that reduce the excess of the loss by ``tolerance``, by the worst-case rate.
+
+    The excess goes with the square of the distance. For momentum this is the rate in the limit.
+
+    Examples:
+        >>> round(predicted_steps(100.0, 1e-6)), round(predicted_steps(100.0, 1e-6, True))
+        (345, 34)
+    """
+    root = math.sqrt(kappa) if momentum else kappa
+    return 0.5 * math.log(tolerance) / math.log((root - 1.0) / (root + 1.0))
+
+
+def evaluations_to(
+    rows: Tensor,
+    targets: Tensor,
+    start: Tensor,
+    optimizer: Callable[[Iterable[Tensor]], Optimizer],
+    tolerance: float = 1e-6,
+    limit: int = 10_000,
+) -> int | None:
+    """Count the gradients that an optimizer takes to solve a linear least-squares problem.
+
+    The loss is the mean of (J w - y)^2. To compare bases give targets that the model attains, so
+    that the least loss is zero in both: nothing then depends on solving an ill-conditioned problem.
+
+    Args:
+        rows: Jacobian J of shape (M, p).
+        targets: y in the range of J, (M,).
+        start: first weights (p,); they are copied.
+        optimizer: function from a list with one parameter to a torch optimizer.
+        tolerance: fraction of the initial loss to reach.
+        limit: give up after so many gradients.
+
+    Returns:
+        The number of gradients before the loss is reached (one a step, but for line searches), or
+        None at the limit and where the loss overflows.
+    """
+    w = start.detach().clone().requires_grad_()
+    solver = optimizer([w])
+    losses: list[float] = []
+
+    def closure() -> Any:
+        residual = rows @ w.detach() - targets
+        w.grad = 2.0 / len(rows) * (rows.T @ residual)
+        loss = residual.square().mean()
+        losses.append(float(loss))
+        return loss
+
+    while len(losses) <= limit:
+        seen = len(losses)
+        solver.step(closure)
+        for count, loss in enumerate(losses[seen:], start=seen):
+            if loss <= tolerance * losses[0]:
+                return count if count <= limit else None
+            if not loss < 1e12 * losses[0]:
+                return None
+    return None

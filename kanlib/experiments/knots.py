@@ -1,0 +1,176 @@
+"""Where the knots are: uniform, adaptive and free knots at equal parameters and equal epochs.
+
+Two targets that no uniform grid suits: the regression of section 5.1, which has kinks, and on an
+interval a steep layer on a smooth wave. Every case of a target has the same number of intervals.
+The predecessor of the paper (arXiv:2505.18131) has free knots; adaptive refinement is ours.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kanlib.adaptive import refine_adaptively
+from kanlib.experiments.cases import Experiment, Solutions
+from kanlib.multilevel import train_multilevel
+from kanlib.networks import KAN
+from kanlib.objectives import MeanSquaredError
+from kanlib.problems.regression import TEST_SEED_OFFSET, check_seed, regression
+from kanlib.runs import Run
+from kanlib.training import train
+
+POINTS = {"kinks": 4000, "layer": 1000}
+QUICK_DIVISOR = 4
+#: Width of the steep layer, and where it lies.
+WIDTH, CENTRE = 0.005, 0.37
+LEVELS, FINE = (32, 16, 8, 4), (60,)
+
+
+@dataclass(frozen=True)
+class KnotCase:
+    """One way to place knots.
+
+    Attributes:
+        description: one line for readers.
+        target: "kinks" (section 5.1) or "layer".
+        network: keyword arguments of KAN.
+        epochs: epochs on each level, the first being the level that the network starts on.
+        free: None, or who shares trainable knots, "layer" or "input".
+        adaptive: whether refinement is adaptive, for each input by itself.
+        paper: None.
+    """
+
+    description: str
+    target: str
+    network: dict[str, Any]
+    epochs: tuple[int, ...]
+    free: str | None = None
+    adaptive: bool = False
+    paper: dict[str, float] | None = None
+
+    @property
+    def start_level(self) -> int:
+        """Level of the network, for counting work."""
+        return len(LEVELS) - len(self.epochs)
+
+
+def steep_layer(x: Tensor) -> Tensor:
+    """Evaluate sin(2 pi x) / 2 + tanh((x - 0.37) / 0.005) / 2 at x (N, 1)."""
+    return 0.5 * torch.sin(2 * math.pi * x) + 0.5 * torch.tanh((x - CENTRE) / WIDTH)
+
+
+def _cases() -> dict[str, KnotCase]:
+    networks: dict[str, dict[str, Any]] = {
+        "kinks": {"widths": [2, 5, 1], "n": 5, "first": "affine"},
+        "layer": {"widths": [1, 1], "n": 4},
+    }
+    kinds: dict[str, tuple[str, dict[str, Any]]] = {
+        "uniform": ("uniform knots", {}),
+        "adaptive": ("adaptive knots", {"adaptive": True}),
+        "free-layer": ("free knots, one set a layer", {"free": "layer"}),
+        "free": ("free knots, one set an input", {"free": "input"}),
+        "free-adaptive": ("free and adaptive knots", {"free": "input", "adaptive": True}),
+    }
+    cases = {}
+    for target, network in networks.items():
+        for kind, (label, options) in kinds.items():
+            if target == "layer" and kind == "free-layer":  # there is but one input
+                continue
+            cases[f"{target}-{kind}-multilevel"] = KnotCase(
+                f"{target}, {label}, multilevel", target, network, LEVELS, **options
+            )
+            if not options.get("adaptive"):
+                fine = {**network, "n": 8 * network["n"], "prolonged_from": network["n"]}
+                cases[f"{target}-{kind}-fine"] = KnotCase(
+                    f"{target}, {label}, fine grid from the coarse start",
+                    target,
+                    fine,
+                    FINE,
+                    **options,
+                )
+    return cases
+
+
+def data_of(target: str, seed: int, points: int, device: str = "cpu") -> tuple[Tensor, ...]:
+    """Return training and test points and targets (N, P), (N, 1), (N, P), (N, 1) in float64."""
+    if target == "kinks":
+        data = regression(seed, points, points, device=device)
+        return data.x, data.y, data.x_test, data.y_test
+    check_seed(seed)
+    draws = []
+    for s in (seed, seed + TEST_SEED_OFFSET):
+        generator = torch.Generator().manual_seed(s)
+        draws.append(torch.rand(points, 1, dtype=torch.float64, generator=generator).to(device))
+    x, x_test = draws
+    return x, steep_layer(x), x_test, steep_layer(x_test)
+
+
+def run_knots(
+    case: KnotCase,
+    seed: int,
+    *,
+    quick: bool = False,
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> tuple[Run, dict[str, float], Solutions]:
+    """Train one case.
+
+    Args:
+        case: what to train.
+        seed: seed of data and initial parameters.
+        quick: a quarter of the points and of the epochs.
+        device: torch device.
+        checkpoint: file for checkpoints.
+        resume: continue from it.
+        progress: show a progress bar.
+
+    Returns:
+        The run, the mean squared errors on training and test set, and under the last level the
+        breakpoints of each input of the last layer.
+    """
+    divisor = QUICK_DIVISOR if quick else 1
+    x, y, x_test, y_test = data_of(case.target, seed, POINTS[case.target] // divisor, device)
+    torch.manual_seed(seed)
+    model = KAN(**case.network, device=device, dtype=torch.float64)
+    if case.target == "kinks":
+        model.calibrate(x)
+    if case.free or case.adaptive:
+        model = model.free(case.free or "input")
+        for layer in model.spline_layers:
+            layer.knots.requires_grad_(case.free is not None)
+    test = MeanSquaredError(x_test, y_test)
+    epochs = [max(1, e // divisor) for e in case.epochs]
+    options: dict[str, Any] = {
+        "metrics": {"error": torch.no_grad()(test)},
+        "metrics_every": sum(epochs) + 1,
+        "checkpoint": checkpoint,
+        "resume": resume,
+        "progress": progress,
+    }
+    objective = MeanSquaredError(x, y)
+    if len(epochs) > 1:
+        refine = refine_adaptively if case.adaptive else KAN.refine
+        run = train_multilevel(model, objective, epochs, refine=refine, **options)
+    else:
+        run = train(model, objective, epochs[0], work_per_epoch=2.0**case.start_level, **options)
+    layer = [*run.model.spline_layers][-1]
+    breakpoints = [grid.breakpoints.tolist() for grid in layer.grids]
+    metrics = {"train_mse": run.loss, "test_mse": run.history.metrics[-1]["error"]}
+    return run, metrics, {len(epochs) - 1: breakpoints}
+
+
+EXPERIMENT = Experiment(
+    title="Uniform, adaptive and free knots",
+    source="arXiv:2505.18131",
+    cases=_cases(),
+    seeds=(1234, 1235, 1236, 1237, 1238),
+    execute=run_knots,
+    labels={"train_mse": "", "test_mse": "test "},
+)

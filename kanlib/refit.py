@@ -1,0 +1,133 @@
+"""Refinement by refitting: what exact refinement replaces, to compare with.
+
+A network on a finer grid can also be had by fitting each of its splines to values of the old one:
+by least squares at the activations of samples, as KAN libraries do (Liu et al., 2024, section
+2.4; written anew here), by interpolation at the Greville points of the fine grid, or by taking the
+values there as coefficients. If the grids are nested, the first two are exact as well, provided
+that the samples determine every fine spline; the last never is, beyond straight lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from kanlib import bspline
+from kanlib.free_knots import check_fixed
+from kanlib.knots import KnotGrid
+from kanlib.layers import SplineLayer, convert_weights
+from kanlib.networks import KAN
+
+NewGrid = Callable[[KnotGrid], KnotGrid]
+
+
+def greville(grid: KnotGrid) -> Tensor:
+    """Return the Greville points (n + r - 1,): means of r - 1 consecutive knots, clipped to [a, b].
+
+    Raises:
+        ValueError: if the order is 1, which has none.
+
+    Examples:
+        >>> greville(KnotGrid.uniform(2, 2))
+        tensor([0.0000, 0.5000, 1.0000], dtype=torch.float64)
+    """
+    r = grid.order
+    if r == 1:
+        raise ValueError("order must be at least 2 for Greville points, got 1")
+    return grid.knots[1:-1].unfold(0, r - 1, 1).mean(-1).clamp(*grid.domain)
+
+
+@torch.no_grad()
+def refit_on_samples(model: KAN, x: Tensor, new_grid: NewGrid = KnotGrid.refine) -> KAN:
+    """Return a new network, each of its splines fitted by least squares at the samples.
+
+    Where samples leave coefficients undetermined, those of the least norm are taken.
+
+    Args:
+        model: the network; it is untouched.
+        x: samples (N, P); the fit of a later layer sees their images under ``model``.
+        new_grid: function from the grid of a layer to the new one, nested or not.
+
+    Raises:
+        ValueError: if the model has free knots.
+    """
+    check_fixed(model, "refit_on_samples", "use refine()")
+    inputs = {}
+    z = x
+    for layer in model.layers:
+        if isinstance(layer, SplineLayer):
+            inputs[layer] = z
+        z = layer(z)
+    return model.mapped(lambda layer: _refitted(layer, inputs[layer], new_grid(layer.grid)))
+
+
+def refit_at_greville(model: KAN, new_grid: NewGrid = KnotGrid.refine) -> KAN:
+    """Return a new network, each of its splines interpolated at the Greville points.
+
+    Outer points that clip to one place, and all others, are spread if need be to be distinct.
+
+    Args:
+        model: the network; it is untouched.
+        new_grid: function from the grid of a layer to the new one.
+
+    Raises:
+        ValueError: if the model has free knots or the order is 1.
+    """
+    check_fixed(model, "refit_at_greville", "use refine()")
+
+    def refitted(layer: SplineLayer) -> SplineLayer:
+        grid = new_grid(layer.grid)
+        return _refitted(layer, _distinct(grid).expand(layer.in_features, -1).T, grid)
+
+    return model.mapped(refitted)
+
+
+def resample(model: KAN, new_grid: NewGrid = KnotGrid.refine) -> KAN:
+    """Return a new network whose coefficients are the old splines' values at the Greville points.
+
+    This is Schoenberg's operator: it smooths, with an error of order h^2.
+
+    Args:
+        model: the network; it is untouched.
+        new_grid: function from the grid of a layer to the new one.
+
+    Raises:
+        ValueError: if the model has free knots or the order is 1.
+    """
+    check_fixed(model, "resample", "use refine()")
+
+    def resampled(layer: SplineLayer) -> SplineLayer:
+        grid = new_grid(layer.grid)
+        values = torch.einsum(
+            "kc,qpc->qpk", bspline.dense_basis(greville(grid), layer.grid), _spline_weights(layer)
+        )
+        return layer.like(grid, layer.basis, convert_weights(values, grid, "spline", layer.basis))
+
+    return model.mapped(resampled)
+
+
+def _distinct(grid: KnotGrid) -> Tensor:
+    """Return points at which interpolation has one solution: one in the support of each spline.
+
+    Each is the middle of what its support and [a, b] have in common (Schoenberg and Whitney).
+    """
+    t, (a, b) = grid.knots, grid.domain
+    left, right = t[: grid.num_basis].clamp(min=a), t[grid.order :][: grid.num_basis].clamp(max=b)
+    return 0.5 * (left + right)
+
+
+def _spline_weights(layer: SplineLayer) -> Tensor:
+    weight = layer.weight.detach().cpu().double()
+    return convert_weights(weight, layer.grid, layer.basis, "spline")
+
+
+def _refitted(layer: SplineLayer, z: Tensor, grid: KnotGrid) -> SplineLayer:
+    """Return the layer on another grid, fitted to its splines at the inputs z (N, P)."""
+    z = z.detach().cpu().double()
+    old, new = (bspline.dense_basis(z, g, extension=layer.extension) for g in (layer.grid, grid))
+    values = torch.einsum("npc,qpc->pnq", old, _spline_weights(layer))
+    fitted = torch.linalg.lstsq(new.movedim(1, 0), values, driver="gelsd").solution
+    weight = convert_weights(fitted.permute(2, 0, 1), grid, "spline", layer.basis)
+    return layer.like(grid, layer.basis, weight)
