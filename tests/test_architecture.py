@@ -32,6 +32,7 @@ ORDER = [
     "derivatives",
     "ensembles",
     "attention",
+    "residuals",
     "geometry",
     "problems",
     "checkpoints",
