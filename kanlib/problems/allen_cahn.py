@@ -1,13 +1,16 @@
 r"""The Allen-Cahn equation (section 5.2.3 of the paper).
 
-$$u_t = \varepsilon u_{xx} - 5u^3 + 5u, \qquad x \in (-1, 1),\ t \in (0, 1],\ \varepsilon = 10^{-4},
-\qquad u(x, 0) = x^2\cos\pi x.$$
+.. math::
+
+    u_t = \varepsilon u_{xx} - 5u^3 + 5u, \qquad x \in (-1, 1),\ t \in (0, 1],
+    \ \varepsilon = 10^{-4},
+    \qquad u(x, 0) = x^2\cos\pi x.
 
 The paper prints the right-hand side with the opposite sign. That is a backward heat equation, and
 its states 1 and -1 repel; the text describes attractors, as the standard equation has them.
-``sign="printed"`` takes the printed equation. The paper imposes nothing at $x = \pm 1$; the
-reference is periodic. Both solutions tend to -1 there, and the difference is confined to a layer
-of width $\sqrt{\varepsilon t}$.
+``sign="printed"`` takes the printed equation. The paper imposes nothing at :math:`x = \pm 1`; the
+reference is periodic. Both solutions tend to -1 there, and the difference is confined to a layer of
+width :math:`\sqrt{\varepsilon t}`.
 
 The reference is a Fourier series in x, integrated in t by the exponential Runge-Kutta method of
 order four of Cox and Matthews, with the coefficients of Kassam and Trefethen.

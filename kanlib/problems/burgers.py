@@ -1,17 +1,22 @@
 r"""Burgers' equation (section 5.2.2 of the paper).
 
-$$u_t + u u_x - \nu u_{xx} = 0, \qquad x \in (-1, 1),\ t \in (0, 1],\ \nu = 10^{-2}, \qquad
-u(x, 0) = -\sin\pi x, \quad u(\pm 1, t) = 0.$$
+.. math::
+
+    u_t + u u_x - \nu u_{xx} = 0, \qquad x \in (-1, 1),\ t \in (0, 1],\ \nu = 10^{-2}, \qquad
+    u(x, 0) = -\sin\pi x, \quad u(\pm 1, t) = 0.
 
 The paper states neither initial nor boundary values; these are the ones in common use. A layer
-forms at $x = 0$, where $u$ falls from about 0.8 to -0.8 over a width of about $5\nu$: a uniform
-grid of 64 points, $2/63$ apart, has two points in it. ``grading`` draws the points together there.
+forms at :math:`x = 0`, where :math:`u` falls from about 0.8 to -0.8 over a width of about
+:math:`5\nu`: a uniform grid of 64 points, :math:`2/63` apart, has two points in it. ``grading``
+draws the points together there.
 
-The reference is the solution of Cole and Hopf. With $z = \int u\,dx$ the equation becomes the heat
-equation for $\exp(-z / 2\nu)$, and the heat kernel gives
+The reference is the solution of Cole and Hopf. With :math:`z = \int u\,dx` the equation becomes the
+heat equation for :math:`\exp(-z / 2\nu)`, and the heat kernel gives
 
-$$u(x, t) = -\frac{\int \sin(\pi y)\, e^{-\cos(\pi y) / 2\pi\nu}\, e^{-s^2} ds}
-{\int e^{-\cos(\pi y) / 2\pi\nu}\, e^{-s^2} ds}, \qquad y = x - \sqrt{4\nu t}\,s,$$
+.. math::
+
+    u(x, t) = -\frac{\int \sin(\pi y)\, e^{-\cos(\pi y) / 2\pi\nu}\, e^{-s^2} ds}
+    {\int e^{-\cos(\pi y) / 2\pi\nu}\, e^{-s^2} ds}, \qquad y = x - \sqrt{4\nu t}\,s,
 
 where Gauss-Hermite quadrature converges geometrically.
 """

@@ -1,21 +1,25 @@
 r"""Poisson's equation with a jump of the coefficient (section 5.2.1 of the paper, eq. 27-28).
 
-$$\nabla\cdot(\varepsilon\nabla u) = f \text{ in } (-1, 1)^2, \quad u = 0 \text{ on the boundary},
-\qquad \varepsilon = 1 \ (x < 0), \quad \varepsilon = 1/2 \ (x \ge 0),$$
+.. math::
 
-with the solution $u = \sin(k\pi x)\sin(3\pi y)$, where $k = 1$ for $x < 0$ and $k = 2$ for
-$x \ge 0$. Inserting it gives the right-hand side
+    \nabla\cdot(\varepsilon\nabla u) = f \text{ in } (-1, 1)^2, \quad u = 0 \text{ on the boundary},
+    \qquad \varepsilon = 1 \ (x < 0), \quad \varepsilon = 1/2 \ (x \ge 0),
 
-$$f = -\varepsilon\,(k^2 + 9)\,\pi^2 u =
--10\pi^2 u \ (x < 0), \quad -\tfrac{13}{2}\pi^2 u \ (x > 0).$$
+with the solution :math:`u = \sin(k\pi x)\sin(3\pi y)`, where :math:`k = 1` for :math:`x < 0` and
+:math:`k = 2` for :math:`x \ge 0`. Inserting it gives the right-hand side
 
-At $x = 0$ the solution is continuous ($u = 0$ from both sides), its slope jumps from
-$\pi\sin 3\pi y$ to $2\pi\sin 3\pi y$, and the flux does not jump:
-$\varepsilon u_x = \pi\sin 3\pi y$ from both sides.
+.. math::
 
-The network sees a level-set field of the interface as a third input. With $|x|$ it is continuous
-and its slope may jump there, so that one network represents both sides. The slope from the left
-and from the right at $x = 0$ is that of the level sets $-x$ and $x$.
+    f = -\varepsilon\,(k^2 + 9)\,\pi^2 u =
+    -10\pi^2 u \ (x < 0), \quad -\tfrac{13}{2}\pi^2 u \ (x > 0).
+
+At :math:`x = 0` the solution is continuous (:math:`u = 0` from both sides), its slope jumps from
+:math:`\pi\sin 3\pi y` to :math:`2\pi\sin 3\pi y`, and the flux does not jump: :math:`\varepsilon
+u_x = \pi\sin 3\pi y` from both sides.
+
+The network sees a level-set field of the interface as a third input. With :math:`|x|` it is
+continuous and its slope may jump there, so that one network represents both sides. The slope from
+the left and from the right at :math:`x = 0` is that of the level sets :math:`-x` and :math:`x`.
 """
 
 from __future__ import annotations
