@@ -356,8 +356,8 @@ def experiments(effort: Effort) -> Iterator[Measurement]:
 
     "kernels" is the part of the step's time that the fused kernels take.
     """
-    for name, experiment in EXPERIMENTS.items():
-        case = experiment.cases["spline-multilevel"]
+    for name in ("regression", *PROBLEMS):
+        case = EXPERIMENTS[name].cases["spline-multilevel"]
         loss: Callable[[KAN], Tensor]
         if name in PROBLEMS:
             damping = pdes.training(**case.training)[2]
