@@ -57,3 +57,12 @@ def test_ways_compute_one_function():
     torch.testing.assert_close(recursion(model)(x), model(x), rtol=1e-3, atol=1e-4)
     assert propagate(model, Jet.at(x)).value.shape == (50, 1)
     assert {*WORKLOADS} == {"a", "b", "c"}
+
+
+def test_committed_record_is_complete_and_judged_by_its_measurements():
+    record = json.loads(command.RECORD.read_text())
+    assert record["quick"] is False
+    assert {m["section"] for m in record["measurements"]} == {*sections.SECTIONS}
+    judged = [targets.judged(target, record["measurements"]) for target in targets.TARGETS]
+    assert record["targets"] == json.loads(json.dumps(command.rounded(judged)))
+    assert all(target["cases"] for target in record["targets"])
