@@ -115,7 +115,10 @@ class KnotGrid:
     @property
     def knots(self) -> Tensor:
         """The n + 2r - 1 knots t_{1-r}, ..., t_{n+r-1}, a new float64 tensor on the CPU."""
-        return extended(self.breakpoints, self.order)
+        t, exterior = self._points, range(1, self.order)
+        left = [t[0] - i * (t[1] - t[0]) for i in reversed(exterior)]
+        right = [t[-1] + i * (t[-1] - t[-2]) for i in exterior]
+        return torch.tensor([*left, *t, *right], dtype=torch.float64, device="cpu")
 
     def refine(self) -> KnotGrid:
         """Return the grid with every interval halved; all old breakpoints are kept exactly."""
@@ -162,7 +165,8 @@ def check_tensor(name: str, x: Tensor, size: int | None = None) -> None:
 def extended(breakpoints: Tensor, order: int) -> Tensor:
     """Return knots (..., n + 2r - 1): breakpoints (..., n + 1) and the r - 1 exterior knots a side.
 
-    They repeat the spacing of the end interval; derivatives pass through.
+    They repeat the spacing of the end interval, as :attr:`KnotGrid.knots` does for fixed grids;
+    derivatives pass through.
 
     Examples:
         >>> extended(torch.tensor([0.0, 1.0, 3.0]), 3)

@@ -12,7 +12,8 @@ EXPERIMENT = EXPERIMENTS["knots"]
 
 
 def test_target_has_the_values_known_by_hand():
-    x = torch.tensor([[0.0], [knots.CENTRE], [knots.CENTRE + knots.WIDTH], [1.0]]).double()
+    places = [0.0, knots.CENTRE, knots.CENTRE + knots.WIDTH, 1.0]
+    x = torch.tensor(places, dtype=torch.float64)[:, None]
     wave = [0.5 * math.sin(2 * math.pi * float(point)) for point in x]
     expected = [wave[0] - 0.5, wave[1], wave[2] + 0.5 * math.tanh(1.0), wave[3] + 0.5]
     assert knots.steep_layer(x)[:, 0].tolist() == pytest.approx(expected, abs=1e-12)
