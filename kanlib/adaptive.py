@@ -2,7 +2,7 @@
 
 At a breakpoint the derivative of order r - 1 of a spline jumps, and the weights in the ReLU basis
 are these jumps, w_j (r - 1)!: w = A^T u measures roughness. On an interval of length h the error
-of the best spline of order r is about h^r |f^(r)|, and f^(r) is about the jump over h, so
+of the best spline of order r is about h^r abs(f^(r)), and f^(r) is about the jump over h, so::
 
     indicator of [t_m, t_{m+1}] = h^{r-1} (|jump at t_m| + |jump at t_{m+1}|) / 2.
 
