@@ -3,7 +3,7 @@
 DeepXDE solves both as its documentation recommends: a tanh network, Adam and then L-BFGS. PINA's
 Kolmogorov-Arnold network has the widths of ours, and is trained by Adam on our points and losses,
 with derivatives by double backward. All run on one thread, one after the other, and the clock
-stands still while the error is measured.
+stands still while the error is measured. Needs deepxde and pina-mathlab.
 
     python -m benchmarks.solvers [--seconds 120] [--out FILE]
 """

@@ -168,6 +168,11 @@ class FreeSplineLayer(SplineLayer):
         return grids if self.per == "input" else grids * self.in_features
 
     @property
+    def domain(self) -> tuple[float, float]:
+        """The interval [a, b] of the splines, which no knot changes."""
+        return self.knots.domain
+
+    @property
     def grid(self) -> KnotGrid:  # type: ignore[override]
         """The present knot grid, if all inputs share it.
 

@@ -106,6 +106,11 @@ class SplineLayer(Described):
         """The knot grid of each input."""
         return [self.grid] * self.in_features
 
+    @property
+    def domain(self) -> tuple[float, float]:
+        """The interval [a, b] of the splines, of every input."""
+        return self.grid.domain
+
     def _build_tables(self) -> None:
         """Derive the evaluation tables from the exact grid, for the weights' device and dtype."""
         grid, like = self.grid, self.weight.detach()

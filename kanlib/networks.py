@@ -170,7 +170,7 @@ class KAN(nn.Module):
             ValueError: if ``breakpoints`` lacks a present breakpoint, or the layers have
                 different domains.
         """
-        domains = {layer.grids[0].domain for layer in self.spline_layers}
+        domains = {layer.domain for layer in self.spline_layers}
         if breakpoints is not None and len(domains) > 1:
             raise ValueError(
                 f"breakpoints must fit all spline layers, but these have the domains "
@@ -264,7 +264,7 @@ class KAN(nn.Module):
             )
         if not torch.isfinite(x).all():
             raise ValueError("x must be finite, got NaN or infinite entries: remove those rows")
-        a, b = next(self.spline_layers).grids[0].domain
+        a, b = next(self.spline_layers).domain
         z = first(maps[0](x) if maps else x)
         low, high = z.min(dim=0).values, z.max(dim=0).values
         if first.bias is not None:

@@ -93,9 +93,9 @@ class Term:
     def _check_domain(self, model: nn.Module, name: str) -> None:
         """Raise if the first layer is one of splines and inputs lie outside its domain."""
         first = model.layers[0] if isinstance(model, KAN) else None
-        if not isinstance(first, SplineLayer) or first.grid.domain == self._checked:
+        if not isinstance(first, SplineLayer) or first.domain == self._checked:
             return
-        a, b = self._checked = first.grid.domain
+        a, b = self._checked = first.domain
         slack = 1e-6 * (b - a)
         outside = (self.jet.value < a - slack) | (self.jet.value > b + slack)
         if outside.any():

@@ -87,6 +87,14 @@ def test_term_of_another_type_is_refused():
         ResidualLoss(**{k: Term(value, X, attention=shared) for k in "ab"})
 
 
+@pytest.mark.parametrize("per", ["layer", "input"])
+def test_free_knots_have_a_domain_too(per):
+    net = model()
+    torch.testing.assert_close(loss()(net.free(per)), loss()(net))
+    with pytest.raises(ValueError, match="domain \\[0, 1\\]"):
+        ResidualLoss(a=Term(value, 3 * X))(net.free(per))
+
+
 def test_points_are_fine_where_the_domain_covers_them():
     term = partial(Term, value, 3 * X)
     ResidualLoss(a=term())(model(domain=(0, 3)))

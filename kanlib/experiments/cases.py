@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from kanlib.multilevel import Schedule, train_multilevel
 from kanlib.objectives import Objective
@@ -89,8 +89,16 @@ class Experiment:
     labels: Mapping[str, str] = field(default_factory=lambda: {"loss": "", "error": "error "})
 
 
+class Levelled(Protocol):
+    """A case that says on which level its network starts."""
+
+    @property
+    def start_level(self) -> int:
+        """The level."""
+
+
 def train_case(
-    case: Case | PDECase, model: Any, objective: Objective, epochs: list[int], **options: Any
+    case: Levelled, model: Any, objective: Objective, epochs: list[int], **options: Any
 ) -> Run:
     """Train the network of a case over its levels, work counted from the level it starts on."""
     if len(epochs) > 1:

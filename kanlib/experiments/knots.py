@@ -16,13 +16,11 @@ import torch
 from torch import Tensor
 
 from kanlib.adaptive import refine_adaptively
-from kanlib.experiments.cases import Experiment, Solutions
-from kanlib.multilevel import train_multilevel
+from kanlib.experiments.cases import Experiment, Solutions, train_case
 from kanlib.networks import KAN
 from kanlib.objectives import MeanSquaredError
 from kanlib.problems.regression import TEST_SEED_OFFSET, check_seed, regression
 from kanlib.runs import Run
-from kanlib.training import train
 
 POINTS = {"kinks": 4000, "layer": 1000}
 QUICK_DIVISOR = 4
@@ -155,11 +153,9 @@ def run_knots(
         "progress": progress,
     }
     objective = MeanSquaredError(x, y)
-    if len(epochs) > 1:
-        refine = refine_adaptively if case.adaptive else KAN.refine
-        run = train_multilevel(model, objective, epochs, refine=refine, **options)
-    else:
-        run = train(model, objective, epochs[0], work_per_epoch=2.0**case.start_level, **options)
+    if case.adaptive:
+        options["refine"] = refine_adaptively
+    run = train_case(case, model, objective, epochs, **options)
     layer = [*run.model.spline_layers][-1]
     breakpoints = [grid.breakpoints.tolist() for grid in layer.grids]
     metrics = {"train_mse": run.loss, "test_mse": run.history.metrics[-1]["error"]}

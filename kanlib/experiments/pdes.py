@@ -70,29 +70,38 @@ class WeightedLoss:
 
 
 def training(
-    lr: float = 1.0,
-    start_lr: float = 1.0,
-    ramp: int | None = None,
-    cycle: int | None = None,
-    gamma: float = 1.0,
-    weight_decay: float = 0.0,
-    damping: float | None = None,
-    optimizer: str = "adam",
+    damping: float | None = None, optimizer: str = "adam", **options: Any
 ) -> tuple[Callable[..., Any], Callable[..., Any] | None, float | None]:
     """Return optimizer, scheduler and damping of the attention.
 
     Args:
-        lr: learning rate of Adam, after the ramp or at the peak of a cycle.
+        damping: of residual-based attention; None: without.
+        optimizer: "adam" or "lbfgs".
+        **options: of :func:`adam`; none of them counts for L-BFGS.
+    """
+    if optimizer == "lbfgs":
+        return LBFGS, None, damping
+    return *adam(**options), damping
+
+
+def adam(
+    lr: float,
+    start_lr: float,
+    ramp: int | None = None,
+    cycle: int | None = None,
+    gamma: float = 1.0,
+    weight_decay: float = 0.0,
+) -> tuple[Callable[..., Any], Callable[..., Any] | None]:
+    """Return Adam and its scheduler.
+
+    Args:
+        lr: learning rate, after the ramp or at the peak of a cycle.
         start_lr: learning rate of the first epoch of each level.
         ramp: epochs of a linear ramp.
         cycle: epochs of a rise and of a fall of a cycle, instead.
         gamma: decay of the cycles an epoch.
         weight_decay: of AdamW.
-        damping: of residual-based attention; None: without.
-        optimizer: "adam", or "lbfgs", for which none of the others but the damping counts.
     """
-    if optimizer == "lbfgs":
-        return LBFGS, None, damping
     kind: Callable[..., Any] = torch.optim.AdamW if weight_decay else torch.optim.Adam
     options = {"weight_decay": weight_decay} if weight_decay else {}
     scheduler = None
@@ -100,7 +109,7 @@ def training(
         scheduler = linear_ramp(start_lr, ramp)
     elif cycle is not None:
         scheduler = exponential_cycles(start_lr, cycle, gamma)
-    return partial(kind, lr=lr, **options), scheduler, damping
+    return partial(kind, lr=lr, **options), scheduler
 
 
 def build(case: PDECase, **options: Any) -> Any:
