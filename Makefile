@@ -6,7 +6,7 @@ PEERS ?= .venv-bench
 JOBS ?= 2
 SOURCE ?= .
 CHAPTERS ?= $(wildcard book/*.ipynb)
-EXPERIMENTS = regression poisson burgers allen-cahn knots
+EXPERIMENTS = regression poisson burgers allen-cahn knots refinement
 
 INSTALLED = $(VENV)/.installed
 FRESH = $(SOURCE)/_build/.fresh

@@ -20,27 +20,30 @@ def test_target_has_the_values_known_by_hand():
 
 
 def test_cases_of_a_target_end_with_the_same_intervals_and_do_as_many_epochs():
+    n = {"kinks": 40, "layer": 32, "burgers": 20}
+    epochs = {"kinks": 60, "layer": 60, "burgers": 1400}
     for case in EXPERIMENT.cases.values():
-        assert case.network["n"] * 2 ** (len(case.epochs) - 1) == 8 * (
-            5 if case.target == "kinks" else 4
-        )
-        assert sum(case.epochs) == 60
-        assert len(case.epochs) - 1 + case.start_level == 3
+        assert case.network["n"] * 2 ** (len(case.epochs) - 1) == n[case.target]
+        assert sum(case.epochs) == epochs[case.target]
+        assert len(case.epochs) - 1 + case.start_level == len(knots.LEVELS[case.target]) - 1
 
 
 @pytest.mark.parametrize("name", EXPERIMENT.cases)
 def test_case_runs_and_returns_its_breakpoints(name, monkeypatch):
-    monkeypatch.setattr(knots, "QUICK_DIVISOR", 32)
-    monkeypatch.setattr(knots, "POINTS", {"kinks": 3200, "layer": 3200})
     case = EXPERIMENT.cases[name]
+    monkeypatch.setattr(knots, "QUICK_DIVISOR", 800 if case.target == "burgers" else 32)
+    monkeypatch.setattr(knots, "POINTS", {"kinks": 3200, "layer": 3200})
     run, metrics, solutions = knots.run_knots(case, 1, quick=True, progress=False)
     assert run.status == "completed"
     assert metrics.keys() == EXPERIMENT.labels.keys()
     ((level, rows),) = solutions.items()
     assert level == len(case.epochs) - 1
-    assert len(rows) == (5 if case.target == "kinks" else 1)
+    assert len(rows) == case.network["widths"][-2]
+    *_, last = run.model.spline_layers
+    a, b = last.domain
     for row in rows:
         assert row == sorted(row)
-        assert len(row) == run.model.n + 1 == (41 if case.target == "kinks" else 33)
-    uniform = all(abs(b - a - 1 / run.model.n) < 1e-9 for a, b in pairwise(row))
+        assert (row[0], row[-1]) == (a, b)
+        assert len(row) == run.model.n + 1
+    uniform = all(abs(t - s - (b - a) / run.model.n) < 1e-9 for s, t in pairwise(row))
     assert uniform is not (case.adaptive or case.free is not None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kanlib.experiments import allen_cahn, burgers, knots, poisson, regression
+from kanlib.experiments import allen_cahn, burgers, knots, poisson, refinement, regression
 from kanlib.experiments.cases import Case, Experiment, PDECase
 
 __all__ = ["EXPERIMENTS", "Case", "Experiment", "PDECase", "find_case", "find_experiment"]
@@ -15,6 +15,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "burgers": burgers.EXPERIMENT,
     "allen-cahn": allen_cahn.EXPERIMENT,
     "knots": knots.EXPERIMENT,
+    "refinement": refinement.EXPERIMENT,
 }
 
 

@@ -1,24 +1,28 @@
 """Where the knots are: uniform, adaptive and free knots at equal parameters and equal epochs.
 
-Two targets that no uniform grid suits: the regression of section 5.1, which has kinks, and on an
-interval a steep layer on a smooth wave. Every case of a target has the same number of intervals.
+Three targets that no uniform grid suits: the regression of section 5.1, which has kinks; on an
+interval a steep layer on a smooth wave; and Burgers' equation, trained as in section 5.2.2, whose
+solution steepens. Every case of a target has the same number of intervals.
 The predecessor of the paper (arXiv:2505.18131) has free knots; adaptive refinement is ours.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kanlib.adaptive import refine_adaptively
+from kanlib.experiments import burgers, pdes
 from kanlib.experiments.cases import Experiment, Solutions, train_case
 from kanlib.networks import KAN
-from kanlib.objectives import MeanSquaredError
+from kanlib.objectives import MeanSquaredError, Objective
+from kanlib.problems.burgers import Burgers
 from kanlib.problems.regression import TEST_SEED_OFFSET, check_seed, regression
 from kanlib.runs import Run
 
@@ -26,7 +30,13 @@ POINTS = {"kinks": 4000, "layer": 1000}
 QUICK_DIVISOR = 4
 #: Width of the steep layer, and where it lies.
 WIDTH, CENTRE = 0.005, 0.37
-LEVELS, FINE = (32, 16, 8, 4), (60,)
+NETWORKS: dict[str, dict[str, Any]] = {
+    "kinks": {"widths": [2, 5, 1], "n": 5, "first": "affine"},
+    "layer": {"widths": [1, 1], "n": 4},
+    "burgers": {**burgers.SMALL, "n": burgers.COARSE_N},
+}
+#: Epochs on each level.
+LEVELS = {"kinks": (32, 16, 8, 4), "layer": (32, 16, 8, 4), "burgers": burgers.EPOCHS}
 
 
 @dataclass(frozen=True)
@@ -35,7 +45,7 @@ class KnotCase:
 
     Attributes:
         description: one line for readers.
-        target: "kinks" (section 5.1) or "layer".
+        target: "kinks" (section 5.1), "layer" or "burgers".
         network: keyword arguments of KAN.
         epochs: epochs on each level, the first being the level that the network starts on.
         free: None, or who shares trainable knots, "layer" or "input".
@@ -54,7 +64,7 @@ class KnotCase:
     @property
     def start_level(self) -> int:
         """Level of the network, for counting work."""
-        return len(LEVELS) - len(self.epochs)
+        return len(LEVELS[self.target]) - len(self.epochs)
 
 
 def steep_layer(x: Tensor) -> Tensor:
@@ -63,10 +73,6 @@ def steep_layer(x: Tensor) -> Tensor:
 
 
 def _cases() -> dict[str, KnotCase]:
-    networks: dict[str, dict[str, Any]] = {
-        "kinks": {"widths": [2, 5, 1], "n": 5, "first": "affine"},
-        "layer": {"widths": [1, 1], "n": 4},
-    }
     kinds: dict[str, tuple[str, dict[str, Any]]] = {
         "uniform": ("uniform knots", {}),
         "adaptive": ("adaptive knots", {"adaptive": True}),
@@ -75,20 +81,22 @@ def _cases() -> dict[str, KnotCase]:
         "free-adaptive": ("free and adaptive knots", {"free": "input", "adaptive": True}),
     }
     cases = {}
-    for target, network in networks.items():
+    for target, network in NETWORKS.items():
+        levels = LEVELS[target]
+        factor = 2 ** (len(levels) - 1)
         for kind, (label, options) in kinds.items():
             if target == "layer" and kind == "free-layer":  # there is but one input
                 continue
             cases[f"{target}-{kind}-multilevel"] = KnotCase(
-                f"{target}, {label}, multilevel", target, network, LEVELS, **options
+                f"{target}, {label}, multilevel", target, network, levels, **options
             )
             if not options.get("adaptive"):
-                fine = {**network, "n": 8 * network["n"], "prolonged_from": network["n"]}
+                fine = {**network, "n": factor * network["n"], "prolonged_from": network["n"]}
                 cases[f"{target}-{kind}-fine"] = KnotCase(
                     f"{target}, {label}, fine grid from the coarse start",
                     target,
                     fine,
-                    FINE,
+                    (sum(levels),),
                     **options,
                 )
     return cases
@@ -106,6 +114,20 @@ def data_of(target: str, seed: int, points: int, device: str = "cpu") -> tuple[T
         draws.append(torch.rand(points, 1, dtype=torch.float64, generator=generator).to(device))
     x, x_test = draws
     return x, steep_layer(x), x_test, steep_layer(x_test)
+
+
+def setting(
+    target: str, seed: int, divisor: int, device: str
+) -> tuple[Objective, Callable[[nn.Module], float], Tensor, dict[str, Any]]:
+    """Return the objective of a target, its error, points and options of its training."""
+    if target == "burgers":
+        loss = pdes.WeightedLoss(Burgers(device=device))
+        optimizer, scheduler, _ = pdes.training(**burgers.TUNED)
+        inputs = loss.problem.inputs(loss.problem.points)
+        return loss, loss.problem.error, inputs, {"optimizer": optimizer, "scheduler": scheduler}
+    x, y, x_test, y_test = data_of(target, seed, POINTS[target] // divisor, device)
+    test = torch.no_grad()(MeanSquaredError(x_test, y_test))
+    return MeanSquaredError(x, y), lambda model: float(test(model)), x, {}
 
 
 def run_knots(
@@ -130,35 +152,38 @@ def run_knots(
         progress: show a progress bar.
 
     Returns:
-        The run, the mean squared errors on training and test set, and under the last level the
-        breakpoints of each input of the last layer.
+        The run, the mean squared errors on training and test set (for Burgers' equation the loss
+        and the relative error), and under the last level the breakpoints of each input of the last
+        layer.
     """
     divisor = QUICK_DIVISOR if quick else 1
-    x, y, x_test, y_test = data_of(case.target, seed, POINTS[case.target] // divisor, device)
+    objective, error, inputs, options = setting(case.target, seed, divisor, device)
     torch.manual_seed(seed)
     model = KAN(**case.network, device=device, dtype=torch.float64)
-    if case.target == "kinks":
-        model.calibrate(x)
+    if "first" in case.network:
+        model.calibrate(inputs)
     if case.free or case.adaptive:
         model = model.free(case.free or "input")
         for layer in model.spline_layers:
             layer.knots.requires_grad_(case.free is not None)
-    test = MeanSquaredError(x_test, y_test)
     epochs = [max(1, e // divisor) for e in case.epochs]
-    options: dict[str, Any] = {
-        "metrics": {"error": torch.no_grad()(test)},
-        "metrics_every": sum(epochs) + 1,
-        "checkpoint": checkpoint,
-        "resume": resume,
-        "progress": progress,
-    }
-    objective = MeanSquaredError(x, y)
     if case.adaptive:
         options["refine"] = refine_adaptively
-    run = train_case(case, model, objective, epochs, **options)
+    run = train_case(
+        case,
+        model,
+        objective,
+        epochs,
+        metrics={"error": error},
+        metrics_every=sum(epochs) + 1,  # at both ends of each level
+        checkpoint=checkpoint,
+        resume=resume,
+        progress=progress,
+        **options,
+    )
     layer = [*run.model.spline_layers][-1]
     breakpoints = [grid.breakpoints.tolist() for grid in layer.grids]
-    metrics = {"train_mse": run.loss, "test_mse": run.history.metrics[-1]["error"]}
+    metrics = {"loss": run.loss, "error": run.history.metrics[-1]["error"]}
     return run, metrics, {len(epochs) - 1: breakpoints}
 
 
@@ -168,5 +193,4 @@ EXPERIMENT = Experiment(
     cases=_cases(),
     seeds=(1234, 1235, 1236, 1237, 1238),
     execute=run_knots,
-    labels={"train_mse": "", "test_mse": "test "},
 )
