@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -108,17 +110,57 @@ def _share(kernel: Callable[..., None], tasks: int, work: int, *arguments: Any) 
     if threads <= 1:
         kernel(*arrays, 0, tasks)
         return
-    bounds = [tasks * i // threads for i in range(threads + 1)]
-    others = [
-        _pool(os.getpid(), threads).submit(kernel, *arrays, *bounds[i : i + 2])
-        for i in range(1, threads)
-    ]
-    kernel(*arrays, *bounds[:2])
-    for other in others:
-        other.result()
+    shares = [(tasks * i // threads, tasks * (i + 1) // threads) for i in range(threads)]
+    _together([partial(kernel, *arrays, *share) for share in shares])
+
+
+def _together(calls: list[Callable[[], None]]) -> None:
+    """Make all calls at the same time.
+
+    PyTorch's own threads make them, if they can be had. They stay awake for a while after each
+    operation of PyTorch, and other threads would have to share the processors with them.
+    """
+    if _openmp is None or os.getpid() != PROCESS:
+        others = [_pool(os.getpid(), len(calls)).submit(call) for call in calls[1:]]
+        calls[0]()
+        for other in others:
+            other.result()
+        return
+    waiting = iter(calls)
+    done: list[Callable[[], None]] = []
+    errors: list[BaseException] = []
+
+    def work(_: int | None) -> None:
+        try:
+            for call in waiting:
+                call()
+                done.append(call)
+        except BaseException as error:  # nothing can be raised through OpenMP
+            errors.append(error)
+
+    _openmp(CALLBACK(work), None, len(calls), 0)
+    if errors:
+        raise errors[0]
+    if len(done) < len(calls):  # Ctrl-C came where nothing could be caught
+        raise KeyboardInterrupt
+
+
+def _find_openmp() -> Any:
+    """Return the function of PyTorch's OpenMP library that starts its threads, or None."""
+    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    try:  # the symbols of a library include those of the libraries that it uses
+        return ctypes.CDLL(str(library)).GOMP_parallel
+    except (OSError, AttributeError):
+        return None
+
+
+_openmp = _find_openmp()
+CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+#: GNU's OpenMP does not survive a fork.
+PROCESS = os.getpid()
 
 
 @cache
 def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """Return the helpers of this process; those of its parent do not survive a fork."""
+    """Return other threads for a process; those of its parent do not survive a fork."""
     return ThreadPoolExecutor(threads)

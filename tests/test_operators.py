@@ -1,7 +1,11 @@
 """The operators behind the spline layers: sizes, intervals, vmap, compilation and threads."""
 
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 import torch
@@ -287,15 +291,82 @@ def test_results_do_not_depend_on_the_number_of_threads(channels, dtype):
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-def test_threads_share_the_tasks(monkeypatch):
-    """Each task runs once, also when there are fewer tasks than threads."""
+@pytest.fixture(params=["PyTorch's threads", "others"])
+def launch(request, monkeypatch):
+    """Return the module that shares tasks, with each kind of threads."""
     from kanlib import launch
 
+    if request.param == "others":
+        monkeypatch.setattr(launch, "_openmp", None)
+    elif launch._openmp is None:
+        pytest.skip("this build of PyTorch has no GNU OpenMP")
+    return launch
+
+
+def test_threads_share_the_tasks(launch, monkeypatch):
+    """Each task runs once, also when there are fewer tasks than threads."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     for tasks in (0, 1, 2, 3, 7):
         ran: list[int] = []
         launch._share(lambda start, stop, ran=ran: ran.extend(range(start, stop)), tasks, 10**9)
         assert sorted(ran) == list(range(tasks))
+
+
+def test_threads_work_at_the_same_time(launch, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    both = threading.Barrier(2, timeout=10)
+    launch._share(lambda start, stop: both.wait(), 2, 10**9)
+
+
+@pytest.mark.parametrize("where", [0, 1])
+def test_error_in_a_thread_is_raised(launch, monkeypatch, where):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+
+    def task(start, stop):
+        if start == where:
+            raise MemoryError("no room")
+
+    with pytest.raises(MemoryError, match="no room"):
+        launch._share(task, 2, 10**9)
+
+
+def test_interrupt_in_a_thread_is_raised(launch, monkeypatch):
+    """Ctrl-C while threads work, wherever in the code it comes."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    for delay in range(20):
+        counted = 0
+
+        def task(start, stop, delay=delay):
+            nonlocal counted
+            if start == 0:
+                threading.Timer(1e-4 * delay, signal.raise_signal, [signal.SIGINT]).start()
+            time.sleep(5e-3)
+            counted += 1
+
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+            launch._share(task, 2, 10**9)
+            time.sleep(1)
+
+
+FORKED = """
+import os, sys, torch
+from kanlib import KAN
+torch.manual_seed(0)
+torch.set_num_threads(2)
+model, x = KAN([64, 64]), torch.rand(400, 64)  # too little for threads of PyTorch
+with torch.no_grad():
+    expected = model(x)
+    child = os.fork()
+    if child == 0:
+        torch.set_num_threads(2)
+        os._exit(0 if torch.equal(model(x), expected) else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_kernel_runs_after_a_fork():
+    subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=120)
 
 
 # The choice
@@ -304,6 +375,8 @@ def test_threads_share_the_tasks(monkeypatch):
 def test_everything_works_without_numba():
     code = """
 import sys
+import threading
+import time
 sys.modules["numba"] = None
 import torch
 from kanlib import KAN, kernels
