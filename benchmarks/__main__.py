@@ -56,6 +56,13 @@ def run_apart(name: str, threads: int, quick: bool) -> list[dict[str, Any]]:
     return json.loads(result.stdout.splitlines()[-1])
 
 
+def updated(old: list[dict[str, Any]], measurements: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return old measurements in which sections are replaced that were measured again."""
+    again = {(m["section"], m["case"]["threads"]) for m in measurements}
+    kept = [m for m in old if (m["section"], m["case"]["threads"]) not in again]
+    return sorted(kept + measurements, key=lambda m: [*SECTIONS].index(m["section"]))
+
+
 def record(measurements: list[dict[str, Any]], quick: bool) -> dict[str, Any]:
     """Return the record of some measurements, with the targets judged."""
     made_by = provenance()
@@ -105,6 +112,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--quick", action="store_true", help="tiny and rough, to see that it runs")
     parser.add_argument("--out", type=Path, help="default: the book's record, if all is measured")
+    parser.add_argument(
+        "--update",
+        action="store_true",
+        help="replace in the record what is measured, keep the rest",
+    )
     parser.add_argument("--worker", choices=SECTIONS, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.worker:
@@ -117,10 +129,15 @@ def main(arguments: list[str] | None = None) -> int:
             measured = run_apart(name, threads, options.quick)
             measurements += measured
             failed = failed or not measured
+    commit = provenance()["commit"]
+    measurements = [{**m, "commit": commit} for m in measurements]
+    if options.update:
+        kept = json.loads((options.out or RECORD).read_text(encoding="utf-8"))["measurements"]
+        measurements = updated(kept, measurements)
     content = record(measurements, options.quick)
     print(targets.table(content["targets"]))
     complete = options.sections == [*SECTIONS] and not options.quick and not failed
-    out = options.out or (RECORD if complete else None)
+    out = options.out or (RECORD if complete or options.update else None)
     if out:
         write_atomically(out, text(content).encode())
         print(f"Written to {out}")

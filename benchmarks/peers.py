@@ -44,12 +44,36 @@ def pykan(model: KAN) -> nn.Module:
         symbolic_enabled=False,
         save_act=False,
     ).speed()
+    _copy_weights(model, peer)
+    return peer
+
+
+def pykan_refinement(model: KAN, x: Tensor) -> Callable[[], nn.Module]:
+    """Return what refines pykan's network to twice the intervals, from samples.
+
+    This is its ``refine`` without the files that it writes.
+    """
+    import kan
+
+    def network(n: int) -> nn.Module:
+        options = {"grid": n, "k": 3, "grid_range": [*DOMAIN], "auto_save": False}
+        return kan.KAN(width=[*model.widths], symbolic_enabled=False, **options)
+
+    coarse = network(model.n)
+    _copy_weights(model, coarse)
+
+    def refine() -> nn.Module:
+        return network(2 * model.n).initialize_from_another_model(coarse, x)
+
+    return refine
+
+
+def _copy_weights(model: KAN, peer: Any) -> None:
     with torch.no_grad():
         for theirs, ours in zip(peer.act_fun, model.spline_layers, strict=True):
             theirs.coef.copy_(ours.weight.permute(1, 0, 2))
             theirs.scale_sp.fill_(1.0)
             theirs.scale_base.zero_()
-    return peer
 
 
 TORCH = {"inkan": inkan, "pykan": pykan}

@@ -38,6 +38,7 @@ from kanlib.problems.allen_cahn import AllenCahn
 from kanlib.problems.burgers import Burgers
 from kanlib.problems.poisson import Poisson
 from kanlib.problems.regression import regression
+from kanlib.refit import refit_on_samples
 
 Form = Callable[[KAN], nn.Module]
 Builders = dict[str, Callable[[], Step]]
@@ -300,11 +301,32 @@ def seeds(effort: Effort) -> Iterator[Measurement]:
             yield {"case": case, "missing": {}, **compare(steps, "one", effort)}
 
 
+#: Widths, and whether pykan is asked: it solves one least-squares problem an edge.
+TRANSFERS = {"[64,64,64,64,64]": False, "[16,16,16]": True, "[2,5,1]": True}
+
+
 def refine(effort: Effort) -> Iterator[Measurement]:
-    """Exact refinement of four layers of 64, from 20 to 40 intervals."""
-    steps = {"kanlib": network([64] * 5, 20).refine}
-    case = {"widths": "[64,64,64,64,64]"}
-    yield {"case": case, "missing": {}, **compare(steps, "kanlib", effort)}
+    """From 20 to 40 intervals: exactly, by least squares on samples, and as pykan does it.
+
+    "change" is the largest change of the outputs in units of their spread, at other points.
+    """
+    for widths, asked in TRANSFERS.items():
+        model = network([int(width) for width in widths[1:-1].split(",")], 20)
+        x = points(2000 // effort.shrink, 2 * model.widths[0])
+        samples, others = x[:, : model.widths[0]].contiguous(), x[:, model.widths[0] :].contiguous()
+        builders: Builders = {
+            "kanlib": lambda model=model: model.refine,
+            "least squares": lambda model=model, x=samples: partial(refit_on_samples, model, x),
+        }
+        if asked:
+            builders["pykan"] = partial(peers.pykan_refinement, model, samples)
+        case = {"widths": widths, "samples": len(samples)}
+        found = measurement(case, builders, "kanlib", effort)
+        with torch.no_grad():
+            y = model(others)
+            finer = {name: builders[name]()()(others) for name in found["ratio"]}
+        change = {name: float((z - y).abs().max() / y.std()) for name, z in finer.items()}
+        yield {**found, "change": change}
 
 
 LIMITS = {"64 → 64": ([64, 64], 1024), "784 → 64": ([784, 64], 256), "2 → 5": ([2, 5], 20_000)}

@@ -59,7 +59,7 @@ TARGETS = [
     Target("pinn-growth", "PINN step: n = 40 / n = 5", "≤", 1.2, "pinn_growth", "n = 40"),
     Target("seeds", "five networks at once / one", "≤", 2, "seeds", "five at once"),
     Target("refine", "refine four layers of 64, 20 → 40, seconds", "≤", 0.1,
-           "refine", "kanlib", figure="seconds"),
+           "refine", "kanlib", {"widths": "[64,64,64,64,64]"}, figure="seconds"),
 ]  # fmt: skip
 
 

@@ -24,6 +24,27 @@ def test_quick_run_writes_measurements_and_targets(tmp_path):
     }
 
 
+def test_update_replaces_what_is_measured_again():
+    old = [
+        {"section": section, "case": {"threads": threads, "n": n}, "old": True}
+        for section in ("growth_r", "limits")
+        for threads in (1, 2)
+        for n in (5, 10)
+    ]
+    new = [{"section": "growth_r", "case": {"threads": 2, "n": 20}, "old": False}]
+    found = [(m["section"], m["case"]["threads"], m["old"]) for m in command.updated(old, new)]
+    assert found.count(("growth_r", 2, False)) == 1
+    assert ("growth_r", 2, True) not in found
+    assert found.count(("growth_r", 1, True)) == found.count(("limits", 2, True)) == 2
+    assert [name for name, *_ in found] == ["growth_r"] * 3 + ["limits"] * 4
+
+
+def test_refinement_reports_how_much_the_network_changes():
+    (first, *_) = sections.refine(measuring.QUICK)
+    assert first["change"]["kanlib"] < 1e-4
+    assert first["change"]["least squares"] > 1e-2  # fewer samples than coefficients
+
+
 def test_every_target_is_about_a_section():
     assert {t.section for t in targets.TARGETS} <= {*sections.SECTIONS}
 
