@@ -414,7 +414,7 @@ class Trainer:
         self.levels.append(
             Level(
                 n=getattr(model, "n", None),
-                num_parameters=sum(p.numel() for p in model.parameters()),
+                num_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
                 epochs=self.epoch,
                 loss=loss,
                 work=self.work - sum(level.work for level in self.levels),

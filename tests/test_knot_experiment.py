@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from kanlib import KAN
 from kanlib.experiments import EXPERIMENTS, knots
 
 EXPERIMENT = EXPERIMENTS["knots"]
@@ -22,10 +23,22 @@ def test_target_has_the_values_known_by_hand():
 def test_cases_of_a_target_end_with_the_same_intervals_and_do_as_many_epochs():
     n = {"kinks": 40, "layer": 32, "burgers": 20}
     epochs = {"kinks": 60, "layer": 60, "burgers": 1400}
-    for case in EXPERIMENT.cases.values():
-        assert case.network["n"] * 2 ** (len(case.epochs) - 1) == n[case.target]
+    for name, case in EXPERIMENT.cases.items():
+        factor = 2 if "double" in name else 1
+        assert case.network["n"] * 2 ** (len(case.epochs) - 1) == factor * n[case.target]
         assert sum(case.epochs) == epochs[case.target]
         assert len(case.epochs) - 1 + case.start_level == len(knots.LEVELS[case.target]) - 1
+
+
+@pytest.mark.parametrize("target", ["kinks", "layer"])
+def test_twice_the_uniform_knots_have_the_parameters_of_free_ones(target):
+    """[2, 5, 1] with n = 80: 15 + 5 * 83, and with n = 40 and knots 15 + 5 * (43 + 40)."""
+    counts = []
+    for kind, n in (("double", 16), ("free", 8)):
+        case = EXPERIMENT.cases[f"{target}-{kind}-multilevel"]
+        model = KAN(**{**case.network, "n": case.network["n"] // (n // 8) * n})
+        counts.append((model.free("input") if case.free else model).num_parameters)
+    assert counts[0] == counts[1] == (430 if target == "kinks" else 67)
 
 
 @pytest.mark.parametrize("name", EXPERIMENT.cases)

@@ -66,14 +66,25 @@ def _cases() -> dict[str, PDECase]:
             paper=paper,
         )
     rough = {"init_scale": 0.1}
+    smooth = {"prolonged_from": COARSE_N}
     controls: dict[str, tuple[str, dict[str, Any], int]] = {
         "spline-fine-equal-work": ("scale 0.01, the work of multilevel", {}, equal_work(EPOCHS)),
         "spline-fine-epochs": ("scale 0.01, the epochs of multilevel", {}, sum(EPOCHS)),
         "spline-fine-scale0.1": ("scale 0.1, 800 epochs", rough, FINE_EPOCHS),
         "spline-fine-prolonged": (
             "prolonged from n = 5, scale 0.1, 800 epochs",
-            {**rough, "prolonged_from": COARSE_N},
+            {**rough, **smooth},
             FINE_EPOCHS,
+        ),
+        "spline-fine-prolonged-equal-work": (
+            "prolonged from n = 5, scale 0.01, the work of multilevel",
+            smooth,
+            equal_work(EPOCHS),
+        ),
+        "spline-fine-prolonged-epochs": (
+            "prolonged from n = 5, scale 0.01, the epochs of multilevel",
+            smooth,
+            sum(EPOCHS),
         ),
     }
     for name, (label, start, count) in controls.items():

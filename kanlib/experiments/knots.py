@@ -2,7 +2,8 @@
 
 Three targets that no uniform grid suits: the regression of section 5.1, which has kinks; on an
 interval a steep layer on a smooth wave; and Burgers' equation, trained as in section 5.2.2, whose
-solution steepens. Every case of a target has the same number of intervals.
+solution steepens. Every case of a target has the same number of intervals but "double", which has
+as many parameters as the one with free knots.
 The predecessor of the paper (arXiv:2505.18131) has free knots; adaptive refinement is ours.
 """
 
@@ -99,6 +100,12 @@ def _cases() -> dict[str, KnotCase]:
                     (sum(levels),),
                     **options,
                 )
+    # As many parameters as one set of free knots an input has with its weights.
+    for target in ("kinks", "layer"):
+        network = {**NETWORKS[target], "n": 2 * NETWORKS[target]["n"]}
+        cases[f"{target}-double-multilevel"] = KnotCase(
+            f"{target}, uniform knots, twice as many, multilevel", target, network, LEVELS[target]
+        )
     return cases
 
 

@@ -1,8 +1,8 @@
 """How a trained network gets to the finer grid: exactly, by refitting, or by resampling.
 
-Multilevel training of section 5.1's regression, with nothing changed but the function that refines.
-The predecessor of the paper (arXiv:2505.18131) holds exact ("geometric") refinement against refits,
-which other KAN libraries use.
+Multilevel training of section 5.1's regression, by L-BFGS, and of Burgers' equation, by Adam, with
+nothing changed but the function that refines. The predecessor of the paper (arXiv:2505.18131) holds
+exact ("geometric") refinement against refits, which other KAN libraries use.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kanlib.experiments import knots
 from kanlib.experiments.cases import Experiment, Solutions, train_case
-from kanlib.experiments.regression import COARSE_N, MULTILEVEL, QUICK_DIVISOR, SPLINE
 from kanlib.knots import KnotGrid
 from kanlib.networks import KAN
-from kanlib.objectives import MeanSquaredError
-from kanlib.problems.regression import regression
 from kanlib.refit import refit_at_greville, refit_on_samples, resample
 from kanlib.runs import Run
 
-POINTS = 4000
+QUICK_DIVISOR = knots.QUICK_DIVISOR
+TARGETS = ("kinks", "burgers")
 
 
 @dataclass(frozen=True)
@@ -34,41 +33,48 @@ class RefinementCase:
 
     Attributes:
         description: one line for readers.
+        target: "kinks" (section 5.1) or "burgers", as in :mod:`kanlib.experiments.knots`.
         refine: "exact", "samples", "greville" or "resample".
-        samples: number of samples of a refit, the first training points.
-        nested: whether the finer grid contains the coarse one.
         network: keyword arguments of KAN.
         epochs: epochs on each level.
+        samples: number of samples of a refit, drawn from the training points; None: all.
+        nested: whether the finer grid contains the coarse one.
         start_level: level of the network, for counting work.
         paper: None.
     """
 
     description: str
+    target: str
     refine: str
+    network: dict[str, Any]
+    epochs: tuple[int, ...]
     samples: int | None = None
     nested: bool = True
-    network: Any = None
-    epochs: tuple[int, ...] = MULTILEVEL
     start_level: int = 0
     paper: dict[str, float] | None = None
 
 
 def _cases() -> dict[str, RefinementCase]:
-    network = {**SPLINE, "n": COARSE_N}
-    all_points = f"all {POINTS} training points"
-    ways: dict[str, tuple[str, str, int | None, bool]] = {
-        "exact": ("exact refinement", "exact", None, True),
-        "samples": (f"least squares on {all_points}", "samples", POINTS, True),
-        "samples-100": ("least squares on 100 of them", "samples", 100, True),
-        "samples-40": ("least squares on 40 of them", "samples", 40, True),
-        "samples-shifted": (f"least squares on {all_points}, knots shifted", "samples", POINTS,
-                            False),
-        "greville": ("interpolation at Greville points", "greville", None, True),
-        "resample": ("values at Greville points as coefficients", "resample", None, True),
-    }  # fmt: skip
+    ways: dict[str, tuple[str, str, dict[str, Any]]] = {
+        "exact": ("exact refinement", "exact", {}),
+        "samples": ("least squares on all training points", "samples", {}),
+        "samples-100": ("least squares on 100 of them", "samples", {"samples": 100}),
+        "samples-40": ("least squares on 40 of them", "samples", {"samples": 40}),
+        "shifted": ("least squares, knots not nested", "samples", {"nested": False}),
+        "greville": ("interpolation at Greville points", "greville", {}),
+        "resample": ("values at Greville points as coefficients", "resample", {}),
+    }
     return {
-        name: RefinementCase(label, kind, samples, nested, network)
-        for name, (label, kind, samples, nested) in ways.items()
+        f"{target}-{name}": RefinementCase(
+            f"{target}, {label}",
+            target,
+            kind,
+            knots.NETWORKS[target],
+            knots.LEVELS[target],
+            **options,
+        )
+        for target in TARGETS
+        for name, (label, kind, options) in ways.items()
     }
 
 
@@ -84,11 +90,12 @@ def shifted(grid: KnotGrid) -> KnotGrid:
 
 def refinement(case: RefinementCase, x: Tensor) -> Callable[[KAN], KAN]:
     """Return the function that refines a network, given the training points (N, P)."""
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     kinds: dict[str, Callable[[KAN], KAN]] = {
         "exact": KAN.refine,
         "samples": partial(
             refit_on_samples,
-            x=x[: case.samples],
+            x=x[order[: case.samples].to(x.device)],
             new_grid=KnotGrid.refine if case.nested else shifted,
         ),
         "greville": refit_at_greville,
@@ -119,30 +126,30 @@ def run_refinement(
         progress: show a progress bar.
 
     Returns:
-        The run, the mean squared errors on training and test set, and no solutions. The history
-        has the error on the test set at both ends of each level, so on both sides of each switch.
+        The run, the mean squared errors on training and test set (for Burgers' equation the loss
+        and the relative error), and no solutions. The history has the error at both ends of each
+        level, so on both sides of each switch.
     """
     divisor = QUICK_DIVISOR if quick else 1
-    data = regression(seed, POINTS // divisor, POINTS // divisor, device=device)
+    objective, error, x, options = knots.setting(case.target, seed, divisor, device)
     torch.manual_seed(seed)
     model = KAN(**case.network, device=device, dtype=torch.float64)
-    model.calibrate(data.x)
-    objective = MeanSquaredError(data.x, data.y)
-    test = MeanSquaredError(data.x_test, data.y_test)
+    model.calibrate(x)
     epochs = [max(1, e // divisor) for e in case.epochs]
     run = train_case(
         case,
         model,
         objective,
         epochs,
-        refine=refinement(case, data.x),
-        metrics={"error": torch.no_grad()(test)},
+        refine=refinement(case, x),
+        metrics={"error": error},
         metrics_every=sum(epochs) + 1,
         checkpoint=checkpoint,
         resume=resume,
         progress=progress,
+        **options,
     )
-    return run, {"train_mse": run.loss, "test_mse": run.history.metrics[-1]["error"]}, {}
+    return run, {"loss": run.loss, "error": run.history.metrics[-1]["error"]}, {}
 
 
 EXPERIMENT = Experiment(
@@ -151,5 +158,4 @@ EXPERIMENT = Experiment(
     cases=_cases(),
     seeds=(1234, 1235, 1236, 1237, 1238),
     execute=run_refinement,
-    labels={"train_mse": "", "test_mse": "test "},
 )

@@ -1,0 +1,54 @@
+"""The experiment on ways to refine: what each way does to a network, and that all are run alike."""
+
+import pytest
+import torch
+
+from kanlib import KAN, KnotGrid
+from kanlib.experiments import EXPERIMENTS, knots, refinement
+
+EXPERIMENT = EXPERIMENTS["refinement"]
+
+
+def test_cases_of_a_target_differ_in_the_way_only():
+    for case in EXPERIMENT.cases.values():
+        assert case.network == knots.NETWORKS[case.target]
+        assert case.epochs == knots.LEVELS[case.target]
+
+
+def test_shifted_grid_shares_no_inner_breakpoint():
+    grid = KnotGrid.uniform(4, 5, (-1.0, 1.0))
+    fine = refinement.shifted(grid)
+    assert (fine.n, fine.order, fine.domain) == (10, 4, (-1.0, 1.0))
+    inner = fine.breakpoints[1:-1]
+    assert (inner[:, None] - grid.breakpoints[None]).abs().min() > 0.05
+    assert (fine.breakpoints.diff() > 0.1).all()
+
+
+@pytest.mark.parametrize("target", refinement.TARGETS)
+def test_ways_keep_the_function_that_are_said_to(target):
+    _, _, x, _ = knots.setting(target, 1, 1, "cpu")
+    torch.manual_seed(0)
+    changes = {}
+    for name, case in EXPERIMENT.cases.items():
+        if case.target == target:
+            torch.manual_seed(0)
+            model = KAN(**{**case.network, "init_scale": 0.1}, dtype=torch.float64).calibrate(x)
+            fine = refinement.refinement(case, x)(model)
+            assert fine.n == 2 * model.n
+            y = model(x)
+            changes[name.removeprefix(f"{target}-")] = float((fine(x) - y).abs().max() / y.std())
+    for way in ("exact", "samples", "greville"):
+        assert changes[way] < 1e-9, changes
+    assert changes["shifted"] > 1e-3
+    assert changes["resample"] > 1e-2
+
+
+@pytest.mark.parametrize("name", EXPERIMENT.cases)
+def test_case_runs_and_reports_both_sides_of_each_switch(name, monkeypatch):
+    case = EXPERIMENT.cases[name]
+    monkeypatch.setattr(refinement, "QUICK_DIVISOR", 800 if case.target == "burgers" else 32)
+    monkeypatch.setattr(knots, "POINTS", {"kinks": 3200})
+    run, metrics, _ = refinement.run_refinement(case, 1, quick=True, progress=False)
+    assert run.status == "completed"
+    assert metrics.keys() == EXPERIMENT.labels.keys()
+    assert len(run.history.metrics) == 2 * len(case.epochs)
