@@ -48,8 +48,8 @@ def pykan(model: KAN) -> nn.Module:
     return peer
 
 
-def pykan_refinement(model: KAN, x: Tensor) -> Callable[[], nn.Module]:
-    """Return what refines pykan's network to twice the intervals, from samples.
+def pykan_refinement(model: KAN, x: Tensor) -> tuple[nn.Module, Callable[[], nn.Module]]:
+    """Return pykan's network, and what refines it to twice the intervals, from samples.
 
     This is its ``refine`` without the files that it writes.
     """
@@ -65,7 +65,7 @@ def pykan_refinement(model: KAN, x: Tensor) -> Callable[[], nn.Module]:
     def refine() -> nn.Module:
         return network(2 * model.n).initialize_from_another_model(coarse, x)
 
-    return refine
+    return coarse, refine
 
 
 def _copy_weights(model: KAN, peer: Any) -> None:

@@ -303,30 +303,42 @@ def seeds(effort: Effort) -> Iterator[Measurement]:
 
 #: Widths, and whether pykan is asked: it solves one least-squares problem an edge.
 TRANSFERS = {"[64,64,64,64,64]": False, "[16,16,16]": True, "[2,5,1]": True}
+#: Of the coefficients, so that hidden values stay in the domain.
+TRANSFER_SCALE = 0.1
 
 
 def refine(effort: Effort) -> Iterator[Measurement]:
     """From 20 to 40 intervals: exactly, by least squares on samples, and as pykan does it.
 
-    "change" is the largest change of the outputs in units of their spread, at other points.
+    "change" is the largest change of the network's outputs over their spread, at other points.
     """
     for widths, asked in TRANSFERS.items():
         model = network([int(width) for width in widths[1:-1].split(",")], 20)
+        with torch.no_grad():
+            for layer in model.spline_layers:
+                layer.weight.mul_(TRANSFER_SCALE)
         x = points(2000 // effort.shrink, 2 * model.widths[0])
-        samples, others = x[:, : model.widths[0]].contiguous(), x[:, model.widths[0] :].contiguous()
+        samples, others = (half.contiguous() for half in x.chunk(2, 1))
+        coarse: dict[str, nn.Module] = {"kanlib": model, "least squares": model}
         builders: Builders = {
             "kanlib": lambda model=model: model.refine,
             "least squares": lambda model=model, x=samples: partial(refit_on_samples, model, x),
         }
+        missing = {}
         if asked:
-            builders["pykan"] = partial(peers.pykan_refinement, model, samples)
+            try:
+                coarse["pykan"], step = peers.pykan_refinement(model, samples)
+                builders["pykan"] = lambda step=step: step
+            except ImportError as error:
+                missing["pykan"] = f"{type(error).__name__}: {error}"
         case = {"widths": widths, "samples": len(samples)}
         found = measurement(case, builders, "kanlib", effort)
+        change = {}
         with torch.no_grad():
-            y = model(others)
-            finer = {name: builders[name]()()(others) for name in found["ratio"]}
-        change = {name: float((z - y).abs().max() / y.std()) for name, z in finer.items()}
-        yield {**found, "change": change}
+            for name in found["ratio"]:
+                y, fine = coarse[name](others), builders[name]()()(others)
+                change[name] = float((fine - y).abs().max() / y.std())
+        yield {**found, "missing": {**found["missing"], **missing}, "change": change}
 
 
 LIMITS = {"64 → 64": ([64, 64], 1024), "784 → 64": ([784, 64], 256), "2 → 5": ([2, 5], 20_000)}
