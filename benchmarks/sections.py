@@ -303,8 +303,6 @@ def seeds(effort: Effort) -> Iterator[Measurement]:
 
 #: Widths, and whether pykan is asked: it solves one least-squares problem an edge.
 TRANSFERS = {"[64,64,64,64,64]": False, "[16,16,16]": True, "[2,5,1]": True}
-#: Of the coefficients, so that hidden values stay in the domain.
-TRANSFER_SCALE = 0.1
 
 
 def refine(effort: Effort) -> Iterator[Measurement]:
@@ -314,9 +312,9 @@ def refine(effort: Effort) -> Iterator[Measurement]:
     """
     for widths, asked in TRANSFERS.items():
         model = network([int(width) for width in widths[1:-1].split(",")], 20)
-        with torch.no_grad():
+        with torch.no_grad():  # hidden values fill the domain and hardly leave it
             for layer in model.spline_layers:
-                layer.weight.mul_(TRANSFER_SCALE)
+                layer.weight.div_(layer.in_features**0.5)
         x = points(2000 // effort.shrink, 2 * model.widths[0])
         samples, others = (half.contiguous() for half in x.chunk(2, 1))
         coarse: dict[str, nn.Module] = {"kanlib": model, "least squares": model}
