@@ -1,15 +1,25 @@
 """The experiment on places of knots: cases that compare like with like, and what they record."""
 
 import math
+import statistics
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
 
-from kanlib import KAN
+from kanlib import KAN, MeanSquaredError, train
 from kanlib.experiments import EXPERIMENTS, knots
+from kanlib.records import load_record, runs_of
 
 EXPERIMENT = EXPERIMENTS["knots"]
+RESULTS = Path(__file__).parents[1] / "book" / "results"
+#: An hour and more of plain PyTorch a case.
+NOT_RUN = {
+    "burgers-free-multilevel",
+    "burgers-free-fine",
+    "burgers-free-adaptive-multilevel",
+}
 
 
 def test_target_has_the_values_known_by_hand():
@@ -60,3 +70,52 @@ def test_case_runs_and_returns_its_breakpoints(name, monkeypatch):
         assert len(row) == run.model.n + 1
     uniform = all(abs(t - s - (b - a) / run.model.n) < 1e-9 for s, t in pairwise(row))
     assert uniform is not (case.adaptive or case.free is not None)
+
+
+@pytest.fixture(scope="module")
+def record():
+    return load_record(RESULTS / "knots.json", "knots")
+
+
+@pytest.mark.parametrize("name", EXPERIMENT.cases)
+def test_record_is_at_full_scale_with_every_seed(record, name):
+    runs, case = runs_of(record, name), EXPERIMENT.cases[name]
+    if name in NOT_RUN:
+        assert runs == []
+        return
+    assert [run["seed"] for run in runs] == [*EXPERIMENT.seeds]
+    for run in runs:
+        assert run["config"]["quick"] is False
+        assert run["config"]["network"] == case.network
+        assert tuple(level["steps"] for level in run["levels"]) == case.epochs
+    model = KAN(**case.network)
+    if case.free:
+        model = model.free(case.free)
+    assert runs[0]["levels"][0]["num_parameters"] == model.num_parameters
+
+
+def test_record_says_what_the_chapter_says(record):
+    def error(name):
+        return statistics.median(run["metrics"]["error"] for run in runs_of(record, name))
+
+    uniform = error("kinks-uniform-multilevel")
+    assert uniform > 5 * error("kinks-free-multilevel")
+    assert uniform > 4 * error("kinks-adaptive-multilevel")
+    assert error("kinks-double-multilevel") > error("kinks-free-multilevel")
+    assert error("layer-uniform-multilevel") > 1e4 * error("layer-free-multilevel")
+    assert error("layer-free-fine") > 3 * error("layer-free-multilevel")
+
+
+def test_initial_grid_matters_little_to_free_knots():
+    """The best of three fixed grids is far above the worst of them once its knots are free."""
+    x, y, x_test, y_test = knots.data_of("layer", 1234, 500)
+    s = torch.linspace(0, 1, 17, dtype=torch.float64)
+    test, errors = MeanSquaredError(x_test, y_test), {"fixed": [], "free": []}
+    for start in (s, s**1.5, 1 - (1 - s) ** 1.5):
+        for kind, found in errors.items():
+            torch.manual_seed(0)
+            model = KAN([1, 1], breakpoints=start, dtype=torch.float64)
+            model = model.free(floor=0.02) if kind == "free" else model
+            train(model, MeanSquaredError(x, y), 40, progress=False)
+            found.append(float(test(model).detach()))
+    assert min(errors["fixed"]) > 100 * max(errors["free"])

@@ -1,12 +1,17 @@
 """The experiment on ways to refine: what each way does to a network, and that all are run alike."""
 
+import statistics
+from pathlib import Path
+
 import pytest
 import torch
 
 from kanlib import KAN, KnotGrid
 from kanlib.experiments import EXPERIMENTS, knots, refinement
+from kanlib.records import load_record, runs_of
 
 EXPERIMENT = EXPERIMENTS["refinement"]
+RESULTS = Path(__file__).parents[1] / "book" / "results"
 
 
 def test_cases_of_a_target_differ_in_the_way_only():
@@ -52,3 +57,36 @@ def test_case_runs_and_reports_both_sides_of_each_switch(name, monkeypatch):
     assert run.status == "completed"
     assert metrics.keys() == EXPERIMENT.labels.keys()
     assert len(run.history.metrics) == 2 * len(case.epochs)
+
+
+@pytest.fixture(scope="module")
+def record():
+    return load_record(RESULTS / "refinement.json", "refinement")
+
+
+@pytest.mark.parametrize("name", EXPERIMENT.cases)
+def test_record_is_at_full_scale_with_every_seed(record, name):
+    runs, case = runs_of(record, name), EXPERIMENT.cases[name]
+    assert [run["seed"] for run in runs] == [*EXPERIMENT.seeds]
+    for run in runs:
+        assert run["config"]["quick"] is False
+        assert run["config"]["network"] == case.network
+        assert tuple(level["steps"] for level in run["levels"]) == case.epochs
+
+
+def test_record_says_what_the_chapter_says(record):
+    def final(way):
+        return statistics.median(run["metrics"]["loss"] for run in runs_of(record, f"kinks-{way}"))
+
+    def jump(way):
+        """The factor by which the last switch changes the error, median."""
+        found = [[e for *_, e in r["history"]["errors"]] for r in runs_of(record, f"kinks-{way}")]
+        return statistics.median(errors[-2] / errors[-3] for errors in found)
+
+    for way in ("exact", "samples", "greville"):
+        assert jump(way) == pytest.approx(1.0, rel=1e-6)
+    assert jump("resample") > 100
+    assert jump("samples-40") > 100
+    for way in ("samples", "greville", "resample"):  # L-BFGS repairs what a switch destroys
+        assert 0.2 < final(way) / final("exact") < 2.0
+    assert final("samples-40") > 10 * final("exact")
