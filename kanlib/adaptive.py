@@ -1,19 +1,28 @@
-"""Adaptive refinement: bisect intervals where the spline is rough, exactly and for any growth.
+"""Adaptive refinement: bisect intervals where an indicator is large, exactly and for any growth.
 
-At a breakpoint the derivative of order r - 1 of a spline jumps, and the weights in the ReLU basis
-are these jumps, w_j (r - 1)!: w = A^T u measures roughness. On an interval of length h the error
-of the best spline of order r is about h^r abs(f^(r)), and f^(r) is about the jump over h, so::
+An indicator gives each interval of each input a number. There are three of them:
+
+*Jumps.* At a breakpoint the derivative of order r - 1 of a spline jumps, and the weights in the
+ReLU basis are these jumps, w_j (r - 1)!: w = A^T u measures roughness. On an interval of length h
+the error of the best spline of order r is about h^r abs(f^(r)), f^(r) being about the jump over h::
 
     indicator of [t_m, t_{m+1}] = h^{r-1} (|jump at t_m| + |jump at t_{m+1}|) / 2.
 
-Halving an interval divides it by about 2^r where f is smooth. Bisecting the interval with the
-largest indicator again and again, children inheriting 2^{-r} of it, spreads the error evenly.
+*Residual.* The sum of the squared residuals at the points whose input lies in the interval.
+
+*Gradient.* What finer knots could gain: the gradient of the loss in the weights of the halved grid,
+squared, over the length of the B-spline's support, summed over the B-splines that belong to the
+interval. At the end of a level the gradient vanishes for all that the coarse grid can represent.
+
+Halving an interval divides the first by about 2^r where f is smooth. Bisecting the interval with
+the largest indicator again and again, children inheriting 2^{-r} of it, spreads the error evenly.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -22,6 +31,10 @@ from kanlib.free_knots import FreeSplineLayer
 from kanlib.knots import KnotGrid, as_integer
 from kanlib.layers import SplineLayer, convert_weights
 from kanlib.networks import KAN
+from kanlib.objectives import Objective
+
+#: One number of at least 0 for each interval of each input, (P, n) for each spline layer.
+Indicator = Callable[[KAN], list[Tensor]]
 
 
 def jumps(weight: Tensor, grid: KnotGrid, basis: str = "spline") -> Tensor:
@@ -97,8 +110,76 @@ def bisected(grid: KnotGrid, indicator: Tensor, n: int) -> KnotGrid:
     return KnotGrid(grid.order, sorted(t))
 
 
-def refine_adaptively(model: KAN, n: int | None = None) -> KAN:
-    """Return a new network that is the same function on grids bisected where it is rough.
+def jump_indicator(model: KAN) -> list[Tensor]:
+    """Return the jumps' indicator, one tensor (P, n) a spline layer."""
+    return [indicators(layer) for layer in model.spline_layers]
+
+
+def residual_indicator(x: Tensor, residual: Callable[[KAN], Tensor]) -> Indicator:
+    """Return the residual's indicator.
+
+    Args:
+        x: points (N, P).
+        residual: function from the model to its residual at these points, (N, ...).
+
+    Examples:
+        >>> x = torch.tensor([[0.1], [0.6], [0.7], [0.9]])
+        >>> indicator = residual_indicator(x, lambda model: model(x) - 2.0)
+        >>> indicator(KAN([1, 1], n=2, init_scale=0.0))
+        [tensor([[ 4., 12.]], dtype=torch.float64)]
+    """
+
+    @torch.no_grad()
+    def indicator(model: KAN) -> list[Tensor]:
+        squares = residual(model).reshape(len(x), -1).double().square().sum(1).cpu()
+        found, z = [], x
+        for layer in model.layers:
+            if isinstance(layer, SplineLayer):
+                points = zip(layer.grids, z.double().cpu().T, strict=True)
+                found.append(torch.stack([_summed(squares, v, grid) for grid, v in points]))
+            z = layer(z)
+        return found
+
+    return indicator
+
+
+def gradient_indicator(objective: Objective) -> Indicator:
+    """Return the gradient's indicator.
+
+    Args:
+        objective: ``objective(model)``, the loss.
+    """
+
+    def indicator(model: KAN) -> list[Tensor]:
+        fine = model.to_basis("spline").refine()
+        weights = [layer.weight for layer in fine.spline_layers]
+        found = []
+        slopes = torch.autograd.grad(objective(fine), weights)
+        for layer, finer, slope in zip(
+            model.spline_layers, fine.spline_layers, slopes, strict=True
+        ):
+            size = slope.double().cpu().square().sum(0)
+            rows = []
+            for grid, small, row in zip(layer.grids, finer.grids, size, strict=True):
+                r, t, (a, b) = grid.order, small.knots, grid.domain
+                left, right = t[: small.num_basis].clamp(min=a), t[r:].clamp(max=b)
+                rows.append(_summed(row / (right - left), 0.5 * (left + right), grid))
+            found.append(torch.stack(rows))
+        return found
+
+    return indicator
+
+
+def _summed(values: Tensor, places: Tensor, grid: KnotGrid) -> Tensor:
+    """Return the sum of the values on each interval, those outside [a, b] with the outer ones."""
+    interval = torch.bucketize(places.contiguous(), grid.breakpoints[1:-1], right=True)
+    return torch.zeros(grid.n, dtype=torch.float64).index_add_(0, interval, values)
+
+
+def refine_adaptively(
+    model: KAN, n: int | None = None, indicator: Indicator = jump_indicator
+) -> KAN:
+    """Return a new network that is the same function on grids bisected where it needs it.
 
     Inputs that share a grid share its refinement, by the sum of their indicators; free the knots
     per input first, and fix them again if they are not to train, to have one grid each::
@@ -110,14 +191,18 @@ def refine_adaptively(model: KAN, n: int | None = None) -> KAN:
     Args:
         model: the network; it is untouched.
         n: number of intervals wanted, by default twice the present number.
+        indicator: :func:`jump_indicator`, or what :func:`residual_indicator` or
+            :func:`gradient_indicator` returns, or your own: a function from the network to one
+            tensor (P, n) of numbers of at least 0 for each spline layer.
 
     Raises:
-        ValueError: if n is smaller than the present number.
+        ValueError: if n is smaller than the present number, or an indicator does not fit.
     """
+    found = dict(zip(model.spline_layers, indicator(model), strict=True))
 
     def refined(layer: SplineLayer) -> SplineLayer:
         wanted = 2 * layer.grids[0].n if n is None else n
-        rough = indicators(layer)
+        rough = found[layer]
         if isinstance(layer, FreeSplineLayer) and layer.per == "input":
             pairs = zip(layer.grids, rough, strict=True)
             return layer.refine([bisected(grid, row, wanted) for grid, row in pairs])

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from scipy.interpolate import BSpline
 
 from kanlib import KAN, KnotGrid, MeanSquaredError, SplineLayer, train_multilevel
-from kanlib.adaptive import bisected, indicators, jumps, refine_adaptively
+from kanlib.adaptive import (
+    bisected,
+    gradient_indicator,
+    indicators,
+    jump_indicator,
+    jumps,
+    refine_adaptively,
+    residual_indicator,
+)
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -93,3 +101,59 @@ def test_adaptive_refinement_beats_uniform_on_a_layer():
         assert run.model.n == 32
         loss[name] = run.loss
     assert loss["adaptive"] < 0.1 * loss["uniform"]
+
+
+def test_residual_indicator_shares_the_squared_residual_among_intervals():
+    torch.manual_seed(0)
+    model = KAN([2, 3, 1], n=4, r=3, init_scale=0.5)
+    x = 1.2 * torch.rand(50, 2) - 0.1
+    residual = (model(x) - x.sum(1, keepdim=True)).detach()
+    first, second = residual_indicator(x, lambda m: m(x) - x.sum(1, keepdim=True))(model)
+    assert (first.shape, second.shape) == ((2, 4), (3, 4))
+    total = float(residual.square().sum())
+    assert torch.allclose(first.sum(1), torch.tensor(total))
+    assert torch.allclose(second.sum(1), torch.tensor(total))
+    inside = (x[:, 0] >= 0.25) & (x[:, 0] < 0.5)
+    assert float(first[0, 1]) == pytest.approx(float(residual[inside].square().sum()))
+    hidden = model.layers[0](x)
+    outer = hidden[:, 2] >= 0.75  # what leaves [a, b] counts for the outer intervals
+    assert float(second[2, 3]) == pytest.approx(float(residual[outer].square().sum()))
+
+
+@pytest.mark.parametrize("basis", ["spline", "relu"])
+def test_gradient_indicator_is_that_of_scipys_splines(basis):
+    torch.manual_seed(0)
+    model, r = KAN([1, 1], breakpoints=[0.0, 0.2, 0.5, 1.0], init_scale=0.5).to_basis(basis), 4
+    x = torch.linspace(0, 1, 40)[:, None]
+    y = torch.sin(9 * x)
+    (found,) = gradient_indicator(MeanSquaredError(x, y))(model)
+    t = next(model.refine().spline_layers).grid.knots.numpy()
+    design = BSpline.design_matrix(x[:, 0].numpy().clip(0, 1 - 1e-15), t, r - 1).toarray()
+    slope = 2 / 40 * design.T @ (model(x) - y)[:, 0].detach().numpy()
+    left, right = t[: len(slope)].clip(min=0), t[r:].clip(max=1)
+    expected = np.zeros(3)
+    for value, a, b in zip(slope, left, right, strict=True):
+        middle = (a + b) / 2
+        expected[int(middle >= 0.2) + int(middle >= 0.5)] += value**2 / (b - a)
+    np.testing.assert_allclose(found[0].numpy(), expected, rtol=1e-6)
+
+
+def test_residual_sees_a_layer_that_coarse_jumps_do_not():
+    x = torch.linspace(0, 1, 800)[:, None]
+    objective = MeanSquaredError(x, torch.tanh(200 * (x - 0.37)))
+    by_residual = residual_indicator(x, lambda model: model(x) - objective.y)
+    shortest = {}
+    for name, indicator in (("jumps", jump_indicator), ("residual", by_residual)):
+        torch.manual_seed(0)
+        run = train_multilevel(
+            KAN([1, 1], n=4),
+            objective,
+            [6, 6, 6, 6],
+            refine=lambda model, indicator=indicator: refine_adaptively(model, None, indicator),
+            progress=False,
+        )
+        grid = next(run.model.spline_layers).grid
+        steps = grid.breakpoints.diff()
+        shortest[name] = float(steps.min())
+    assert 0.35 < float(grid.breakpoints[int(steps.argmin())]) < 0.38
+    assert shortest["residual"] <= 0.5 * shortest["jumps"]

@@ -12,13 +12,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kanlib.adaptive import refine_adaptively
+from kanlib.adaptive import (
+    Indicator,
+    gradient_indicator,
+    jump_indicator,
+    refine_adaptively,
+    residual_indicator,
+)
 from kanlib.experiments import burgers, pdes
 from kanlib.experiments.cases import Experiment, Solutions, train_case
 from kanlib.networks import KAN
@@ -40,6 +47,10 @@ NETWORKS: dict[str, dict[str, Any]] = {
 LEVELS = {"kinks": (32, 16, 8, 4), "layer": (32, 16, 8, 4), "burgers": burgers.EPOCHS}
 
 
+#: A layer of one input has nothing to share; on Burgers' equation one indicator is tried.
+OMITTED = {("layer", "free-layer"), ("burgers", "residual"), ("burgers", "gradient")}
+
+
 @dataclass(frozen=True)
 class KnotCase:
     """One way to place knots.
@@ -50,7 +61,8 @@ class KnotCase:
         network: keyword arguments of KAN.
         epochs: epochs on each level, the first being the level that the network starts on.
         free: None, or who shares trainable knots, "layer" or "input".
-        adaptive: whether refinement is adaptive, for each input by itself.
+        adaptive: None, or the indicator of adaptive refinement, for each input by itself: "jumps",
+            "residual" or "gradient".
         paper: None.
     """
 
@@ -59,7 +71,7 @@ class KnotCase:
     network: dict[str, Any]
     epochs: tuple[int, ...]
     free: str | None = None
-    adaptive: bool = False
+    adaptive: str | None = None
     paper: dict[str, float] | None = None
 
     @property
@@ -76,17 +88,19 @@ def steep_layer(x: Tensor) -> Tensor:
 def _cases() -> dict[str, KnotCase]:
     kinds: dict[str, tuple[str, dict[str, Any]]] = {
         "uniform": ("uniform knots", {}),
-        "adaptive": ("adaptive knots", {"adaptive": True}),
+        "adaptive": ("adaptive knots", {"adaptive": "jumps"}),
+        "residual": ("adaptive knots by the residual", {"adaptive": "residual"}),
+        "gradient": ("adaptive knots by the gradient", {"adaptive": "gradient"}),
         "free-layer": ("free knots, one set a layer", {"free": "layer"}),
         "free": ("free knots, one set an input", {"free": "input"}),
-        "free-adaptive": ("free and adaptive knots", {"free": "input", "adaptive": True}),
+        "free-adaptive": ("free and adaptive knots", {"free": "input", "adaptive": "jumps"}),
     }
     cases = {}
     for target, network in NETWORKS.items():
         levels = LEVELS[target]
         factor = 2 ** (len(levels) - 1)
         for kind, (label, options) in kinds.items():
-            if target == "layer" and kind == "free-layer":  # there is but one input
+            if (target, kind) in OMITTED:
                 continue
             cases[f"{target}-{kind}-multilevel"] = KnotCase(
                 f"{target}, {label}, multilevel", target, network, levels, **options
@@ -137,6 +151,13 @@ def setting(
     return MeanSquaredError(x, y), lambda model: float(test(model)), x, {}
 
 
+def indicator_of(kind: str, objective: Any) -> Indicator:
+    """Return an indicator by name; that of the residual needs a mean squared error."""
+    if kind == "residual":
+        return residual_indicator(objective.x, lambda model: model(objective.x) - objective.y)
+    return gradient_indicator(objective) if kind == "gradient" else jump_indicator
+
+
 def run_knots(
     case: KnotCase,
     seed: int,
@@ -175,7 +196,8 @@ def run_knots(
             layer.knots.requires_grad_(case.free is not None)
     epochs = [max(1, e // divisor) for e in case.epochs]
     if case.adaptive:
-        options["refine"] = refine_adaptively
+        indicator = indicator_of(case.adaptive, objective)
+        options["refine"] = partial(refine_adaptively, indicator=indicator)
     run = train_case(
         case,
         model,
