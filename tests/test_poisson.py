@@ -8,7 +8,9 @@ import sympy
 import torch
 from functions import Function
 
+from kanlib import KAN
 from kanlib.derivatives import Jet, propagate
+from kanlib.experiments import pdes
 from kanlib.problems import poisson
 from kanlib.problems.poisson import LEVEL_SETS, Poisson, exact, source, volume_residual
 
@@ -98,6 +100,20 @@ def test_residuals_of_other_functions_are_known_by_hand():
     np.testing.assert_allclose(found["interface"], np.full((49, 1), -3 - 1.5))  # 3|x| has a kink
     assert problem.error(Function(lambda z: 0 * z[:, :1])) == 1.0
     assert problem.error(Function(lambda z: 3 * solution(z))) == pytest.approx(2.0)
+
+
+def test_summed_terms_are_sums_over_their_points():
+    model = KAN([3, 4, 1], n=4, domain=(-1.0, 1.0), init_scale=0.5, dtype=torch.float64)
+    means, sums = Poisson(cells=6), Poisson(cells=6, summed=True)
+    residuals = sums.residuals(model)
+    expected = sum(means.weights[key] * r.square().sum() for key, r in residuals.items())
+    found = pdes.WeightedLoss(sums)(model)
+    torch.testing.assert_close(found, expected)
+    assert {key: len(r) for key, r in residuals.items()} == {
+        "volume": 25,
+        "boundary": 24,
+        "interface": 5,
+    }
 
 
 def test_level_sets_and_their_slopes_on_both_sides():

@@ -74,6 +74,16 @@ def _cases() -> dict[str, PDECase]:
         ),
     }
     cases.update(fine_controls(WIDER, (COARSE_N, FINE_N), EPOCHS, GENTLE))
+    variants: dict[str, tuple[str, dict[str, Any]]] = {
+        "relu": ("level set max(x, 0)", {"level_set": "relu"}),
+        "step": ("level set -1 or 1", {"level_set": "step"}),
+        "none": ("no level set", {"level_set": "none"}),
+        "summed": ("sums in place of means in the loss", {"summed": True}),
+    }
+    for name, (label, problem) in variants.items():
+        cases[f"spline-multilevel-{name}"] = PDECase(
+            f"spline basis, n = 4 to 32, {label}", {**WIDER, **coarse}, EPOCHS, GENTLE, problem
+        )
     cases["spline-multilevel-scale0.01"] = PDECase(
         "spline basis, n = 4 to 32, scale 0.01",
         {**WIDER, **coarse, "init_scale": 0.01},

@@ -79,11 +79,13 @@ class Poisson:
             points, 200 boundary points and 49 points on the interface.
         level_set: third input: "abs" is abs(x), "relu" is max(x, 0), "step" is -1 or 1, "none" is x
             again, which tells nothing of the interface.
+        summed: whether a term of the loss is the sum over its points rather than the mean, as the
+            paper prints it: its weight is multiplied by the number of its points.
         device: device of the points.
         dtype: floating-point type of the points.
 
     Attributes:
-        weights: the paper's weights of the terms of the loss.
+        weights: the weights of the means of the squared residuals in the loss.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -93,6 +95,7 @@ class Poisson:
         self,
         cells: int = 50,
         level_set: str = "abs",
+        summed: bool = False,
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float64,
@@ -110,6 +113,9 @@ class Poisson:
         self.points = points[inside]
         boundary = points[~inside]
         interface = self.points[self.points[:, 0] == 0]
+        if summed:
+            terms = {"volume": self.points, "boundary": boundary, "interface": interface}
+            self.weights = {key: self.weights[key] * len(x) for key, x in terms.items()}
         self.volume = Jet.at(self.points, pairs=[(0, 0), (1, 1)], features=self.inputs)
         self.boundary = self.inputs(boundary)
         self.left, self.right = (
