@@ -79,6 +79,43 @@ def runs_of(record: dict[str, Any], case: str) -> list[dict[str, Any]]:
     return sorted((run for run in record["runs"] if run["case"] == case), key=lambda r: r["seed"])
 
 
+def curve(
+    run: dict[str, Any], figure: str = "loss", against: str = "epoch"
+) -> tuple[list[float], list[float]]:
+    """Return how the loss or the error of a recorded run went.
+
+    Args:
+        run: a run of a record.
+        figure: "loss" or "error".
+        against: "epoch", counted through all levels, or "work", in coarse epochs.
+
+    Returns:
+        Epochs or work, and the loss or the error there.
+
+    Raises:
+        ValueError: if an argument is unknown.
+    """
+    if figure not in ("loss", "error") or against not in ("epoch", "work"):
+        raise ValueError(
+            'figure must be "loss" or "error" and against "epoch" or "work", got '
+            f"{figure!r} and {against!r}"
+        )
+    history = run["history"]
+    if figure == "loss":
+        rows = zip(history["work"], history["epoch"], history["loss"], strict=True)
+    else:
+        rows = iter(history["errors"])
+    work, epochs, values = (list(column) for column in zip(*rows, strict=True))
+    if against == "work":
+        return work, values
+    total, before, counted = 0, 0, []
+    for epoch in epochs:
+        total += before if epoch < before else 0  # epochs restart on each level
+        before = epoch
+        counted.append(total + epoch)
+    return counted, values
+
+
 def save_record(path: str | Path, record: dict[str, Any]) -> None:
     """Write a record atomically; numbers that are not finite become null.
 

@@ -15,6 +15,7 @@ import torch
 import kanlib
 from kanlib.records import (
     add_run,
+    curve,
     find_run,
     load_record,
     new_record,
@@ -22,6 +23,8 @@ from kanlib.records import (
     runs_of,
     save_record,
 )
+
+RESULTS = Path(__file__).parents[1] / "book" / "results"
 
 
 def a_run(case="a", seed=1, loss=0.5, **fields):
@@ -270,3 +273,28 @@ def test_provenance_tells_commit_and_uncommitted_changes(tmp_path, monkeypatch):
 def test_provenance_without_git_says_so(monkeypatch):
     monkeypatch.setenv("PATH", str(Path("/nonexistent")))
     assert [provenance()[key] for key in ("commit", "dirty")] == [None, None]
+
+
+def test_curve_counts_epochs_through_all_levels():
+    history = {
+        "work": [0.0, 2.0, 2.0, 8.0],
+        "epoch": [0, 2, 0, 3],
+        "loss": [4.0, 3.0, 3.0, 1.0],
+        "errors": [[0.0, 0, 0.9], [1.0, 1, 0.8], [2.0, 2, 0.7], [2.0, 0, 0.7], [8.0, 3, 0.1]],
+    }
+    run = {"history": history}
+    assert curve(run) == ([0, 2, 2, 5], [4.0, 3.0, 3.0, 1.0])
+    assert curve(run, "error") == ([0, 1, 2, 2, 5], [0.9, 0.8, 0.7, 0.7, 0.1])
+    assert curve(run, "error", "work") == ([0.0, 1.0, 2.0, 2.0, 8.0], [0.9, 0.8, 0.7, 0.7, 0.1])
+    with pytest.raises(ValueError, match=r"figure must be .*'losses'"):
+        curve(run, "losses")
+
+
+def test_curve_of_a_committed_run_ends_with_its_loss_and_error():
+    record = load_record(RESULTS / "poisson.json", "poisson")
+    for run in runs_of(record, "spline-multilevel"):
+        epochs, losses = curve(run)
+        assert epochs[-1] == sum(level["steps"] for level in run["levels"]) == 5000
+        assert losses[-1] == run["metrics"]["loss"]
+        assert curve(run, "error")[0][-1] == 5000
+        assert curve(run, "error")[1][-1] == run["metrics"]["error"]
