@@ -47,3 +47,17 @@ def test_controls_are_complete():
         for kind, expected in (("", total), ("-epochs", 8 * sum(work))):
             for run in runs_of(RECORD, f"spline-fine{start}{kind}"):
                 assert sum(v["work"] for v in run["levels"]) == pytest.approx(expected, rel=1e-3)
+
+
+def test_kinked_level_sets_are_best():
+    kinked, ramp, jump, none = (
+        statistics.median(errors(f"spline-multilevel{suffix}"))
+        for suffix in ("", "-relu", "-step", "-none")
+    )
+    assert 0.2 < ramp / kinked < 5
+    assert min(jump, none) > 5 * max(ramp, kinked)
+
+
+def test_sums_train_no_better_than_means():
+    ours = statistics.median(errors("spline-multilevel"))
+    assert statistics.median(errors("spline-multilevel-summed")) > 0.5 * ours
