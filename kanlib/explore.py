@@ -15,6 +15,8 @@ Usage, as the last expression of a cell::
         initial={"r": r, "n": n, "basis": basis},
     )
 
+With ``play="level"`` a button moves the slider of that name through its values.
+
 In JupyterLab the controls are widgets that call `figure` anew.  On a page of the book the same
 controls switch, with a few lines of JavaScript, between the figures of every combination of values,
 which are computed when the explorer is made: keep combinations few (up to about 50) and figures
@@ -36,6 +38,9 @@ import numpy as np
 import plotly.graph_objects as go
 
 from kanlib.figures import CONFIG, mimebundle
+
+PAUSE = 1200
+"""Milliseconds that a frame is shown when one control is played."""
 
 SHARED_FROM = 60
 """Parts of a figure whose JSON is at least this long are stored once for all frames."""
@@ -65,6 +70,22 @@ SCRIPT = """\
     root.querySelector("[aria-live]").textContent = alt;
   };
   controls.forEach((control) => control.addEventListener("input", draw));
+  const button = root.querySelector("button");
+  if (button) {
+    const control = controls[Number(button.dataset.control)];
+    let timer = 0;
+    const stop = () => { timer = clearInterval(timer); button.textContent = "Play"; };
+    const step = (value) => { control.value = value; draw(); };
+    button.addEventListener("click", () => {
+      if (timer) return stop();
+      if (control.value === control.max) step(0);
+      button.textContent = "Stop";
+      timer = setInterval(() => {
+        step(Number(control.value) + 1);
+        if (control.value === control.max) stop();
+      }, PAUSE);
+    });
+  }
   draw();
 })();
 """
@@ -75,6 +96,7 @@ def explorer(
     *,
     alt: str,
     initial: Mapping[str, Any] | None = None,
+    play: str | None = None,
     **controls: Sequence[Any],
 ) -> Explorer:
     """Put a figure under controls.
@@ -84,15 +106,17 @@ def explorer(
         alt: text alternative of the figure, in which ``{name}`` stands for a control's value.
         initial: values to start from, by control; others start from the first.  A value that the
             list of its control lacks is added to it.
+        play: name of a slider that a button moves through its values, one after the other.
         **controls: the values of each control: numbers make a slider, anything else a menu.
 
     Returns:
         The explorer, which a notebook displays.
 
     Raises:
-        ValueError: if there is no control, one without values, or `initial` names another one.
+        ValueError: if there is no control, one without values, `initial` names another one, or
+            `play` is not the name of a slider.
     """
-    return Explorer(figure, alt, dict(initial or {}), controls)
+    return Explorer(figure, alt, dict(initial or {}), controls, play)
 
 
 class Explorer:
@@ -110,6 +134,7 @@ class Explorer:
         alt: str,
         initial: dict[str, Any],
         controls: Mapping[str, Sequence[Any]],
+        play: str | None = None,
     ) -> None:
         """Compute every frame."""
         if not controls:
@@ -120,8 +145,12 @@ class Explorer:
             raise ValueError(
                 f"initial names {unknown[0]!r}: expected one of the controls {sorted(controls)}"
             )
+        if play is not None and not _is_numeric(controls.get(play, ["none"])):
+            sliders = [name for name, values in controls.items() if _is_numeric(values)]
+            raise ValueError(f"play = {play!r}: expected a control of numbers, one of {sliders}")
         self.figure = figure
         self.alt = alt
+        self.play = play
         self.values = {name: list(values) for name, values in controls.items()}
         for name, value in initial.items():
             if value not in self.values[name]:
@@ -152,7 +181,13 @@ class Explorer:
         for box in boxes.values():
             box.observe(draw, names="value")
         draw()
-        return widgets.VBox([widgets.HBox(list(boxes.values())), output])
+        bar = list(boxes.values())
+        if self.play is not None:
+            slider = boxes[self.play]
+            player = widgets.Play(max=len(slider.options) - 1, value=slider.index, interval=PAUSE)
+            widgets.link((player, "value"), (slider, "index"))
+            bar.append(player)
+        return widgets.VBox([widgets.HBox(bar), output])
 
     def _control(self, name: str) -> widgets.Widget:
         values = self.values[name]
@@ -177,12 +212,18 @@ class Explorer:
             _html_control(name, values, values.index(self.initial[name]))
             for name, values in self.values.items()
         )
+        if self.play is not None:
+            controls += (
+                f'<button type="button" data-control="{list(self.values).index(self.play)}">'
+                "Play</button>"
+            )
+        script = SCRIPT.replace("ID", identity).replace("PAUSE", str(PAUSE))
         return (
             f'<figure class="explorer" id="{identity}">'
             f'<div class="controls">{controls}</div><div role="img"></div>'
             '<figcaption aria-live="polite"></figcaption>'
             f'<script type="application/json">{_script_json(data)}</script></figure>'
-            f"<script>{SCRIPT.replace('ID', identity)}</script>"
+            f"<script>{script}</script>"
         )
 
 

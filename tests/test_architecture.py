@@ -50,11 +50,12 @@ ORDER = [
     "experiments",
     "runner",
     "figures",
+    "drawings",
     "explore",
     "__main__",
 ]
 RUN_TIME = {"torch", "numpy", "tqdm"}
-BOOK_ONLY = {"figures", "explore"}
+BOOK_ONLY = {"figures", "drawings", "explore"}
 OPTIONAL = {"fused": {"numba"}, "vectors": {"numba", "llvmlite"}, "gpu": {"triton"}}
 
 

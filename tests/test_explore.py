@@ -120,3 +120,23 @@ def test_explorer_refuses(options, message):
 def test_explorer_refuses_to_have_no_control():
     with pytest.raises(ValueError, match="no control"):
         explorer(waves, alt="x")
+
+
+def test_play_moves_a_slider_through_its_values():
+    html = make(play="r").html()
+    assert '<button type="button" data-control="0">Play</button>' in html
+    assert "PAUSE" not in html
+    assert "<button" not in make().html()
+    bar, _ = make(play="r").widget().children
+    slider, _, player = bar.children
+    assert (player.max, player.value, player.playing) == (2, 0, False)
+    player.value = 2
+    assert slider.value == 3
+    slider.value = 2
+    assert player.value == 1
+
+
+@pytest.mark.parametrize("name", ["basis", "n"])
+def test_play_refuses_what_is_no_slider(name):
+    with pytest.raises(ValueError, match=rf"play = '{name}': expected .* one of \['r'\]"):
+        make(play=name)

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import tarfile
+import time
 from base64 import b64encode
 from functools import cache
 from pathlib import Path
@@ -116,6 +117,14 @@ SHOWN = """((i) => {
   return JSON.stringify([plot.data, plot.layout, plot.ariaLabel]);
 })(%d)"""
 
+BUTTON = """(() => {
+  const button = document.querySelectorAll(".explorer")[%d].querySelector("button");
+  if (!button) return null;
+  button.scrollIntoView({block: "center", behavior: "instant"});
+  const {x, y, width, height} = button.getBoundingClientRect();
+  return [x + width / 2, y + height / 2];
+})()"""
+BUTTON_TEXT = "document.querySelectorAll('.explorer')[%d].querySelector('button').textContent"
 THUMB = 16
 """Width of a slider's thumb in pixels, which its middle stays half of away from either end."""
 
@@ -161,6 +170,27 @@ def explorers(page: Page) -> list[str]:
                 way(page, page.evaluate(FIND % (i, j)), i, j)
                 if page.evaluate(SHOWN % i) == before:
                     found.append(f"explorer {i + 1}, control {j + 1} ({kind}): dead to the {name}")
+        found += play(page, i)
+    return found
+
+
+def play(page: Page, i: int) -> list[str]:
+    """Play an explorer that has a button for it, and stop it; return what does not work."""
+    place = page.evaluate(BUTTON % i)
+    if place is None:
+        return []
+    before, found = page.evaluate(SHOWN % i), []
+    page.drag(place, place)
+    for _ in range(50):
+        if page.evaluate(SHOWN % i) != before:
+            break
+        time.sleep(0.1)
+    else:
+        found.append(f"explorer {i + 1}: does not play")
+    if page.evaluate(BUTTON_TEXT % i) == "Stop":
+        page.drag(place, place)
+    if page.evaluate(BUTTON_TEXT % i) != "Play":
+        found.append(f"explorer {i + 1}: does not stop")
     return found
 
 
