@@ -49,13 +49,14 @@ ORDER = [
     "records",
     "experiments",
     "runner",
+    "planner",
     "figures",
     "drawings",
     "explore",
     "__main__",
 ]
 RUN_TIME = {"torch", "numpy", "tqdm"}
-BOOK_ONLY = {"figures", "drawings", "explore"}
+BOOK_ONLY = {"planner", "figures", "drawings", "explore"}
 OPTIONAL = {"fused": {"numba"}, "vectors": {"numba", "llvmlite"}, "gpu": {"triton"}}
 
 
