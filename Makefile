@@ -82,9 +82,10 @@ $(FRESH): $(INPUTS)
 	@rm -rf $(@D)/.jupyter_cache $(@D)/.doctrees && mkdir -p $(@D) && touch $@
 
 lint: install
-	@echo "Lint and format"
+	@echo "Lint, format and spelling"
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/codespell
 	@$(BIN)/python scripts/notebooks.py check
 
 types: install

@@ -12,11 +12,12 @@ from chromium import Chromium, Page, find
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip all, loudly, where there is no browser."""
+    """Skip all that needs a browser, loudly, where there is none."""
     if find() is None:
         warnings.warn("NO BROWSER: the pages of the book are not tested", stacklevel=1)
         for item in items:
-            item.add_marker(pytest.mark.skip(reason="NO BROWSER: install chromium"))
+            if "browser" in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.skip(reason="NO BROWSER: install chromium"))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
