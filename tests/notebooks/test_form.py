@@ -14,7 +14,10 @@ from scripts import notebooks
 ROOT = Path(__file__).parents[2]
 START = ["ten-minutes"]
 BEYOND = ["performance", "cost-planner", "solve-your-own-pde"]
-REFERENCE = ["results", "errata", "claims", "provenance", "api", "glossary", "bibliography"]
+REFERENCE = [
+    *["results", "errata", "claims", "provenance"],
+    *["api", "contributing", "glossary", "bibliography"],
+]
 SECTIONS = "1 2.1 2.2 2.3 3 4.1 4.2 4.3 5.1 5.2.1 5.2.2 5.2.3 6 A B C D E P.1 P.2 P.3".split()
 DRAFT = """\
 # 2.0 A draft
