@@ -101,8 +101,9 @@ def test_record_says_what_the_chapter_says(record):
     uniform = error("kinks-uniform-multilevel")
     assert uniform > 5 * error("kinks-free-multilevel")
     assert uniform > 4 * error("kinks-adaptive-multilevel")
-    assert error("kinks-double-multilevel") > error("kinks-free-multilevel")
+    assert error("kinks-double-multilevel") > 5 * error("kinks-free-multilevel")
     assert error("layer-uniform-multilevel") > 1e4 * error("layer-free-multilevel")
+    assert error("layer-uniform-multilevel") > 1e3 * error("layer-residual-multilevel")
     assert error("layer-free-fine") > 3 * error("layer-free-multilevel")
 
 
