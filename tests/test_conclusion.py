@@ -13,7 +13,11 @@ CASES = {  # figure, multilevel in the ReLU basis, smooth starts
         "train_mse", "relu-samestart-multilevel", ("spline-fine-prolonged", "spline-fine-scale0.01")
     ),
     "poisson": ("error", "relu-multilevel", ("spline-fine-prolonged", "spline-fine-scale0.01")),
-    "burgers": ("loss", "relu-multilevel", ("spline-fine-prolonged", "spline-fine-equal-work")),
+    "burgers": (
+        "loss",
+        "relu-multilevel",
+        ("spline-fine-prolonged-equal-work", "spline-fine-equal-work"),
+    ),
     "allen-cahn": (
         "error",
         "relu-multilevel",
@@ -37,3 +41,10 @@ def test_gain_beyond_a_smooth_start(name):
     assert ratio(name, relu) > 5
     gain = min(ratio(name, start) for start in starts)
     assert gain < 1.5 if name == "regression" else gain > 1
+
+
+def test_equal_time():
+    """From the start of multilevel training itself, the fine network catches up on Burgers."""
+    assert ratio("burgers", "spline-fine-prolonged-epochs") < 1.2
+    assert ratio("burgers", "spline-fine-prolonged-equal-work") > 1.2
+    assert ratio("allen-cahn", "spline-fine-prolonged-epochs") > 5

@@ -1,5 +1,6 @@
 """The experiment on ways to refine: what each way does to a network, and that all are run alike."""
 
+import json
 import statistics
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def test_record_is_at_full_scale_with_every_seed(record, name):
     assert [run["seed"] for run in runs] == [*EXPERIMENT.seeds]
     for run in runs:
         assert run["config"]["quick"] is False
-        assert run["config"]["network"] == case.network
+        assert run["config"]["network"] == json.loads(json.dumps(case.network))
         assert tuple(level["steps"] for level in run["levels"]) == case.epochs
 
 
