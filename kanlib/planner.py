@@ -21,7 +21,7 @@ from scipy.optimize import nnls
 
 from kanlib.multilevel import Schedule
 
-#: Sums over r rows of weights in a step: outputs, gradient of the weights, gradient of the inputs.
+#: A step sums over r rows of weights three times, for outputs and for the gradients of both.
 SUMS = 3
 
 
