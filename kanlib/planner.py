@@ -29,7 +29,7 @@ from kanlib.layers import SplineLayer
 from kanlib.multilevel import Schedule
 from kanlib.networks import FIRST_LAYERS
 
-#: The terms of the model, in the order of :attr:`CostModel.constants`.
+#: The terms of the model, in the order of the constants t_0, c_1, ..., c_5.
 TERMS = ("call", "functions", "edges", "weights", "inputs", "outputs")
 
 
@@ -37,8 +37,11 @@ class Layer(NamedTuple):
     """A spline layer and the points that it sees.
 
     Attributes:
-        points, inputs, outputs: B, P and Q.
-        n, r: intervals of the grid and order of the splines.
+        points: points of a step, B.
+        inputs: inputs of the layer, P.
+        outputs: outputs of the layer, Q.
+        n: intervals of its grid.
+        r: order of its splines.
         differentiated: whether a step needs the gradient in the inputs; not in the first layer.
     """
 
@@ -56,7 +59,7 @@ class Layer(NamedTuple):
 
     @property
     def sums(self) -> int:
-        """Sums over r rows of weights in a step: outputs, gradient in weights, and in inputs."""
+        """Number of sums over r rows of weights, for outputs and for the gradients of a step."""
         return 3 if self.differentiated else 2
 
     @property
@@ -190,7 +193,8 @@ class Cost:
     """The cost of a training.
 
     Attributes:
-        n, epochs: intervals of the finest grid, and epochs in all.
+        n: intervals of the finest grid.
+        epochs: epochs in all.
         parameters: trainable parameters at the end.
         work: coarse epochs, as in :class:`kanlib.multilevel.Schedule`.
         operations: floating-point operations in the sums over rows of weights.
