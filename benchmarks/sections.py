@@ -34,6 +34,7 @@ from kanlib import KAN, MLP
 from kanlib.ensembles import Ensemble
 from kanlib.experiments import EXPERIMENTS, pdes
 from kanlib.objectives import MeanSquaredError
+from kanlib.planner import Layer
 from kanlib.problems.allen_cahn import AllenCahn
 from kanlib.problems.burgers import Burgers
 from kanlib.problems.poisson import Poisson
@@ -322,21 +323,22 @@ def refine(effort: Effort) -> Iterator[Measurement]:
             "kanlib": lambda model=model: model.refine,
             "least squares": lambda model=model, x=samples: partial(refit_on_samples, model, x),
         }
-        missing = {}
         if asked:
-            try:
-                coarse["pykan"], step = peers.pykan_refinement(model, samples)
-                builders["pykan"] = lambda step=step: step
-            except ImportError as error:
-                missing["pykan"] = f"{type(error).__name__}: {error}"
+            builders["pykan"] = partial(_pykan, model, samples, coarse)
         case = {"widths": widths, "samples": len(samples)}
         found = measurement(case, builders, "kanlib", effort)
         change = {}
         with torch.no_grad():
             for name in found["ratio"]:
-                y, fine = coarse[name](others), builders[name]()()(others)
+                fine = builders[name]()()(others)
+                y = coarse[name](others)
                 change[name] = float((fine - y).abs().max() / y.std())
-        yield {**found, "missing": {**found["missing"], **missing}, "change": change}
+        yield {**found, "change": change}
+
+
+def _pykan(model: KAN, x: Tensor, coarse: dict[str, nn.Module]) -> Step:
+    coarse["pykan"], step = peers.pykan_refinement(model, x)
+    return step
 
 
 LIMITS = {"64 → 64": ([64, 64], 1024), "784 → 64": ([784, 64], 256), "2 → 5": ([2, 5], 20_000)}
@@ -375,7 +377,7 @@ def layer_work(model: KAN, batch: int) -> dict[str, int]:
     """
     (inputs, outputs), (layer,) = model.widths, model.spline_layers
     return {
-        "operations": 3 * 2 * batch * inputs * outputs * layer.grid.order,
+        "operations": Layer(batch, inputs, outputs, layer.grid.n, layer.grid.order).operations,
         "bytes": 4 * (3 * batch * inputs + 2 * batch * outputs + 3 * layer.weight.numel()),
     }
 

@@ -27,6 +27,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from kanlib import bspline
 from kanlib.free_knots import FreeSplineLayer
 from kanlib.knots import KnotGrid, as_integer
 from kanlib.layers import SplineLayer, convert_weights
@@ -161,8 +162,7 @@ def gradient_indicator(objective: Objective) -> Indicator:
             size = slope.double().cpu().square().sum(0)
             rows = []
             for grid, small, row in zip(layer.grids, finer.grids, size, strict=True):
-                r, t, (a, b) = grid.order, small.knots, grid.domain
-                left, right = t[: small.num_basis].clamp(min=a), t[r:].clamp(max=b)
+                left, right = bspline.supports(small)
                 rows.append(_summed(row / (right - left), 0.5 * (left + right), grid))
             found.append(torch.stack(rows))
         return found

@@ -71,6 +71,23 @@ def pieces_of(knots: Tensor, order: int) -> Tensor:
     return table
 
 
+def supports(grid: KnotGrid) -> tuple[Tensor, Tensor]:
+    """Return the ends of what the support of each B-spline has in common with [a, b].
+
+    Args:
+        grid: the knot grid.
+
+    Returns:
+        Left and right ends, each (n + r - 1,).
+
+    Examples:
+        >>> supports(KnotGrid.uniform(2, 2))[1]
+        tensor([0.5000, 1.0000, 1.0000], dtype=torch.float64)
+    """
+    a, b = grid.domain
+    return grid.knots[: grid.num_basis].clamp(min=a), grid.knots[grid.order :].clamp(max=b)
+
+
 def locate(x: Tensor, breakpoints: Tensor) -> Tensor:
     """Return the index in 0, ..., n-1 of the interval that holds x (the end intervals reach out).
 

@@ -113,8 +113,7 @@ def _distinct(grid: KnotGrid) -> Tensor:
 
     Each is the middle of what its support and [a, b] have in common (Schoenberg and Whitney).
     """
-    t, (a, b) = grid.knots, grid.domain
-    left, right = t[: grid.num_basis].clamp(min=a), t[grid.order :][: grid.num_basis].clamp(max=b)
+    left, right = bspline.supports(grid)
     return 0.5 * (left + right)
 
 

@@ -1,6 +1,5 @@
 """The experiment on places of knots: cases that compare like with like, and what they record."""
 
-import json
 import math
 import statistics
 from itertools import pairwise
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from full_scale import check_full_scale
 
 from kanlib import KAN, MeanSquaredError, train
 from kanlib.experiments import EXPERIMENTS, knots
@@ -85,11 +85,7 @@ def test_record_is_at_full_scale_with_every_seed(record, name):
     if name in NOT_RUN:
         assert runs == []
         return
-    assert [run["seed"] for run in runs] == [*EXPERIMENT.seeds]
-    for run in runs:
-        assert run["config"]["quick"] is False
-        assert run["config"]["network"] == json.loads(json.dumps(case.network))
-        assert tuple(level["steps"] for level in run["levels"]) == case.epochs
+    check_full_scale(runs, case, EXPERIMENT.seeds)
     model = KAN(**case.network)
     if case.free:
         model = model.free(case.free)

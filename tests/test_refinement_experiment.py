@@ -1,11 +1,11 @@
 """The experiment on ways to refine: what each way does to a network, and that all are run alike."""
 
-import json
 import statistics
 from pathlib import Path
 
 import pytest
 import torch
+from full_scale import check_full_scale
 
 from kanlib import KAN, KnotGrid
 from kanlib.experiments import EXPERIMENTS, knots, refinement
@@ -52,7 +52,7 @@ def test_ways_keep_the_function_that_are_said_to(target):
 @pytest.mark.parametrize("name", EXPERIMENT.cases)
 def test_case_runs_and_reports_both_sides_of_each_switch(name, monkeypatch):
     case = EXPERIMENT.cases[name]
-    monkeypatch.setattr(refinement, "QUICK_DIVISOR", 800 if case.target == "burgers" else 32)
+    monkeypatch.setattr(knots, "QUICK_DIVISOR", 800 if case.target == "burgers" else 32)
     monkeypatch.setattr(knots, "POINTS", {"kinks": 3200})
     run, metrics, _ = refinement.run_refinement(case, 1, quick=True, progress=False)
     assert run.status == "completed"
@@ -67,12 +67,7 @@ def record():
 
 @pytest.mark.parametrize("name", EXPERIMENT.cases)
 def test_record_is_at_full_scale_with_every_seed(record, name):
-    runs, case = runs_of(record, name), EXPERIMENT.cases[name]
-    assert [run["seed"] for run in runs] == [*EXPERIMENT.seeds]
-    for run in runs:
-        assert run["config"]["quick"] is False
-        assert run["config"]["network"] == json.loads(json.dumps(case.network))
-        assert tuple(level["steps"] for level in run["levels"]) == case.epochs
+    check_full_scale(runs_of(record, name), EXPERIMENT.cases[name], EXPERIMENT.seeds)
 
 
 def test_record_says_what_the_chapter_says(record):

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from torch import Tensor
+
 from kanlib.multilevel import Schedule, train_multilevel
 from kanlib.objectives import Objective
 from kanlib.runs import Run
@@ -90,20 +92,49 @@ class Experiment:
 
 
 class Levelled(Protocol):
-    """A case that says on which level its network starts."""
+    """A case that says on which level its network starts, and how long each level trains."""
 
     @property
     def start_level(self) -> int:
         """The level."""
 
+    @property
+    def epochs(self) -> tuple[int, ...]:
+        """Epochs on each level from there on."""
+
 
 def train_case(
-    case: Levelled, model: Any, objective: Objective, epochs: list[int], **options: Any
+    case: Levelled,
+    model: Any,
+    objective: Objective,
+    error: Callable[[Any], float | Tensor],
+    *,
+    divisor: int = 1,
+    measurements: int = 0,
+    **options: Any,
 ) -> Run:
-    """Train the network of a case over its levels, work counted from the level it starts on."""
+    """Train the network of a case over its levels, work counted from the level it starts on.
+
+    Args:
+        case: the case.
+        model: its network.
+        objective: what training minimises.
+        error: what is recorded as "error", at both ends of each level.
+        divisor: what the epochs of the case are divided by, for a quick run.
+        measurements: times that the error is recorded beside the ends of the levels.
+        **options: of :func:`kanlib.training.train` or ``train_multilevel``.
+    """
+    epochs = [max(1, count // divisor) for count in case.epochs]
+    every = max(1, sum(epochs) // measurements) if measurements else sum(epochs) + 1
+    options = {**options, "metrics": {"error": error}, "metrics_every": every}
     if len(epochs) > 1:
         return train_multilevel(model, objective, Schedule(epochs), **options)
     return train(model, objective, epochs[0], work_per_epoch=2.0**case.start_level, **options)
+
+
+def ended(run: Run) -> dict[str, float]:
+    """Return the loss and the error at the end of a run."""
+    return {"loss": run.loss, "error": run.history.metrics[-1]["error"]}
 
 
 def fine_controls(

@@ -13,8 +13,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +26,7 @@ from kanlib.adaptive import (
     residual_indicator,
 )
 from kanlib.experiments import burgers, pdes
-from kanlib.experiments.cases import Experiment, Solutions, train_case
+from kanlib.experiments.cases import Experiment, Solutions, ended, train_case
 from kanlib.networks import KAN
 from kanlib.objectives import MeanSquaredError, Objective
 from kanlib.problems.burgers import Burgers
@@ -45,10 +44,20 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 #: Epochs on each level.
 LEVELS = {"kinks": (32, 16, 8, 4), "layer": (32, 16, 8, 4), "burgers": burgers.EPOCHS}
-
-
 #: A layer of one input has nothing to share; on Burgers' equation one indicator is tried.
 OMITTED = {("layer", "free-layer"), ("burgers", "residual"), ("burgers", "gradient")}
+
+
+class OnTarget(Protocol):
+    """A case that says what its network is and what it learns."""
+
+    @property
+    def target(self) -> str:
+        """Key of `NETWORKS` and `LEVELS`."""
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """Keyword arguments of KAN."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +160,18 @@ def setting(
     return MeanSquaredError(x, y), lambda model: float(test(model)), x, {}
 
 
+def prepared(
+    case: OnTarget, seed: int, divisor: int, device: str
+) -> tuple[KAN, Objective, Callable[[nn.Module], float], Tensor, dict[str, Any]]:
+    """Return the network of a case at its start, and the setting of its target."""
+    objective, error, x, options = setting(case.target, seed, divisor, device)
+    torch.manual_seed(seed)
+    model = KAN(**case.network, device=device, dtype=torch.float64)
+    if "first" in case.network:
+        model.calibrate(x)
+    return model, objective, error, x, options
+
+
 def indicator_of(kind: str, objective: Any) -> Indicator:
     """Return an indicator by name; that of the residual needs a mean squared error."""
     if kind == "residual":
@@ -164,9 +185,7 @@ def run_knots(
     *,
     quick: bool = False,
     device: str = "cpu",
-    checkpoint: Path | None = None,
-    resume: bool = False,
-    progress: bool = True,
+    **options: Any,
 ) -> tuple[Run, dict[str, float], Solutions]:
     """Train one case.
 
@@ -175,9 +194,7 @@ def run_knots(
         seed: seed of data and initial parameters.
         quick: a quarter of the points and of the epochs.
         device: torch device.
-        checkpoint: file for checkpoints.
-        resume: continue from it.
-        progress: show a progress bar.
+        **options: checkpoint, resume and progress, see :func:`kanlib.training.train`.
 
     Returns:
         The run, the mean squared errors on training and test set (for Burgers' equation the loss
@@ -185,35 +202,18 @@ def run_knots(
         layer.
     """
     divisor = QUICK_DIVISOR if quick else 1
-    objective, error, inputs, options = setting(case.target, seed, divisor, device)
-    torch.manual_seed(seed)
-    model = KAN(**case.network, device=device, dtype=torch.float64)
-    if "first" in case.network:
-        model.calibrate(inputs)
+    model, objective, error, _, training = prepared(case, seed, divisor, device)
     if case.free or case.adaptive:
         model = model.free(case.free or "input")
         for layer in model.spline_layers:
             layer.knots.requires_grad_(case.free is not None)
-    epochs = [max(1, e // divisor) for e in case.epochs]
     if case.adaptive:
         indicator = indicator_of(case.adaptive, objective)
-        options["refine"] = partial(refine_adaptively, indicator=indicator)
-    run = train_case(
-        case,
-        model,
-        objective,
-        epochs,
-        metrics={"error": error},
-        metrics_every=sum(epochs) + 1,  # at both ends of each level
-        checkpoint=checkpoint,
-        resume=resume,
-        progress=progress,
-        **options,
-    )
-    layer = [*run.model.spline_layers][-1]
+        training["refine"] = partial(refine_adaptively, indicator=indicator)
+    run = train_case(case, model, objective, error, divisor=divisor, **training, **options)
+    *_, layer = run.model.spline_layers
     breakpoints = [grid.breakpoints.tolist() for grid in layer.grids]
-    metrics = {"loss": run.loss, "error": run.history.metrics[-1]["error"]}
-    return run, metrics, {len(epochs) - 1: breakpoints}
+    return run, ended(run), {len(case.epochs) - 1: breakpoints}
 
 
 EXPERIMENT = Experiment(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kanlib.attention import Attention
-from kanlib.experiments.cases import PDECase, Solutions, train_case
+from kanlib.experiments.cases import PDECase, Solutions, ended, train_case
 from kanlib.networks import KAN, MLP
 from kanlib.runs import Run
 from kanlib.training import exponential_cycles, lbfgs, linear_ramp
@@ -135,9 +134,7 @@ def execute(
     *,
     quick: bool = False,
     device: str = "cpu",
-    checkpoint: Path | None = None,
-    resume: bool = False,
-    progress: bool = True,
+    **options: Any,
 ) -> tuple[Run, dict[str, float], Solutions]:
     """Train one case.
 
@@ -147,9 +144,7 @@ def execute(
         seed: seed of initial parameters, and of points if they are random.
         quick: a fiftieth of the epochs.
         device: torch device.
-        checkpoint: file for checkpoints.
-        resume: continue from it.
-        progress: show a progress bar.
+        **options: checkpoint, resume and progress, see :func:`kanlib.training.train`.
 
     Returns:
         The run, its loss and error, and the weights at the end of each level.
@@ -160,17 +155,16 @@ def execute(
     model = build(case, device=device, dtype=torch.float64)
     if case.calibrate:
         model.calibrate(loss.problem.inputs(loss.problem.points))
-    epochs = [max(1, e // QUICK_DIVISOR) for e in case.epochs] if quick else [*case.epochs]
-    options: dict[str, Any] = {
-        "optimizer": optimizer,
-        "scheduler": scheduler,
-        "metrics": {"error": loss.error},
-        "metrics_every": max(1, sum(epochs) // MEASUREMENTS),
-        "checkpoint": checkpoint,
-        "resume": resume,
-        "progress": progress,
-    }
-    run = train_case(case, model, loss, epochs, **options)
-    metrics = {"loss": run.loss, "error": run.history.metrics[-1]["error"]}
+    run = train_case(
+        case,
+        model,
+        loss,
+        loss.error,
+        divisor=QUICK_DIVISOR if quick else 1,
+        measurements=MEASUREMENTS,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        **options,
+    )
     kept = enumerate(loss.seen.values()) if case.keep else ()
-    return run, metrics, {level: [w.tolist() for w in weights] for level, weights in kept}
+    return run, ended(run), {level: [w.tolist() for w in weights] for level, weights in kept}

@@ -10,20 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from kanlib.experiments import knots
-from kanlib.experiments.cases import Experiment, Solutions, train_case
+from kanlib.experiments.cases import Experiment, Solutions, ended, train_case
 from kanlib.knots import KnotGrid
 from kanlib.networks import KAN
 from kanlib.refit import refit_at_greville, refit_on_samples, resample
 from kanlib.runs import Run
 
-QUICK_DIVISOR = knots.QUICK_DIVISOR
 TARGETS = ("kinks", "burgers")
 
 
@@ -110,9 +108,7 @@ def run_refinement(
     *,
     quick: bool = False,
     device: str = "cpu",
-    checkpoint: Path | None = None,
-    resume: bool = False,
-    progress: bool = True,
+    **options: Any,
 ) -> tuple[Run, dict[str, float], Solutions]:
     """Train one case.
 
@@ -121,35 +117,20 @@ def run_refinement(
         seed: seed of data and initial parameters.
         quick: a quarter of the points and of the epochs.
         device: torch device.
-        checkpoint: file for checkpoints.
-        resume: continue from it.
-        progress: show a progress bar.
+        **options: checkpoint, resume and progress, see :func:`kanlib.training.train`.
 
     Returns:
         The run, the mean squared errors on training and test set (for Burgers' equation the loss
         and the relative error), and no solutions. The history has the error at both ends of each
         level, so on both sides of each switch.
     """
-    divisor = QUICK_DIVISOR if quick else 1
-    objective, error, x, options = knots.setting(case.target, seed, divisor, device)
-    torch.manual_seed(seed)
-    model = KAN(**case.network, device=device, dtype=torch.float64)
-    model.calibrate(x)
-    epochs = [max(1, e // divisor) for e in case.epochs]
+    divisor = knots.QUICK_DIVISOR if quick else 1
+    model, objective, error, x, training = knots.prepared(case, seed, divisor, device)
+    way = refinement(case, x)
     run = train_case(
-        case,
-        model,
-        objective,
-        epochs,
-        refine=refinement(case, x),
-        metrics={"error": error},
-        metrics_every=sum(epochs) + 1,
-        checkpoint=checkpoint,
-        resume=resume,
-        progress=progress,
-        **options,
+        case, model, objective, error, divisor=divisor, refine=way, **training, **options
     )
-    return run, {"loss": run.loss, "error": run.history.metrics[-1]["error"]}, {}
+    return run, ended(run), {}
 
 
 EXPERIMENT = Experiment(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -138,9 +137,7 @@ def run_regression(
     *,
     quick: bool = False,
     device: str = "cpu",
-    checkpoint: Path | None = None,
-    resume: bool = False,
-    progress: bool = True,
+    **options: Any,
 ) -> tuple[Run, dict[str, float], Solutions]:
     """Train one case of section 5.1.
 
@@ -149,9 +146,7 @@ def run_regression(
         seed: seed of data and initial parameters.
         quick: a tenth of the points and a quarter of the epochs.
         device: torch device.
-        checkpoint: file for checkpoints.
-        resume: continue from it.
-        progress: show a progress bar.
+        **options: checkpoint, resume and progress, see :func:`kanlib.training.train`.
 
     Returns:
         The run, the mean squared errors on training and test set, and no solutions.
@@ -166,18 +161,15 @@ def run_regression(
     optimizer: OptimizerFactory = lbfgs
     if case.tight:
         optimizer = partial(lbfgs, tolerance_grad=1e-14, tolerance_change=1e-16)
-    epochs = [max(1, e // QUICK_DIVISOR) for e in case.epochs] if quick else [*case.epochs]
-    test = MeanSquaredError(data.x_test, data.y_test)
-    options: dict[str, Any] = {
-        "optimizer": optimizer,
-        "metrics": {"error": torch.no_grad()(test)},
-        "metrics_every": sum(epochs) + 1,  # at both ends of each level
-        "checkpoint": checkpoint,
-        "resume": resume,
-        "progress": progress,
-    }
-    objective = MeanSquaredError(data.x, data.y)
-    run = train_case(case, model, objective, epochs, **options)
+    run = train_case(
+        case,
+        model,
+        MeanSquaredError(data.x, data.y),
+        torch.no_grad()(MeanSquaredError(data.x_test, data.y_test)),
+        divisor=QUICK_DIVISOR if quick else 1,
+        optimizer=optimizer,
+        **options,
+    )
     return run, {"train_mse": run.loss, "test_mse": run.history.metrics[-1]["error"]}, {}
 
 
