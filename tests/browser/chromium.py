@@ -115,6 +115,10 @@ class Chromium:
                 events.append(answer)
 
 
+STILL = """document.head.append(Object.assign(
+  document.createElement("style"), {textContent: "* { transition: none !important }"}))"""
+
+
 class Page:
     """An open page."""
 
@@ -179,7 +183,11 @@ class Page:
             self._send("Input.dispatchMouseEvent", type=kind, x=x, y=y, **mouse)
 
     def screenshot(self, path: Path) -> None:
-        """Save the whole page, from top to bottom, as a picture."""
+        """Save the whole page, from top to bottom, as a picture.
+
+        Taking it resizes the window for a moment, and a sidebar on its way back would be caught.
+        """
+        self.evaluate(STILL)
         size = self._send("Page.getLayoutMetrics")["cssContentSize"]
         clip = {"x": 0, "y": 0, "width": self.width, "height": size["height"], "scale": 1}
         picture = self._send(
