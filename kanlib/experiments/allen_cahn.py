@@ -51,6 +51,13 @@ def _cases() -> dict[str, PDECase]:
             TRAINING,
             {"sign": "printed"},
         ),
+        "spline-multilevel-grid": PDECase(
+            "spline basis, n = 4 to 32, the 251001 points of Table D",
+            {**NETWORK, **coarse},
+            EPOCHS,
+            TRAINING,
+            {"points": "grid"},
+        ),
         "spline-coarse": PDECase(
             "spline basis, n = 4, equal epochs",
             {**NETWORK, **coarse},
