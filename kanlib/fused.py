@@ -54,6 +54,12 @@ def _interval(e, t, steps):
     return m
 
 
+@_inline
+def _grid(grids, s, p):
+    """Return what belongs to input p of network s in grids (1 or S, 1 or P, ...)."""
+    return grids[s % grids.shape[0], p % grids.shape[1]]
+
+
 @_jit
 def _spread(table, pieces):
     """Give all points the coefficients (r, r) of a uniform grid."""
@@ -64,17 +70,19 @@ def _spread(table, pieces):
 
 
 @_jit
-def _evaluate(x, t, uniform, stride, table, extension, index, v, inverse, pieces, basis):
+def _evaluate(x, t, uniform, stride, table, extension, index, place, pieces, basis):
     """Evaluate the r functions that do not vanish at the points x (N,), and derivatives.
 
     Fills index (N,), the first row of each point, which is ``stride`` times its interval, and
-    basis (J, r, N), the j-th derivatives.
+    basis (J, r, N), the j-th derivatives. Beyond [a, b] they continue linearly (``extension`` 0),
+    constantly (1) or by zero (2). ``place`` (4, N) is a buffer.
     ``pieces`` (r, r, N) holds the coefficients of the functions; on a uniform grid they are the
     same for all points and are set already.
     """
     n, top, r, width = len(t) - 1, basis.shape[0], basis.shape[1], lanes(x)
     low, high = x.dtype.type(t[0]), x.dtype.type(t[n])
     steps = n / (t[n] - t[0]) if uniform else 0.0
+    v, inverse, distance, within = place[0], place[1], place[2], place[3]
     outside = False
     for i in range(len(x)):
         inside = x[i]
@@ -82,7 +90,9 @@ def _evaluate(x, t, uniform, stride, table, extension, index, v, inverse, pieces
             inside = low
         elif inside > high:
             inside = high
-        outside |= x[i] != inside  # also for NaN
+        beyond = x[i] != inside  # also for NaN
+        outside |= beyond
+        distance[i], within[i] = x[i] - inside, 1 - beyond
         e = np.float64(inside)
         m = _interval(e, t, steps)
         scale = 1.0 / (t[m + 1] - t[m])
@@ -104,35 +114,24 @@ def _evaluate(x, t, uniform, stride, table, extension, index, v, inverse, pieces
                 b2 = b2 * at + b1
                 b1 = b1 * at + b0
                 b0 = b0 * at + load(pieces, (l, k, i))
+            b1, b2 = b1 * scale, two * b2 * scale * scale
+            b3 = two * three * b3 * scale * scale * scale
+            if outside:
+                inner = load(within, (i,))
+                if extension == 0:
+                    b0 = load(distance, (i,)) * b1 + b0
+                else:
+                    b1 = b1 * inner
+                if extension == 2:
+                    b0 = b0 * inner
+                b2, b3 = b2 * inner, b3 * inner
             store(basis, (0, l, i), b0)
             if top > 1:
-                store(basis, (1, l, i), b1 * scale)
+                store(basis, (1, l, i), b1)
             if top > 2:
-                b2 = two * b2 * scale * scale
                 store(basis, (2, l, i), b2)
             if top > 3:
-                store(basis, (3, l, i), two * three * b3 * scale * scale * scale)
-    if outside:
-        for i in range(len(x)):
-            distance = x[i] - min(max(x[i], low), high)
-            if distance != 0:
-                _extend(distance, extension, inverse[i], v[i], pieces, basis, i)
-
-
-@_jit
-def _extend(distance, extension, inverse, v, pieces, basis, i):
-    """Continue the functions beyond [a, b] at point i: 0 linearly, 1 constantly, 2 by zero."""
-    top, r = basis.shape[:2]
-    for l in range(r):
-        if extension == 0:
-            slope = v * 0
-            for k in range(r - 1, 0, -1):
-                slope = slope * v + k * pieces[l, k, i]
-            basis[0, l, i] += distance * slope * inverse
-        elif extension == 2:
-            basis[0, l, i] *= 0
-        for j in range(1 if extension else 2, top):
-            basis[j, l, i] *= 0
+                store(basis, (3, l, i), b3)
 
 
 @_jit
@@ -294,23 +293,24 @@ def forward(z, rows, breakpoints, tables, uniform, stride, pairs, extension, y, 
     A task is a block of points of a network: s ceil(B / BLOCK) + block.
     """
     channels, points, outputs = y.shape[1:]
-    inputs, r = z.shape[2], tables.shape[3]
+    inputs, r = z.shape[2], tables.shape[4]
     blocks = (points + BLOCK - 1) // BLOCK
     top = 1 if channels == 1 else (2 if len(pairs) == 0 else 3)
     index = np.zeros(BLOCK, np.int64)
-    v, inverse = np.zeros(BLOCK, z.dtype), np.zeros(BLOCK, z.dtype)
+    place = np.zeros((4, BLOCK), z.dtype)
     pieces, basis = np.zeros((r, r, BLOCK), z.dtype), np.zeros((top, r, BLOCK), z.dtype)
     c = np.zeros((channels, r, BLOCK), z.dtype)
     buffer = _aligned(z, (channels, BLOCK, rows.shape[3]))
     for task in range(start, stop):
         s, begin = task // blocks, task % blocks * BLOCK
-        t, table = breakpoints[s % len(breakpoints)], tables[s % len(tables)]
-        _spread(table, pieces)
         count = min(BLOCK, points - begin)
         buffer.fill(0)
         for p in range(inputs):
             x = z[s, :, p, begin : begin + count]
-            _evaluate(x[0], t, uniform, stride, table, extension, index, v, inverse, pieces, basis)
+            t, table = _grid(breakpoints, s, p), _grid(tables, s, p)
+            if p == 0 or tables.shape[1] > 1:
+                _spread(table, pieces)
+            _evaluate(x[0], t, uniform, stride, table, extension, index, place, pieces, basis)
             _combine(basis, x, pairs, count, c)
             for channel in range(channels):
                 _add(buffer[channel], 0, c[channel], index[:count], rows[s, p])
@@ -328,11 +328,11 @@ def backward(
     A task is a group of inputs of a network: s ceil(P / group) + p // group.
     """
     channels, points, outputs = grad.shape[1:]
-    inputs, r, width, size = z.shape[2], tables.shape[3], lanes(z), weight.shape[3]
+    inputs, r, width, size = z.shape[2], tables.shape[4], lanes(z), weight.shape[3]
     to_z, to_weight = by_z.size > 0, by_weight.size > 0
     top = (1 if channels == 1 else (2 if len(pairs) == 0 else 3)) + int(to_z)
     index = np.zeros(BLOCK, np.int64)
-    v, inverse = np.zeros(BLOCK, z.dtype), np.zeros(BLOCK, z.dtype)
+    place = np.zeros((4, BLOCK), z.dtype)
     pieces, basis = np.zeros((r, r, BLOCK), z.dtype), np.zeros((top, r, BLOCK), z.dtype)
     c, dots = np.zeros((channels, r, BLOCK), z.dtype), np.zeros((channels, r, BLOCK), z.dtype)
     padded = outputs + -outputs % width
@@ -342,8 +342,6 @@ def backward(
     for task in range(start, stop):
         s, first = task // groups, task % groups * group
         last = min(first + group, inputs)
-        t, table = breakpoints[s % len(breakpoints)], tables[s % len(tables)]
-        _spread(table, pieces)
         if to_z:
             for p in range(first, last):
                 _transpose(weight[s, :, p], outputs, size, rows[p - first], width)
@@ -358,9 +356,10 @@ def backward(
                 g, skip = grad[s], begin
             for p in range(first, last):
                 x = z[s, :, p, begin : begin + count]
-                _evaluate(
-                    x[0], t, uniform, stride, table, extension, index, v, inverse, pieces, basis
-                )
+                t, table = _grid(breakpoints, s, p), _grid(tables, s, p)
+                if begin + p == first or tables.shape[1] > 1:
+                    _spread(table, pieces)
+                _evaluate(x[0], t, uniform, stride, table, extension, index, place, pieces, basis)
                 if to_weight:
                     _combine(basis, x, pairs, count, c)
                     for channel in range(channels):

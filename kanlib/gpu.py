@@ -114,7 +114,7 @@ def _product(x, j, step, valid, FIRST: tl.constexpr, CHANNELS: tl.constexpr, PAI
 @triton.jit
 def _forward(
     x, rows, breakpoints, tables, y,
-    points, inputs, outputs, size, n, next_breakpoints, next_table,
+    points, inputs, outputs, size, n, next_breakpoints, next_table, own_breakpoints, own_table,
     FIRST: tl.constexpr, CHANNELS: tl.constexpr, PAIRS: tl.constexpr,
     ORDER: tl.constexpr, STRIDE: tl.constexpr, SEARCH: tl.constexpr,
     PIECEWISE: tl.constexpr, EXTENSION: tl.constexpr,
@@ -149,6 +149,8 @@ def _forward(
             total += c[:, :, None] * w[None, :, :]
         x += points
         rows += size * outputs
+        t += own_breakpoints
+        table += own_table
     y += s * CHANNELS * points * outputs
     to = (j * points + i[None, :])[:, :, None] * outputs + q[None, None, :]
     tl.store(y + to, total, valid[:, :, None] & wanted[None, None, :])
@@ -157,7 +159,7 @@ def _forward(
 @triton.jit
 def _backward(
     x, rows, breakpoints, tables, grad, by_x, by_rows,
-    points, inputs, outputs, size, n, next_breakpoints, next_table,
+    points, inputs, outputs, size, n, next_breakpoints, next_table, own_breakpoints, own_table,
     FIRST: tl.constexpr, CHANNELS: tl.constexpr, PAIRS: tl.constexpr,
     ORDER: tl.constexpr, STRIDE: tl.constexpr, SEARCH: tl.constexpr,
     PIECEWISE: tl.constexpr, EXTENSION: tl.constexpr,
@@ -176,7 +178,8 @@ def _backward(
     step = tl.cast(inputs, tl.int64) * points
     known = i < points
     valid = (j < CHANNELS) & known[None, :]
-    t, table = breakpoints + s * next_breakpoints, tables + s * next_table
+    t = breakpoints + s * next_breakpoints + p * own_breakpoints
+    table = tables + s * next_table + p * own_table
     x += s * CHANNELS * step + p * points + i
     m, v, scale, distance = _place(tl.load(x, known, 0.0), t, n, SEARCH)
     own = tl.load(x[None, :] + j * step, valid, 0.0)
@@ -217,7 +220,7 @@ def _backward(
 @triton.jit
 def _by_rows_in_order(
     x, breakpoints, tables, grad, by_rows,
-    points, inputs, outputs, size, n, next_breakpoints, next_table,
+    points, inputs, outputs, size, n, next_breakpoints, next_table, own_breakpoints, own_table,
     FIRST: tl.constexpr, CHANNELS: tl.constexpr, PAIRS: tl.constexpr,
     ORDER: tl.constexpr, STRIDE: tl.constexpr, SEARCH: tl.constexpr,
     PIECEWISE: tl.constexpr, EXTENSION: tl.constexpr,
@@ -234,7 +237,8 @@ def _by_rows_in_order(
     task = task // tl.cdiv(size, R)
     p, s = task % inputs, task // inputs
     step = tl.cast(inputs, tl.int64) * points
-    t, table = breakpoints + s * next_breakpoints, tables + s * next_table
+    t = breakpoints + s * next_breakpoints + p * own_breakpoints
+    table = tables + s * next_table + p * own_table
     x += s * CHANNELS * step + p * points
     grad += s * CHANNELS * points * outputs + q[None, :]
     wanted = q < outputs
@@ -342,22 +346,24 @@ def _arguments(
 ) -> dict[str, Any]:
     """Return what all kernels are told: sizes, distances in memory and constants."""
     _, channels, points, inputs = z.shape
-    n, order = breakpoints.shape[1] - 1, table.shape[3]
+    n, order = breakpoints.shape[2] - 1, table.shape[4]
     return {
         "points": points,
         "inputs": inputs,
         "outputs": weight.shape[1],
         "size": weight.shape[3],
         "n": n,
-        "next_breakpoints": n + 1 if len(breakpoints) > 1 else 0,
+        "next_breakpoints": breakpoints[0].numel() if len(breakpoints) > 1 else 0,
         "next_table": table[0].numel() if len(table) > 1 else 0,
+        "own_breakpoints": n + 1 if breakpoints.shape[1] > 1 else 0,
+        "own_table": table[0, 0].numel() if table.shape[1] > 1 else 0,
         "FIRST": channels - len(pairs) // 2,
         "CHANNELS": channels,
         "PAIRS": tuple(pairs),
         "ORDER": order,
         "STRIDE": stride,
         "SEARCH": 0 if uniform else (n - 1).bit_length(),
-        "PIECEWISE": table.shape[1] > 1,
+        "PIECEWISE": table.shape[2] > 1,
         "EXTENSION": extension,
     }
 

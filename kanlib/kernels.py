@@ -108,8 +108,8 @@ def evaluate(
     Args:
         z: channels of the inputs, (C, ..., P), see :func:`kanlib.local.evaluate`.
         weight: (Q, P, n + r - 1), or (Q, P, n r) without a table.
-        breakpoints: (n + 1,).
-        table: the pieces of the B-splines, or None.
+        breakpoints: (1, n + 1), or (P, n + 1) if every input has its own.
+        table: the pieces of the B-splines, (1 or P, 1 or n, r, r), or None.
         uniform: whether the breakpoints have equal distances.
         pairs: the directions of each second derivative.
         extension: behaviour outside [a, b].
@@ -118,11 +118,11 @@ def evaluate(
         Channels of the outputs, (C, ..., Q).
     """
     if not _fits(z):
-        return local.evaluate(z, weight, breakpoints, table, pairs, extension)
+        return _plain(z, weight, breakpoints, table, pairs, extension)
     stride = 1
     if table is None:
-        stride = weight.shape[-1] // (len(breakpoints) - 1)
-        table = torch.eye(stride, dtype=z.dtype, device=z.device)[None]
+        stride = weight.shape[-1] // (breakpoints.shape[1] - 1)
+        table = torch.eye(stride, dtype=z.dtype, device=z.device)[None, None]
     y = splines(
         z.reshape(1, len(z), -1, z.shape[-1]),
         weight[None],
@@ -134,6 +134,26 @@ def evaluate(
         EXTENSIONS.index(extension),
     )
     return y.view(*z.shape[:-1], weight.shape[0])
+
+
+def _plain(
+    z: Tensor,
+    weight: Tensor,
+    breakpoints: Tensor,
+    table: Tensor | None,
+    pairs: Pairs,
+    extension: str,
+) -> Tensor:
+    """Return what `evaluate` returns, in plain PyTorch: by one grid after the other."""
+    if len(breakpoints) == 1:
+        pieces = None if table is None else table[0]
+        return local.evaluate(z, weight, breakpoints[0], pieces, pairs, extension)
+    terms = []
+    for p, points in enumerate(breakpoints):
+        pieces = None if table is None else table[p % len(table)]
+        own = z[..., p, None], weight[:, p, None]
+        terms.append(local.evaluate(*own, points, pieces, pairs, extension))
+    return torch.stack(terms).sum(0)
 
 
 def _fits(z: Tensor) -> bool:
@@ -172,7 +192,8 @@ def splines(
     """Map channels z (S, C, B, P) by weights (S, Q, P, R) of S networks to (S, C, B, Q).
 
     On interval m the rows m stride, ..., m stride + r - 1 of the weights are used. ``breakpoints``
-    (T, n + 1) and ``table`` (T, 1 or n, r, r) belong to all networks, T = 1, or to each, T = S.
+    (T, G, n + 1) and ``table`` (T, G, 1 or n, r, r) belong to all networks, T = 1, or to each,
+    T = S, and to all inputs, G = 1, or to each, G = P.
     """
     return _launcher("cpu").forward(
         z, weight, breakpoints, table, uniform, stride, pairs, extension
@@ -256,7 +277,7 @@ def _reference(
     def one(s: int) -> Tensor:
         pieces = table[s % len(table)] if stride == 1 else None
         t = breakpoints[s % len(breakpoints)]
-        return local.evaluate(z[s], weight[s], t, pieces, directions, EXTENSIONS[extension])
+        return _plain(z[s], weight[s], t, pieces, directions, EXTENSIONS[extension])
 
     return torch.stack([one(s) for s in range(len(z))])
 

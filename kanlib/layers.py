@@ -191,8 +191,8 @@ class SplineLayer(Described):
         return kernels.evaluate(
             channels,
             weight,
-            self.breakpoints,
-            table,
+            self.breakpoints[None],
+            None if table is None else table[None],
             self._uniform,
             pairs,
             self.extension,

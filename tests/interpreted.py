@@ -6,7 +6,16 @@ The kernels take the place of those of the CPU, so that layers reach them throug
 import pytest
 import torch
 from grids import GRIDS
-from test_operators import CHANNELS, arguments, around, assert_close, jets, make_layer, run
+from test_operators import (
+    CHANNELS,
+    arguments,
+    around,
+    assert_close,
+    grid_each,
+    jets,
+    make_layer,
+    run,
+)
 
 from kanlib import KAN, gpu, kernels
 from kanlib.bspline import EXTENSIONS
@@ -120,6 +129,19 @@ def test_networks_have_grids_of_their_own(shared, in_order):
     assert_close(computed, expected, 1e-13)
     assert not computed[0][0].any()
     assert not computed[1][2].any()
+
+
+@pytest.mark.parametrize("uniform", [True, False])
+@pytest.mark.parametrize("in_order", [True, False])
+def test_inputs_have_grids_of_their_own(uniform, in_order):
+    given = grid_each(uniform)
+    torch.use_deterministic_algorithms(in_order)
+    results = []
+    for operator in (kernels.splines, kernels._reference):
+        y = operator(*given)
+        direction = torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(0))
+        results.append([y, *torch.autograd.grad(y, given[:2], direction)])
+    assert_close(results[0], results[1], 1e-13)
 
 
 def test_ensemble_equals_its_members():

@@ -19,20 +19,17 @@ from kanlib import (
     bspline,
     train,
     train_multilevel,
-    truncated_power,
 )
 from kanlib.ensembles import Ensemble
 from kanlib.free_knots import FreeKnots, FreeSplineLayer
 from kanlib.geometry import Iteration
 from kanlib.kernels import backend
-from kanlib.knots import extended
 from kanlib.layers import convert_weights
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 every_basis = pytest.mark.parametrize("basis", ["spline", "relu"])
 every_sharing = pytest.mark.parametrize("per", ["layer", "input"])
-MODULES = {"spline": bspline, "relu": truncated_power}
 POINTS = [-1.0, -0.7, 0.1, 0.3, 1.0]
 
 
@@ -130,19 +127,32 @@ def test_layer_has_the_values_of_scipys_splines(basis, per, r):
 
 @every_basis
 @every_sharing
-def test_fused_and_plain_evaluation_agree(basis, per):
-    layer, x = free_layer(basis, per), inputs()
-    plain = layer(x)
-    with torch.no_grad():
-        fused = layer(x)
-        with backend("torch"):
-            reference = layer(x)
-    torch.testing.assert_close(fused, plain.detach(), rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(reference, plain.detach(), rtol=0, atol=0)
-    layer.knots.requires_grad_(False)
-    layer(x).sum().backward()
-    assert layer.weight.grad is not None
-    assert layer.knots.logits.grad is None
+@pytest.mark.parametrize("free", [True, False])
+@pytest.mark.parametrize("extension", bspline.EXTENSIONS)
+def test_fused_and_plain_evaluation_agree(basis, per, free, extension):
+    """Values, propagated derivatives, and the gradients in points, weights and knots."""
+    layer = free_layer(basis, per, extension=extension)
+    layer.knots.requires_grad_(free)
+    channels = torch.stack([inputs(200), *torch.randn(5, 200, 2)]).requires_grad_()
+    direction, results = torch.randn(6, 200, 3), []
+    for name in ("torch", "auto"):
+        with backend(name):
+            y = layer.propagate(channels, [(0, 0), (0, 1), (1, 1)])
+        leaves = [channels, layer.weight, *([layer.knots.logits] if free else [])]
+        results.append([y.detach(), *torch.autograd.grad(y, leaves, direction)])
+    for plain, fused in zip(*results, strict=True):
+        torch.testing.assert_close(fused, plain, rtol=0, atol=1e-12 * float(plain.abs().max()))
+
+
+def test_gradients_can_be_differentiated():
+    layer, x = free_layer(), inputs(6)
+
+    def values(weight, logits):
+        given = {"weight": weight, "knots.logits": logits}
+        return torch.func.functional_call(layer, given, (x,))
+
+    parameters = [layer.weight, layer.knots.logits]
+    assert torch.autograd.gradgradcheck(values, parameters, atol=1e-5, rtol=1e-4)
 
 
 def test_network_keeps_its_function_when_its_knots_are_freed():
@@ -180,16 +190,17 @@ def test_gradient_in_a_knot_is_that_of_scipys_spline(basis):
     with torch.no_grad():
         layer.weight[:, 1] = 0.0
     x = inputs(30).clamp(-1, 1)
-    points = layer.knots().detach()[0].requires_grad_()
+    points = layer.knots().detach().requires_grad_()
 
-    def spline(points):
-        table = MODULES[basis].pieces_of(extended(points, 4), 4)
-        return layer._splines(x[None], layer.weight, points, table, ())[0, :, 0].sum()
+    class Places(torch.nn.Module):
+        def forward(self):
+            return points
 
-    slope = torch.autograd.grad(spline(points), points)[0][1]
+    layer.knots = Places()
+    slope = torch.autograd.grad(layer(x).sum(), points)[0][0, 1]
 
     def scipys(shift):
-        t = points.detach().clone()
+        t = points.detach()[0].clone()
         t[1] += shift
         grid = KnotGrid(4, t)
         weight = layer.weight[0, 0].detach()

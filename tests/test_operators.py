@@ -124,6 +124,36 @@ def test_intervals_are_those_of_the_reference(points, shift):
     assert torch.equal(*values)
 
 
+def grid_each(uniform):
+    """Return the arguments of the operator for two networks whose inputs have grids each."""
+    points = GRIDS[0] if uniform else GRIDS[1]
+    grids = [[t * (p + 1) if uniform else t ** (p + 1) for t in points] for p in range(4)]
+    layers = [make_layer(grid, seed=p, inputs=2) for p, grid in enumerate(grids)]
+    pairs = CHANNELS["second"][1]
+    each = [
+        arguments(layer, jets(layer.grid, 150, 2, "second", p)[0], pairs)
+        for p, layer in enumerate(layers)
+    ]
+    tables = (torch.cat([given[i][0] for given in each]).unflatten(0, (2, 2)) for i in (2, 3))
+    z, weight = (torch.cat([given[i] for given in each[::2]]).detach() for i in (0, 1))
+    return z.requires_grad_(), weight.requires_grad_(), *tables, uniform, *each[0][5:]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("uniform", [True, False])
+def test_inputs_have_grids_of_their_own(uniform, shared):
+    """Both networks have the same grids, or not."""
+    given = grid_each(uniform)
+    tables = [v[:1] if shared else v for v in given[2:4]]
+    results = []
+    for operator in (kernels.splines, kernels._reference):
+        y = operator(*given[:2], *tables, *given[4:])
+        direction = torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(0))
+        results.append([y, *torch.autograd.grad(y, given[:2], direction)])
+    assert_close(results[0], results[1], 1e-13)
+    assert not torch.equal(tables[0][0, 0], tables[0][0, 1])
+
+
 # Derivatives
 
 
@@ -181,7 +211,7 @@ def test_third_derivatives_by_autograd_agree():
 def arguments(layer, z, pairs):
     """Return the arguments of the operator for a layer in the spline basis."""
     flat = [direction for pair in pairs for direction in pair]
-    tables = layer.breakpoints[None], layer._table[None]
+    tables = layer.breakpoints[None, None], layer._table[None, None]
     return z[None], layer.weight[None], *tables, layer.grid.is_uniform, 1, flat, 0
 
 
