@@ -134,9 +134,12 @@ def grid_each(uniform):
         arguments(layer, jets(layer.grid, 150, 2, "second", p)[0], pairs)
         for p, layer in enumerate(layers)
     ]
-    tables = (torch.cat([given[i][0] for given in each]).unflatten(0, (2, 2)) for i in (2, 3))
+    points, pieces = (
+        torch.cat([given[i][0] for given in each]).unflatten(0, (2, 2)) for i in (2, 3)
+    )
+    pieces *= torch.arange(1.0, 5.0).view(2, 2, 1, 1, 1)  # those of uniform grids are the same
     z, weight = (torch.cat([given[i] for given in each[::2]]).detach() for i in (0, 1))
-    return z.requires_grad_(), weight.requires_grad_(), *tables, uniform, *each[0][5:]
+    return z.requires_grad_(), weight.requires_grad_(), points, pieces, uniform, *each[0][5:]
 
 
 @pytest.mark.parametrize("shared", [True, False])
