@@ -116,6 +116,30 @@ def curve(
     return counted, values
 
 
+def value_at(run: dict[str, Any], figure: str, work: float) -> float:
+    """Return the loss or the error of a recorded run as it was after an amount of work.
+
+    Args:
+        run: a run of a record.
+        figure: "loss" or "error".
+        work: in coarse epochs.
+
+    Returns:
+        What was recorded last by then.
+
+    Raises:
+        ValueError: if the figure is unknown, or nothing was recorded by then.
+    """
+    spent, values = curve(run, figure, "work")
+    before = [value for done, value in zip(spent, values, strict=True) if done <= work]
+    if not before:
+        raise ValueError(
+            f"work must be at least {spent[0]:.6g}, where the {figure} was recorded first, "
+            f"got {work!r}"
+        )
+    return before[-1]
+
+
 def save_record(path: str | Path, record: dict[str, Any]) -> None:
     """Write a record atomically; numbers that are not finite become null.
 

@@ -22,6 +22,7 @@ from kanlib.records import (
     provenance,
     runs_of,
     save_record,
+    value_at,
 )
 
 RESULTS = Path(__file__).parents[1] / "book" / "results"
@@ -288,6 +289,10 @@ def test_curve_counts_epochs_through_all_levels():
     assert curve(run, "error", "work") == ([0.0, 1.0, 2.0, 2.0, 8.0], [0.9, 0.8, 0.7, 0.7, 0.1])
     with pytest.raises(ValueError, match=r"figure must be .*'losses'"):
         curve(run, "losses")
+    assert [value_at(run, "error", work) for work in (0, 1.5, 2.0, 9.0)] == [0.9, 0.8, 0.7, 0.1]
+    assert value_at(run, "loss", 7.9) == 3.0
+    with pytest.raises(ValueError, match=r"work must be at least 0, .* got -1"):
+        value_at(run, "error", -1)
 
 
 def test_curve_of_a_committed_run_ends_with_its_loss_and_error():
