@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -50,7 +51,8 @@ def gauss_newton(model: nn.Module, x: Tensor, weights: str = "all") -> Tensor:
 def hessian(model: nn.Module, objective: Objective) -> Tensor:
     """Return the matrix of second derivatives of the loss in all trainable parameters.
 
-    It is dense and costs one backward pass a parameter: for small networks.
+    It is dense and costs one backward pass a parameter: for small networks. For larger ones
+    there is :func:`lanczos`.
 
     Args:
         model: the network.
@@ -68,6 +70,59 @@ def hessian(model: nn.Module, objective: Objective) -> Tensor:
         rows.append(torch.cat([part.flatten() for part in row]))
     matrix = torch.stack(rows)
     return 0.5 * (matrix + matrix.T)
+
+
+def lanczos(
+    model: nn.Module, objective: Objective, count: int = 20, lowest: bool = False
+) -> Tensor:
+    """Return some extreme eigenvalues of the matrix of second derivatives of the loss.
+
+    The matrix is never formed: the Lanczos iteration of ARPACK (SciPy's ``eigsh``) needs its
+    products with vectors, each a gradient of a gradient, some three passes in float64.
+
+    Args:
+        model: the network, in float64.
+        objective: ``objective(model)``, a scalar.
+        count: number of eigenvalues, less than that of trainable parameters.
+        lowest: the lowest eigenvalues instead of the highest.
+
+    Returns:
+        Eigenvalues (count,), the most extreme first.
+
+    Raises:
+        ImportError: if SciPy is not installed.
+        TypeError: if the parameters are not in float64.
+        ValueError: if ``count`` is out of range.
+
+    Examples:
+        >>> from kanlib import KAN, MeanSquaredError
+        >>> x = torch.tensor([[0.25], [1.0]], dtype=torch.float64)
+        >>> lanczos(KAN([1, 1], n=2, r=2, dtype=torch.float64), MeanSquaredError(x, x), 2)
+        tensor([1.0000, 0.5000], dtype=torch.float64)
+    """
+    from scipy.sparse.linalg import LinearOperator, eigsh
+
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    size = sum(p.numel() for p in parameters)
+    if not 0 < count < size:
+        raise ValueError(f"count must be from 1 to {size - 1} for {size} parameters, got {count!r}")
+    if any(p.dtype != torch.float64 for p in parameters):
+        raise TypeError("the parameters must be in float64: convert the model with model.double()")
+    slopes = torch.autograd.grad(objective(model), parameters, create_graph=True)
+    flat = torch.cat([slope.flatten() for slope in slopes])
+
+    def product(vector: Any) -> Any:
+        direction = torch.as_tensor(vector, dtype=flat.dtype, device=flat.device).flatten()
+        parts = torch.autograd.grad(
+            flat, parameters, direction, retain_graph=True, materialize_grads=True
+        )
+        return torch.cat([part.flatten() for part in parts]).cpu().numpy()
+
+    start = torch.randn(size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    matrix = LinearOperator((size, size), matvec=product, dtype=np.float64)
+    which = "SA" if lowest else "LA"
+    values = eigsh(matrix, count, which=which, v0=start.numpy(), return_eigenvectors=False)
+    return torch.from_numpy(values).sort(descending=not lowest).values
 
 
 def condition_number(values: Tensor, cutoff: float = 1e-13) -> tuple[float, int]:

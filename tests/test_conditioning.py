@@ -16,6 +16,7 @@ from kanlib.conditioning import (
     evaluations_to,
     gauss_newton,
     hessian,
+    lanczos,
     predicted_steps,
     unit_diagonal,
 )
@@ -51,6 +52,39 @@ def test_hessian_agrees_with_finite_differences_of_gradients(basis, first):
     found = hessian(model, objective)
     torch.testing.assert_close(found, torch.stack(columns, 1), rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(found, found.T, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("basis", ["spline", "relu"])
+def test_lanczos_finds_both_ends_of_the_dense_spectrum(basis):
+    torch.manual_seed(0)
+    model, x = KAN([2, 3, 1], n=4, r=3, init_scale=0.5).to_basis(basis), points(40, 2)
+    objective = MeanSquaredError(x, torch.sin(3 * x.sum(1, keepdim=True)))
+    dense = torch.linalg.eigvalsh(hessian(model, objective))
+    scale = float(dense.abs().max())
+    highest, lowest = (lanczos(model, objective, 5, lowest=low) for low in (False, True))
+    torch.testing.assert_close(highest, dense.flip(0)[:5], rtol=0, atol=1e-12 * scale)
+    torch.testing.assert_close(lowest, dense[:5], rtol=0, atol=1e-12 * scale)
+    assert lowest[0] < 0 < highest[0]
+
+
+def test_larger_networks_have_steeper_spectra_in_truncated_powers():
+    x = points(200, 2)
+    objective = MeanSquaredError(x, torch.cos(4 * x[:, :1]) + (x[:, 1:] - 0.4).abs())
+    torch.manual_seed(0)
+    model = KAN([2, 20, 1], n=40, first="affine", prolonged_from=5).calibrate(x)
+    falls = []
+    for basis in ("spline", "relu"):
+        values = lanczos(model.to_basis(basis), objective, 60)
+        falls.append(float(values[0] / values[-1]))
+    assert falls[1] > 10 * falls[0]
+
+
+def test_lanczos_refuses_what_it_cannot_do():
+    model, x = KAN([1, 1], n=5), points()
+    with pytest.raises(ValueError, match="count must be from 1 to 7 for 8 parameters, got 8"):
+        lanczos(model, MeanSquaredError(x, x), 8)
+    with pytest.raises(TypeError, match=r"model\.double\(\)"):
+        lanczos(model.float(), MeanSquaredError(x.float(), x.float()), 2)
 
 
 def test_hessian_of_a_network_that_is_linear_in_its_weights_is_gauss_newton():
