@@ -15,13 +15,6 @@ from kanlib.records import load_record, runs_of
 
 EXPERIMENT = EXPERIMENTS["knots"]
 RESULTS = Path(__file__).parents[1] / "book" / "results"
-#: An hour and more of plain PyTorch a case.
-NOT_RUN = {
-    "burgers-free-layer-fine",
-    "burgers-free-multilevel",
-    "burgers-free-fine",
-    "burgers-free-adaptive-multilevel",
-}
 
 
 def test_target_has_the_values_known_by_hand():
@@ -82,9 +75,6 @@ def record():
 @pytest.mark.parametrize("name", EXPERIMENT.cases)
 def test_record_is_at_full_scale_with_every_seed(record, name):
     runs, case = runs_of(record, name), EXPERIMENT.cases[name]
-    if name in NOT_RUN:
-        assert runs == []
-        return
     check_full_scale(runs, case, EXPERIMENT.seeds)
     model = KAN(**case.network)
     if case.free:
