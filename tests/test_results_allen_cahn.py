@@ -39,6 +39,17 @@ def test_relu_and_mlp_do_not():
     assert min(errors("relu-multilevel") + errors("mlp")) > 0.3
 
 
+def test_text_and_table_both_lead_to_the_solution():
+    """Their learning rates and numbers of points differ; with the printed sign it is not found."""
+    for setting in ("lr1e-3", "grid"):
+        assert max(errors(f"spline-multilevel-{setting}")) < 0.1
+    assert min(errors("spline-multilevel-printed-sign")) > 0.5
+
+
+def test_levels_gain_more_than_the_coarse_grid_alone():
+    assert min(errors("spline-coarse")) > 5 * statistics.median(errors("spline-multilevel"))
+
+
 def test_residual_falls_in_the_spline_basis():
     spline, relu = (
         residual(case, 0) / residual(case, 3) for case in ("spline-multilevel", "relu-multilevel")

@@ -14,17 +14,7 @@ from kanlib.records import load_record, runs_of
 PROBLEMS = {"poisson": Poisson, "burgers": Burgers, "allen-cahn": AllenCahn}
 RESULTS = Path(__file__).parents[1] / "book" / "results"
 RECORDS = {name: load_record(RESULTS / f"{name}.json", name) for name in PROBLEMS}
-#: Cases that no record has yet.
-NOT_RUN = {
-    ("allen-cahn", f"spline-{kind}")
-    for kind in ("coarse", "multilevel-lr1e-3", "multilevel-printed-sign")
-}
-CASES = [
-    (name, case)
-    for name in PROBLEMS
-    for case in EXPERIMENTS[name].cases
-    if (name, case) not in NOT_RUN
-]
+CASES = [(name, case) for name in PROBLEMS for case in EXPERIMENTS[name].cases]
 #: Cases with every seed of the experiment: the paper's rows. Controls may have fewer.
 EVERY_SEED = {
     *(("poisson", case) for case in EXPERIMENTS["poisson"].cases),
@@ -35,6 +25,8 @@ EVERY_SEED = {
     ),
     ("burgers", "mlp-20"),
     ("allen-cahn", "spline-multilevel"),
+    ("allen-cahn", "relu-multilevel"),
+    ("allen-cahn", "mlp"),
 }
 
 
