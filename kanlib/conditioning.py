@@ -90,7 +90,7 @@ def lanczos(
         Eigenvalues (count,), the most extreme first.
 
     Raises:
-        ImportError: if SciPy is not installed.
+        ModuleNotFoundError: if SciPy is not installed.
         TypeError: if the parameters are not in float64.
         ValueError: if ``count`` is out of range.
 
@@ -100,8 +100,10 @@ def lanczos(
         >>> lanczos(KAN([1, 1], n=2, r=2, dtype=torch.float64), MeanSquaredError(x, x), 2)
         tensor([1.0000, 0.5000], dtype=torch.float64)
     """
-    from scipy.sparse.linalg import LinearOperator, eigsh
-
+    try:
+        from scipy.sparse.linalg import LinearOperator, eigsh
+    except ImportError:
+        raise ModuleNotFoundError("lanczos needs SciPy: pip install scipy") from None
     parameters = [p for p in model.parameters() if p.requires_grad]
     size = sum(p.numel() for p in parameters)
     if not 0 < count < size:

@@ -57,7 +57,12 @@ ORDER = [
 ]
 RUN_TIME = {"torch", "numpy", "tqdm"}
 BOOK_ONLY = {"planner", "figures", "drawings", "explore"}
-OPTIONAL = {"fused": {"numba"}, "vectors": {"numba", "llvmlite"}, "gpu": {"triton"}}
+OPTIONAL = {
+    "fused": {"numba"},
+    "vectors": {"numba", "llvmlite"},
+    "gpu": {"triton"},
+    "conditioning": {"scipy"},
+}
 
 
 def imports(path: Path) -> Iterator[str]:

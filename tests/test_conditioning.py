@@ -1,6 +1,7 @@
 """Curvature matrices against finite differences and dense algebra, rates against theory."""
 
 import math
+import sys
 from functools import partial
 
 import numpy as np
@@ -85,6 +86,12 @@ def test_lanczos_refuses_what_it_cannot_do():
         lanczos(model, MeanSquaredError(x, x), 8)
     with pytest.raises(TypeError, match=r"model\.double\(\)"):
         lanczos(model.float(), MeanSquaredError(x.float(), x.float()), 2)
+
+
+def test_lanczos_without_scipy_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.sparse.linalg", None)
+    with pytest.raises(ModuleNotFoundError, match="pip install scipy"):
+        lanczos(KAN([1, 1], n=5), lambda model: model(points()).sum(), 2)
 
 
 def test_hessian_of_a_network_that_is_linear_in_its_weights_is_gauss_newton():
