@@ -43,6 +43,9 @@ def pieces(grid: KnotGrid) -> Tensor:
 def pieces_of(knots: Tensor, order: int) -> Tensor:
     """Return the polynomial pieces of all B-splines, differentiable in the knots.
 
+    The local coordinate v is held where it is: the derivatives of the coefficients are all there
+    are, and an evaluation at v needs none in the breakpoints.
+
     Args:
         knots: increasing knots t_{1-r}, ..., t_{n+r-1}, (..., n + 2r - 1).
         order: order r.
@@ -51,10 +54,10 @@ def pieces_of(knots: Tensor, order: int) -> Tensor:
         Tensor of shape (..., n, r, r), see :func:`pieces`.
     """
     r = order
-    # Row m of t holds the knots t_{m+1-r}, ..., t_{m+r}, relative to t_m.
+    # Row m of t holds the knots t_{m+1-r}, ..., t_{m+r}, relative to where t_m is.
     t = knots.unfold(-1, 2 * r, 1)
-    t = t - t[..., r - 1 : r]
-    width = t[..., r : r + 1]
+    t = t - t[..., r - 1 : r].detach()
+    width = t[..., r : r + 1].detach()
     table = torch.ones_like(width)[..., None]
     for q in range(2, r + 1):
         # B-spline l of order q - 1 on interval m has the support [left, right]; it enters

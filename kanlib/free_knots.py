@@ -103,7 +103,7 @@ class FreeKnots(nn.Module):
 class FreeSplineLayer(SplineLayer):
     """A spline layer with trainable knots, which starts as a given layer.
 
-    Training goes through the fused kernels, too, see :func:`in_place`. After
+    Training goes through the fused kernels, too, see :func:`kanlib.bspline.pieces_of`. After
     ``layer.knots.requires_grad_(False)`` it is a layer with one fixed grid an input.
 
     Args:
@@ -185,16 +185,13 @@ class FreeSplineLayer(SplineLayer):
     def _evaluate(self, channels: Tensor, pairs: Pairs) -> Tensor:
         points = self.knots()
         module = bspline if self.basis == "spline" else truncated_power
-        tables = module.pieces_of(extended(points, self.order), self.order)
-        if points.requires_grad:
-            tables = in_place(tables, points)
-        tables = tables.to(self.weight)
+        tables = module.pieces_of(extended(points, self.order), self.order).to(self.weight)
         weight: Tensor = self.weight
         # The kernels differentiate the polynomials of every edge on every interval, not a table.
         if self.basis == "relu":
             grids = tables.expand(self.in_features, *tables.shape[1:])
             weight, tables = torch.einsum("pmjk,qpj->qpmk", grids, weight).flatten(2), None
-        elif tables.requires_grad:
+        elif kernels.differentiates(tables):
             weight, tables = local.polynomials(weight, tables).flatten(2), None
         return kernels.evaluate(
             channels, weight, points.detach(), tables, False, pairs, self.extension
@@ -278,34 +275,6 @@ class FreeSplineLayer(SplineLayer):
             f"n={self.knots.logits.shape[1]}, domain=[{a:.12g}, {b:.12g}], "
             f"free per {self.per}, basis={self.basis}, extension={self.extension}"
         )
-
-
-def in_place(table: Tensor, breakpoints: Tensor) -> Tensor:
-    """Return polynomial pieces whose derivatives account for the motion of their intervals.
-
-    On interval m the piece is a polynomial in v = (x - t_m) / (t_{m+1} - t_m), and both depend on
-    the breakpoints. In u, the same coordinate with the breakpoints held where they are, v is
-    alpha + beta u; here alpha = 0 and beta = 1, but their derivatives are not zero. The
-    coefficients of 1, u, ..., u^{r-1} are those of 1, v, ..., v^{r-1}, and their derivatives in
-    the breakpoints are all there are: the evaluation at u needs none.
-
-    Args:
-        table: coefficients of the powers of v, (..., n, L, r).
-        breakpoints: (..., n + 1).
-
-    Returns:
-        Tensor of the values of ``table``.
-    """
-    t, fixed = breakpoints, breakpoints.detach()
-    width = t.diff()[..., None]
-    alpha, beta = (fixed - t)[..., :-1, None] / width, fixed.diff()[..., None] / width
-    power = torch.zeros_like(table[..., 0, :])
-    power[..., 0] = 1.0  # the coefficients of v^k in the powers of u
-    powers = [power]
-    for _ in range(1, table.shape[-1]):
-        power = alpha * power + beta * power.roll(1, -1)
-        powers.append(power)
-    return table @ torch.stack(powers, dim=-2)
 
 
 def check_fixed(model: nn.Module, user: str, remedy: str) -> None:

@@ -62,7 +62,7 @@ def _grid(grids, s, p):
 
 @_jit
 def _spread(table, pieces):
-    """Give all points the coefficients (r, r) of a uniform grid."""
+    """Give all points the coefficients (r, r), if all intervals have the same."""
     if len(table) == 1:
         for l in range(len(pieces)):
             for k in range(len(pieces)):
@@ -76,8 +76,8 @@ def _evaluate(x, t, uniform, stride, table, extension, index, place, pieces, bas
     Fills index (N,), the first row of each point, which is ``stride`` times its interval, and
     basis (J, r, N), the j-th derivatives. Beyond [a, b] they continue linearly (``extension`` 0),
     constantly (1) or by zero (2). ``place`` (4, N) is a buffer.
-    ``pieces`` (r, r, N) holds the coefficients of the functions; on a uniform grid they are the
-    same for all points and are set already.
+    ``pieces`` (r, r, N) holds the coefficients of the functions, which are set already if all
+    intervals have the same.
     """
     n, top, r, width = len(t) - 1, basis.shape[0], basis.shape[1], lanes(x)
     low, high = x.dtype.type(t[0]), x.dtype.type(t[n])

@@ -109,7 +109,7 @@ def evaluate(
         z: channels of the inputs, (C, ..., P), see :func:`kanlib.local.evaluate`.
         weight: (Q, P, n + r - 1), or (Q, P, n r) without a table.
         breakpoints: (1, n + 1), or (P, n + 1) if every input has its own.
-        table: the pieces of the B-splines, (1 or P, 1 or n, r, r), or None.
+        table: the pieces of the B-splines, (1 or P, 1 or n, r, r) as the breakpoints, or None.
         uniform: whether the breakpoints have equal distances.
         pairs: the directions of each second derivative.
         extension: behaviour outside [a, b].
@@ -169,6 +169,15 @@ def _fits(z: Tensor) -> bool:
     return torch.compiler.is_compiling() or not _transformed()
 
 
+def differentiates(v: Tensor) -> bool:
+    """Return whether derivatives in v may be asked for; transformations hide that from v."""
+    if v.requires_grad or torch.compiler.is_compiling():
+        return True
+    if torch.autograd.forward_ad._current_level >= 0:
+        return True
+    return bool(torch._C._functorch.get_interpreter_stack())
+
+
 def _transformed() -> bool:
     """Return whether forward-mode or a transformation other than vmap is active."""
     if torch.autograd.forward_ad._current_level >= 0:
@@ -193,7 +202,8 @@ def splines(
 
     On interval m the rows m stride, ..., m stride + r - 1 of the weights are used. ``breakpoints``
     (T, G, n + 1) and ``table`` (T, G, 1 or n, r, r) belong to all networks, T = 1, or to each,
-    T = S, and to all inputs, G = 1, or to each, G = P.
+    T = S, and to all inputs, G = 1, or to each, G = P; a table of B-splines (stride 1) has the G
+    of the breakpoints.
     """
     return _launcher("cpu").forward(
         z, weight, breakpoints, table, uniform, stride, pairs, extension

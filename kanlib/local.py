@@ -86,7 +86,7 @@ def polynomials(weight: Tensor, table: Tensor) -> Tensor:
     n = weight.shape[-1] - r + 1
     # The r weights of each interval, (Q, P, n, r); unfold has no vmap over its backward.
     windows = torch.stack([weight[..., l : l + n] for l in range(r)], dim=-1)
-    return torch.einsum("pmlk,qpml->qpmk", table.expand(weight.shape[1], n, r, r), windows)
+    return torch.einsum("pmlk,qpml->qpmk", table, windows)
 
 
 def _channels(

@@ -49,13 +49,13 @@ def pieces_of(knots: Tensor, order: int) -> Tensor:
         Tensor of shape (..., n, n + r - 1, r), see :func:`pieces`.
     """
     r, n = order, knots.shape[-1] - 2 * order + 1
-    t = knots[..., r - 1 : r + n]
-    distance = (t[..., :-1, None] - knots[..., None, : n + r - 1])[..., None]
-    width = (t[..., 1:] - t[..., :-1])[..., None, None]
-    k = torch.arange(r, device=t.device)
-    binomial = t.new_tensor([math.comb(r - 1, i) for i in range(r)])
+    t = knots[..., r - 1 : r + n].detach()  # v is held, see kanlib.bspline.pieces_of
+    distance = t[..., :-1, None] - knots[..., None, : n + r - 1]
+    width = t.diff()[..., None]
     active = t.new_ones(n, n + r - 1).tril(r - 1)  # t_j <= t_m
-    return binomial * distance ** (r - 1 - k) * width**k * active[..., None]
+    # A power with a tensor of exponents has no second derivative at distance 0.
+    terms = [math.comb(r - 1, k) * distance ** (r - 1 - k) * width**k for k in range(r)]
+    return torch.stack(terms, dim=-1) * active[..., None]
 
 
 def dense_basis(

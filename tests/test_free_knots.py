@@ -144,8 +144,10 @@ def test_fused_and_plain_evaluation_agree(basis, per, free, extension):
         torch.testing.assert_close(fused, plain, rtol=0, atol=1e-12 * float(plain.abs().max()))
 
 
-def test_gradients_can_be_differentiated():
-    layer, x = free_layer(), inputs(6)
+@every_basis
+@every_sharing
+def test_gradients_can_be_differentiated(basis, per):
+    layer, x = free_layer(basis, per), inputs(6)
 
     def values(weight, logits):
         given = {"weight": weight, "knots.logits": logits}
@@ -153,6 +155,45 @@ def test_gradients_can_be_differentiated():
 
     parameters = [layer.weight, layer.knots.logits]
     assert torch.autograd.gradgradcheck(values, parameters, atol=1e-5, rtol=1e-4)
+
+
+@every_basis
+@every_sharing
+def test_transformations_see_the_motion_of_the_knots(basis, per):
+    """Forward mode, and vmap under autograd and under grad, against central differences."""
+    layer, x = free_layer(basis, per), inputs(20)
+    weight, logits = layer.weight.detach(), layer.knots.logits.detach()
+    direction = torch.randn(logits.shape, generator=torch.Generator().manual_seed(5))
+
+    def value(logits):
+        given = {"weight": weight, "knots.logits": logits}
+        return torch.func.functional_call(layer, given, (x,)).square().sum()
+
+    step = 1e-6
+    shift = step * direction
+    expected = float(value(logits + shift) - value(logits - shift)) / (2 * step)
+    forward = torch.func.jvp(value, (logits,), (direction,))[1]
+    within = torch.func.grad(lambda each: torch.func.vmap(value)(each).sum())(logits[None])
+    several = logits[None].clone().requires_grad_()
+    (backward,) = torch.autograd.grad(torch.func.vmap(value)(several).sum(), several)
+    for found in (forward, (within[0] * direction).sum(), (backward[0] * direction).sum()):
+        assert float(found) == pytest.approx(expected, rel=1e-6)
+
+
+@every_basis
+@pytest.mark.parametrize("free", [True, False])
+def test_compiled_network_has_the_same_values_and_gradients(basis, free):
+    torch._dynamo.reset()
+    layer, x = free_layer(basis), inputs(30)
+    layer.knots.requires_grad_(free)
+    leaves = [layer.weight, *([layer.knots.logits] if free else [])]
+    results = []
+    for function in (layer, torch.compile(layer, backend="aot_eager", fullgraph=True)):
+        y = function(x)
+        results.append([y.detach(), *torch.autograd.grad(y.square().sum(), leaves)])
+    for compiled, plain in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(compiled, plain, rtol=1e-10, atol=1e-10)
+    torch._dynamo.reset()
 
 
 def test_network_keeps_its_function_when_its_knots_are_freed():

@@ -183,11 +183,12 @@ class Page:
             self._send("Input.dispatchMouseEvent", type=kind, x=x, y=y, **mouse)
 
     def screenshot(self, path: Path) -> None:
-        """Save the whole page, from top to bottom, as a picture.
+        """Save the whole page, from top to bottom, as a picture: not scrolled, nothing focused.
 
         Taking it resizes the window for a moment, and a sidebar on its way back would be caught.
         """
         self.evaluate(STILL)
+        self.evaluate("document.activeElement?.blur(); scrollTo({top: 0, behavior: 'instant'})")
         size = self._send("Page.getLayoutMetrics")["cssContentSize"]
         clip = {"x": 0, "y": 0, "width": self.width, "height": size["height"], "scale": 1}
         picture = self._send(
