@@ -74,6 +74,23 @@ def pieces_of(knots: Tensor, order: int) -> Tensor:
     return table
 
 
+def polynomials(weight: Tensor, table: Tensor) -> Tensor:
+    """Return the polynomial of every edge on every interval.
+
+    Args:
+        weight: spline weights (Q, P, n + r - 1).
+        table: pieces (1 or P, 1 or n, r, r): of all inputs or each, all intervals or each.
+
+    Returns:
+        Coefficients of 1, v, ..., v**(r-1), of shape (Q, P, n, r).
+    """
+    r = table.shape[-1]
+    n = weight.shape[-1] - r + 1
+    # The r weights of each interval, (Q, P, n, r); unfold has no vmap over its backward.
+    windows = torch.stack([weight[..., l : l + n] for l in range(r)], dim=-1)
+    return torch.einsum("pmlk,qpml->qpmk", table, windows)
+
+
 def supports(grid: KnotGrid) -> tuple[Tensor, Tensor]:
     """Return the ends of what the support of each B-spline has in common with [a, b].
 

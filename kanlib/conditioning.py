@@ -61,14 +61,10 @@ def hessian(model: nn.Module, objective: Objective) -> Tensor:
     Returns:
         Symmetric tensor (p, p), parameters in the order of ``model.parameters()``.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    slopes = torch.autograd.grad(objective(model), parameters, create_graph=True)
-    flat = torch.cat([slope.flatten() for slope in slopes])
-    rows = []
-    for entry in flat:
-        row = torch.autograd.grad(entry, parameters, retain_graph=True, materialize_grads=True)
-        rows.append(torch.cat([part.flatten() for part in row]))
-    matrix = torch.stack(rows)
+    parameters = _trainable(model)
+    product = _hessian_product(objective(model), parameters)
+    basis = torch.eye(sum(p.numel() for p in parameters)).to(parameters[0])
+    matrix = torch.stack([product(vector) for vector in basis])
     return 0.5 * (matrix + matrix.T)
 
 
@@ -104,27 +100,40 @@ def lanczos(
         from scipy.sparse.linalg import LinearOperator, eigsh
     except ImportError:
         raise ModuleNotFoundError("lanczos needs SciPy: pip install scipy") from None
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    parameters = _trainable(model)
     size = sum(p.numel() for p in parameters)
     if not 0 < count < size:
         raise ValueError(f"count must be from 1 to {size - 1} for {size} parameters, got {count!r}")
     if any(p.dtype != torch.float64 for p in parameters):
         raise TypeError("the parameters must be in float64: convert the model with model.double()")
-    slopes = torch.autograd.grad(objective(model), parameters, create_graph=True)
-    flat = torch.cat([slope.flatten() for slope in slopes])
+    product = _hessian_product(objective(model), parameters)
 
-    def product(vector: Any) -> Any:
-        direction = torch.as_tensor(vector, dtype=flat.dtype, device=flat.device).flatten()
-        parts = torch.autograd.grad(
-            flat, parameters, direction, retain_graph=True, materialize_grads=True
-        )
-        return torch.cat([part.flatten() for part in parts]).cpu().numpy()
+    def matvec(vector: Any) -> Any:
+        return product(torch.as_tensor(vector).flatten().to(parameters[0])).cpu().numpy()
 
     start = torch.randn(size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    matrix = LinearOperator((size, size), matvec=product, dtype=np.float64)
+    matrix = LinearOperator((size, size), matvec=matvec, dtype=np.float64)
     which = "SA" if lowest else "LA"
     values = eigsh(matrix, count, which=which, v0=start.numpy(), return_eigenvectors=False)
     return torch.from_numpy(values).sort(descending=not lowest).values
+
+
+def _trainable(model: nn.Module) -> list[nn.Parameter]:
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def _hessian_product(loss: Tensor, parameters: list[nn.Parameter]) -> Callable[[Tensor], Tensor]:
+    """Return the function from a vector (p,) to the product of the Hessian of a loss with it."""
+    slopes = torch.autograd.grad(loss, parameters, create_graph=True)
+    flat = torch.cat([slope.flatten() for slope in slopes])
+
+    def product(vector: Tensor) -> Tensor:
+        parts = torch.autograd.grad(
+            flat, parameters, vector, retain_graph=True, materialize_grads=True
+        )
+        return torch.cat([part.flatten() for part in parts])
+
+    return product
 
 
 def condition_number(values: Tensor, cutoff: float = 1e-13) -> tuple[float, int]:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kanlib import bspline, kernels, local, truncated_power
+from kanlib import bspline, kernels, truncated_power
 from kanlib.knots import KnotGrid, extended
 from kanlib.layers import SplineLayer, convert_weights
 from kanlib.local import Pairs
@@ -188,11 +188,8 @@ class FreeSplineLayer(SplineLayer):
         tables = module.pieces_of(extended(points, self.order), self.order).to(self.weight)
         weight: Tensor = self.weight
         # The kernels differentiate the polynomials of every edge on every interval, not a table.
-        if self.basis == "relu":
-            grids = tables.expand(self.in_features, *tables.shape[1:])
-            weight, tables = torch.einsum("pmjk,qpj->qpmk", grids, weight).flatten(2), None
-        elif kernels.differentiates(tables):
-            weight, tables = local.polynomials(weight, tables).flatten(2), None
+        if self.basis == "relu" or kernels.differentiates(tables):
+            weight, tables = module.polynomials(weight, tables).flatten(2), None
         return kernels.evaluate(
             channels, weight, points.detach(), tables, False, pairs, self.extension
         )

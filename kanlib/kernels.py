@@ -166,25 +166,23 @@ def _fits(z: Tensor) -> bool:
         return False
     if z.dtype not in (torch.float32, torch.float64):
         return False
-    return torch.compiler.is_compiling() or not _transformed()
+    if torch.compiler.is_compiling():
+        return True
+    return _transformations() <= {torch._C._functorch.TransformType.Vmap}
 
 
 def differentiates(v: Tensor) -> bool:
     """Return whether derivatives in v may be asked for; transformations hide that from v."""
-    if v.requires_grad or torch.compiler.is_compiling():
-        return True
-    if torch.autograd.forward_ad._current_level >= 0:
-        return True
-    return bool(torch._C._functorch.get_interpreter_stack())
+    return v.requires_grad or torch.compiler.is_compiling() or bool(_transformations())
 
 
-def _transformed() -> bool:
-    """Return whether forward-mode or a transformation other than vmap is active."""
-    if torch.autograd.forward_ad._current_level >= 0:
-        return True
+def _transformations() -> set[Any]:
+    """Return the kinds of the transformations of torch.func and of forward mode at work."""
     functorch = torch._C._functorch
-    stack = functorch.get_interpreter_stack() or []
-    return any(level.key() != functorch.TransformType.Vmap for level in stack)
+    kinds = {level.key() for level in functorch.get_interpreter_stack() or []}
+    if torch.autograd.forward_ad._current_level >= 0:
+        kinds.add(functorch.TransformType.Jvp)
+    return kinds
 
 
 @torch.library.custom_op("kanlib::splines", mutates_args=(), device_types="cpu")

@@ -185,14 +185,14 @@ class SplineLayer(Described):
 
     def _evaluate(self, channels: Tensor, pairs: Pairs) -> Tensor:
         weight: Tensor = self.weight
-        table: Tensor | None = self._table
+        table: Tensor | None = self._table[None]
         if self.basis == "relu":  # the polynomials of every edge on every interval
-            weight, table = torch.einsum("mjk,qpj->qpmk", table, weight).flatten(2), None
+            weight, table = truncated_power.polynomials(weight, self._table[None]).flatten(2), None
         return kernels.evaluate(
             channels,
             weight,
             self.breakpoints[None],
-            None if table is None else table[None],
+            table,
             self._uniform,
             pairs,
             self.extension,

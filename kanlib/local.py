@@ -64,29 +64,12 @@ def evaluate(
     if table is None:
         coefficients = weight.view(outputs, inputs, n, r)
     else:
-        coefficients = polynomials(weight, table[None])
+        coefficients = bspline.polynomials(weight, table[None])
     coefficients = coefficients.permute(1, 2, 3, 0)
     rows = index + n * torch.arange(inputs, device=index.device)
     picked = coefficients.reshape(inputs * n, r * outputs).index_select(0, rows.flatten())
     picked = picked.view(*index.shape[:-1], inputs * r, outputs)
     return (powers.flatten(-2).movedim(0, -2) @ picked).movedim(-2, 0)
-
-
-def polynomials(weight: Tensor, table: Tensor) -> Tensor:
-    """Return the polynomial of every edge on every interval.
-
-    Args:
-        weight: spline weights (Q, P, n + r - 1).
-        table: pieces (1 or P, 1 or n, r, r): of all inputs or each, all intervals or each.
-
-    Returns:
-        Coefficients of 1, v, ..., v**(r-1), of shape (Q, P, n, r).
-    """
-    r = table.shape[-1]
-    n = weight.shape[-1] - r + 1
-    # The r weights of each interval, (Q, P, n, r); unfold has no vmap over its backward.
-    windows = torch.stack([weight[..., l : l + n] for l in range(r)], dim=-1)
-    return torch.einsum("pmlk,qpml->qpmk", table, windows)
 
 
 def _channels(

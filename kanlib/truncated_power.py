@@ -58,6 +58,19 @@ def pieces_of(knots: Tensor, order: int) -> Tensor:
     return torch.stack(terms, dim=-1) * active[..., None]
 
 
+def polynomials(weight: Tensor, table: Tensor) -> Tensor:
+    """Return the polynomial of every edge on every interval.
+
+    Args:
+        weight: ReLU weights (Q, P, n + r - 1).
+        table: pieces (1 or P, n, n + r - 1, r), of all inputs or each.
+
+    Returns:
+        Coefficients of 1, v, ..., v**(r-1), of shape (Q, P, n, r).
+    """
+    return torch.einsum("pmjk,qpj->qpmk", table, weight)
+
+
 def dense_basis(
     x: Tensor, grid: KnotGrid, derivative: int = 0, extension: str = "linear"
 ) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 from kanlib.experiments.cases import Experiment, PDECase, fine_controls
 from kanlib.experiments.pdes import execute
+from kanlib.multilevel import Schedule
 from kanlib.problems.allen_cahn import AllenCahn
 
 EPOCHS = (2500,) * 4
@@ -61,7 +62,7 @@ def _cases() -> dict[str, PDECase]:
         "spline-coarse": PDECase(
             "spline basis, n = 4, equal work",
             {**NETWORK, **coarse},
-            (sum(2**level * count for level, count in enumerate(EPOCHS)),),
+            (int(Schedule(EPOCHS).work),),
             TRAINING,
         ),
     }

@@ -170,4 +170,4 @@ def fine_controls(
 
 def equal_work(epochs: tuple[int, ...]) -> int:
     """Return the epochs on the finest level that cost as much as these, one entry a level."""
-    return sum(e * 2**level for level, e in enumerate(epochs)) // 2 ** (len(epochs) - 1)
+    return int(Schedule(epochs).work) // 2 ** (len(epochs) - 1)
