@@ -28,8 +28,9 @@ import torch
 from torch import Tensor
 
 from kanlib import bspline
+from kanlib._checks import as_integer
 from kanlib.free_knots import FreeSplineLayer
-from kanlib.knots import KnotGrid, as_integer
+from kanlib.knots import KnotGrid
 from kanlib.layers import SplineLayer, convert_weights
 from kanlib.networks import KAN
 from kanlib.objectives import Objective

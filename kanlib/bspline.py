@@ -13,10 +13,8 @@ import math
 import torch
 from torch import Tensor
 
-from kanlib.knots import KnotGrid, check_tensor
-
-#: What a spline does outside [a, b], which is to continue linearly, stay constant, or vanish.
-EXTENSIONS = ("linear", "clamp", "none")
+from kanlib._checks import EXTENSIONS, check_derivative, check_option, check_tensor
+from kanlib.knots import KnotGrid
 
 
 def pieces(grid: KnotGrid) -> Tensor:
@@ -204,7 +202,7 @@ def dense_basis(
         x: floating-point points of shape (...).
         grid: the knot grid.
         derivative: from 0 to r - 1.
-        extension: behaviour outside [a, b], one of :data:`EXTENSIONS`.
+        extension: behaviour outside [a, b]: "linear", "clamp" or "none".
 
     Returns:
         Values of shape (..., n + r - 1), differentiable with respect to x.
@@ -218,7 +216,7 @@ def dense_basis(
         tensor([[0.5000, 0.5000, 0.0000]])
     """
     check_derivative(derivative, grid.order)
-    check_extension(extension)
+    check_option("extension", extension, EXTENSIONS)
     check_tensor("x", x)
     breakpoints = exact_breakpoints(grid, x.device)
     index, values = local_basis(x, breakpoints, pieces(grid).to(x), derivative, extension)
@@ -268,18 +266,3 @@ def exact_breakpoints(grid: KnotGrid, device: torch.device) -> Tensor:
 def exact_dtype(device: torch.device) -> torch.dtype:
     """Return the dtype of breakpoints on a device: float64 wherever it has that (all but MPS)."""
     return torch.float32 if device.type == "mps" else torch.float64
-
-
-def check_derivative(derivative: int, order: int) -> None:
-    """Raise ValueError unless 0 <= derivative <= order - 1."""
-    if isinstance(derivative, float) or derivative not in range(order):
-        raise ValueError(
-            f"derivative must be from 0 to r - 1 = {order - 1} for order r = {order}, "
-            f"got {derivative!r}; raise the order to differentiate more often"
-        )
-
-
-def check_extension(extension: str) -> None:
-    """Raise ValueError unless ``extension`` is one of :data:`EXTENSIONS`."""
-    if extension not in EXTENSIONS:
-        raise ValueError(f"extension must be one of {EXTENSIONS}, got {extension!r}")

@@ -15,7 +15,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kanlib.knots import KnotGrid, check_tensor
+from kanlib._checks import check_tensor
+from kanlib.knots import KnotGrid
 
 
 class ChangeOfBasis:

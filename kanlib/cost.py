@@ -23,8 +23,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from kanlib import bspline, kernels, truncated_power
+from kanlib._checks import as_integer
 from kanlib.change_of_basis import ChangeOfBasis
-from kanlib.knots import KnotGrid, as_integer
+from kanlib.knots import KnotGrid
 from kanlib.layers import SplineLayer, convert_weights
 
 #: The ways to evaluate a layer whose cost is counted.

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.func import jvp
 from torch.nn import functional as F
 
-from kanlib.knots import check_tensor
-from kanlib.layers import SplineLayer, check_input
+from kanlib._checks import check_input, check_tensor
+from kanlib.layers import SplineLayer
 from kanlib.maps import InputMap, Normalisation
 from kanlib.networks import KAN, MLP
 

@@ -22,10 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from kanlib import bspline, kernels, truncated_power
+from kanlib._checks import BASES, check_option
 from kanlib.knots import KnotGrid, extended
 from kanlib.layers import SplineLayer, convert_weights
 from kanlib.local import Pairs
-from kanlib.transfer import check_basis, prolongation
+from kanlib.transfer import prolongation
 
 SHARING = ("layer", "input")
 
@@ -230,7 +231,7 @@ class FreeSplineLayer(SplineLayer):
         Raises:
             ValueError: if ``basis`` is unknown.
         """
-        check_basis(basis)
+        check_option("basis", basis, BASES)
         grids = self.grids
 
         def convert(weight: Tensor, k: int) -> Tensor:

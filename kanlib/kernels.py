@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from kanlib import local
-from kanlib.bspline import EXTENSIONS
+from kanlib._checks import EXTENSIONS
 from kanlib.local import Pairs
 
 BACKENDS = ("auto", "torch", "numba", "triton")

@@ -9,14 +9,14 @@ but not the spline space on [a, b].
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import SupportsIndex
 
 import torch
 from torch import Tensor
+
+from kanlib._checks import as_integer
 
 #: Two breakpoints closer than this, relative to the magnitude of the grid, are the same point.
 RELATIVE_TOLERANCE = 64 * torch.finfo(torch.float64).eps
@@ -136,30 +136,6 @@ class KnotGrid:
         a, b = self.domain
         spacing = "uniform" if self.is_uniform else "non-uniform"
         return f"KnotGrid(order={self.order}, n={self.n}, domain=[{a:.12g}, {b:.12g}], {spacing})"
-
-
-def as_integer(name: str, value: SupportsIndex, minimum: int) -> int:
-    """Return ``value`` (of Python or NumPy) as an int of at least ``minimum``, or raise."""
-    try:
-        number = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = None
-    if number is None:
-        raise TypeError(f"{name} must be an integer of at least {minimum}, got {value!r}")
-    if number < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {number}")
-    return number
-
-
-def check_tensor(name: str, x: Tensor, size: int | None = None) -> None:
-    """Raise unless x is a floating-point tensor, with ``size`` entries in its last dimension."""
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"{name} must be a floating-point tensor, got {kind}: convert it first")
-    if size is not None and (x.ndim == 0 or x.shape[-1] != size):
-        raise ValueError(
-            f"{name} must have {size} entries in its last dimension, got shape {tuple(x.shape)}"
-        )
 
 
 def extended(breakpoints: Tensor, order: int) -> Tensor:

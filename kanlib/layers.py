@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from kanlib import bspline, kernels, truncated_power
+from kanlib._checks import BASES, EXTENSIONS, as_integer, check_input, check_option
 from kanlib.change_of_basis import ChangeOfBasis
 from kanlib.described import Described
-from kanlib.knots import KnotGrid, as_integer, check_tensor
+from kanlib.knots import KnotGrid
 from kanlib.local import Pairs
-from kanlib.transfer import check_basis, check_nested, prolongation
+from kanlib.transfer import check_nested, prolongation
 
 
 class SplineLayer(Described):
@@ -81,9 +82,9 @@ class SplineLayer(Described):
         out_features = as_integer("out_features", out_features, minimum=1)
         if not isinstance(grid, KnotGrid):
             raise TypeError(f"grid must be a KnotGrid, got {type(grid).__name__}")
-        check_basis(basis)
-        check_basis(init_basis)
-        bspline.check_extension(extension)
+        check_option("basis", basis, BASES)
+        check_option("init_basis", init_basis, BASES)
+        check_option("extension", extension, EXTENSIONS)
         if isinstance(init_scale, str) or not 0.0 <= init_scale < float("inf"):
             raise ValueError(f"init_scale must be finite and at least 0, got {init_scale!r}")
         if dtype is not None and not dtype.is_floating_point:
@@ -273,16 +274,6 @@ class SplineLayer(Described):
         )
 
 
-def check_input(x: Tensor, features: int, weight: Tensor, name: str = "x") -> None:
-    """Raise unless x is a tensor (..., features) in the dtype of the weights."""
-    check_tensor(name, x, features)
-    if x.dtype != weight.dtype:
-        raise TypeError(
-            f"{name} must have the dtype of the model, {weight.dtype}, got {x.dtype}: "
-            f"cast {name}, or the model with model.to({name}.dtype)"
-        )
-
-
 def convert_weights(weight: Tensor, grid: KnotGrid, source: str, target: str) -> Tensor:
     """Convert weights of one basis to weights of the other, w = A^T u: the same function.
 
@@ -292,8 +283,8 @@ def convert_weights(weight: Tensor, grid: KnotGrid, source: str, target: str) ->
         source: basis of ``weight``, "spline" or "relu".
         target: basis of the result.
     """
-    check_basis(source)
-    check_basis(target)
+    check_option("source", source, BASES)
+    check_option("target", target, BASES)
     if source == target:
         return weight
     change = ChangeOfBasis(grid)

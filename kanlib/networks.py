@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from kanlib._checks import as_integer, check_input
 from kanlib.free_knots import FreeSplineLayer
-from kanlib.knots import KnotGrid, as_integer
-from kanlib.layers import SplineLayer, check_input
+from kanlib.knots import KnotGrid
+from kanlib.layers import SplineLayer
 from kanlib.maps import InputMap, Normalisation
 
 FIRST_LAYERS = ("spline", "affine", "linear")

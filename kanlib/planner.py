@@ -23,8 +23,9 @@ import numpy as np
 import torch
 from scipy.optimize import nnls
 
+from kanlib._checks import as_integer
 from kanlib.cost import measure
-from kanlib.knots import KnotGrid, as_integer
+from kanlib.knots import KnotGrid
 from kanlib.layers import SplineLayer
 from kanlib.multilevel import Schedule
 from kanlib.networks import FIRST_LAYERS

@@ -23,9 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kanlib._checks import check_tensor
 from kanlib.attention import Attention
 from kanlib.derivatives import Jet, propagate
-from kanlib.knots import check_tensor
 from kanlib.layers import SplineLayer
 from kanlib.networks import KAN
 

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from kanlib.knots import KnotGrid, check_tensor, nearest
-
-BASES = ("spline", "relu")
+from kanlib._checks import BASES, check_option, check_tensor
+from kanlib.knots import KnotGrid, nearest
 
 
 class Prolongation:
@@ -89,7 +88,7 @@ def prolongation(coarse: KnotGrid, fine: KnotGrid, basis: str = "spline") -> Pro
                 [0.0000, 0.5000, 0.5000],
                 [0.0000, 0.0000, 1.0000]], dtype=torch.float64)
     """
-    check_basis(basis)
+    check_option("basis", basis, BASES)
     check_nested(coarse, fine)
     if basis == "relu":
         return _truncated_power_insertion(coarse, fine)
@@ -161,12 +160,6 @@ def _truncated_power_insertion(coarse: KnotGrid, fine: KnotGrid) -> Prolongation
     columns[r:, 0] = (index + r - 1) * kept
     values[r:, 0] = kept.double()
     return Prolongation(columns, values, coarse.num_basis)
-
-
-def check_basis(basis: str) -> None:
-    """Raise ValueError unless ``basis`` is "spline" or "relu"."""
-    if basis not in BASES:
-        raise ValueError(f"basis must be one of {BASES}, got {basis!r}")
 
 
 def check_nested(coarse: KnotGrid, fine: KnotGrid) -> None:

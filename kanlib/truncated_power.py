@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import threshold
 
-from kanlib.bspline import check_derivative, check_extension
-from kanlib.knots import KnotGrid, check_tensor
+from kanlib._checks import EXTENSIONS, check_derivative, check_option, check_tensor
+from kanlib.knots import KnotGrid
 
 
 def pieces(grid: KnotGrid) -> Tensor:
@@ -94,7 +94,7 @@ def dense_basis(
         tensor([[1.2500, 0.7500, 0.2500]])
     """
     check_derivative(derivative, grid.order)
-    check_extension(extension)
+    check_option("extension", extension, EXTENSIONS)
     check_tensor("x", x)
     knots, r = grid.knots.to(x), grid.order
     a, b = knots[r - 1], knots[r - 1 + grid.n]

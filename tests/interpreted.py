@@ -19,7 +19,7 @@ from test_operators import (
 )
 
 from kanlib import KAN, gpu, kernels
-from kanlib.bspline import EXTENSIONS
+from kanlib._checks import EXTENSIONS
 from kanlib.ensembles import Ensemble
 
 DTYPES = {torch.float32: 3e-6, torch.float64: 1e-13}

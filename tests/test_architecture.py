@@ -11,6 +11,7 @@ import kanlib
 
 PACKAGE = Path(kanlib.__file__).parent
 ORDER = [
+    "_checks",
     "knots",
     "bspline",
     "truncated_power",

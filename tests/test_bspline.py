@@ -9,7 +9,8 @@ from grids import GRID_NAMES, GRIDS, ORDERS, exact_knots, grids, sample
 from hypothesis import given
 
 from kanlib import KnotGrid, bspline, truncated_power
-from kanlib.bspline import EXTENSIONS, cox_de_boor, dense_basis, locate, pieces, scatter
+from kanlib._checks import EXTENSIONS
+from kanlib.bspline import cox_de_boor, dense_basis, locate, pieces, scatter
 
 MODULES = [bspline, truncated_power]
 every_grid = pytest.mark.parametrize("points", GRIDS, ids=GRID_NAMES)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kanlib import KnotGrid, bspline, truncated_power
+from kanlib._checks import EXTENSIONS
 from kanlib.change_of_basis import ChangeOfBasis
 
 EPS = np.finfo(float).eps
@@ -160,7 +161,7 @@ def test_splines_are_a_times_truncated_powers_on_the_domain(grid):
 
 
 @pytest.mark.parametrize("r", [1, 2, 3, 4])
-@pytest.mark.parametrize("extension", bspline.EXTENSIONS)
+@pytest.mark.parametrize("extension", EXTENSIONS)
 def test_both_bases_give_the_same_function_everywhere(r, extension):
     """A spline with weights u has the ReLU weights w = A^T u, outside [a, b] as well."""
     grid = KnotGrid(r, GRIDS[1])

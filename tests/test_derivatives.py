@@ -6,10 +6,9 @@ from torch import nn
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
 from kanlib import KAN, MLP, KnotGrid, SplineLayer
-from kanlib.bspline import EXTENSIONS
+from kanlib._checks import BASES, EXTENSIONS
 from kanlib.derivatives import Jet, propagate
 from kanlib.networks import ACTIVATIONS
-from kanlib.transfer import BASES
 
 PAIRS = [(0, 0), (0, 1), (1, 1)]
 UNEVEN = [0.0, 0.1, 0.15, 0.5, 0.9, 1.0]

@@ -16,10 +16,10 @@ from kanlib import (
     KnotGrid,
     MeanSquaredError,
     SplineLayer,
-    bspline,
     train,
     train_multilevel,
 )
+from kanlib._checks import EXTENSIONS
 from kanlib.ensembles import Ensemble
 from kanlib.free_knots import FreeKnots, FreeSplineLayer
 from kanlib.geometry import Iteration
@@ -128,7 +128,7 @@ def test_layer_has_the_values_of_scipys_splines(basis, per, r):
 @every_basis
 @every_sharing
 @pytest.mark.parametrize("free", [True, False])
-@pytest.mark.parametrize("extension", bspline.EXTENSIONS)
+@pytest.mark.parametrize("extension", EXTENSIONS)
 def test_fused_and_plain_evaluation_agree(basis, per, free, extension):
     """Values, propagated derivatives, and the gradients in points, weights and knots."""
     layer = free_layer(basis, per, extension=extension)

@@ -13,7 +13,7 @@ from test_operators import assert_close, jets, make_layer, run
 from torch._subclasses import FakeTensorMode
 
 from kanlib import KAN, kernels
-from kanlib.bspline import EXTENSIONS
+from kanlib._checks import EXTENSIONS
 from kanlib.ensembles import Ensemble
 
 needs_triton = pytest.mark.skipif(not kernels.has_triton(), reason="needs Triton, on Linux")

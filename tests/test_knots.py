@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kanlib import KnotGrid
-from kanlib.knots import RELATIVE_TOLERANCE, as_integer, check_tensor, nearest
+from kanlib.knots import RELATIVE_TOLERANCE, nearest
 
 
 @pytest.mark.parametrize("r", ORDERS)
@@ -213,28 +213,3 @@ def test_tensors_live_on_the_cpu_whatever_the_default_device(points):
     grid = KnotGrid(3, points)
     with torch.device("meta"):
         assert grid.breakpoints.device == grid.knots.device == torch.device("cpu")
-
-
-def test_as_integer_names_the_argument():
-    assert as_integer("steps", np.int8(3), minimum=0) == 3
-    with pytest.raises(ValueError, match="steps must be at least 0, got -1"):
-        as_integer("steps", -1, minimum=0)
-    with pytest.raises(TypeError, match="steps must be an integer of at least 0, got nan"):
-        as_integer("steps", float("nan"), minimum=0)
-
-
-@pytest.mark.parametrize(
-    ("x", "error", "message"),
-    [
-        (torch.tensor([1, 2]), TypeError, r"g must be a floating-point tensor, got torch\.int64"),
-        (torch.tensor([1j, 2j]), TypeError, "got torch.complex64: convert it"),
-        (np.zeros(2), TypeError, "got ndarray: convert it"),
-        ([1.0, 2.0], TypeError, "got list"),
-        (torch.zeros(3), ValueError, r"g must have 2 entries in its last dimension, .* \(3,\)"),
-        (torch.tensor(1.0), ValueError, r"got shape \(\)"),
-    ],
-)
-def test_check_tensor_names_argument_and_type_or_shape(x, error, message):
-    check_tensor("g", torch.zeros(5, 2), 2)
-    with pytest.raises(error, match=message):
-        check_tensor("g", x, 2)

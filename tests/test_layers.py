@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from torch.func import functional_call, grad, hessian, jacrev, stack_module_state, vmap
 
 from kanlib import KnotGrid, SplineLayer, bspline, truncated_power
-from kanlib.bspline import EXTENSIONS
+from kanlib._checks import BASES, EXTENSIONS
 from kanlib.change_of_basis import ChangeOfBasis
 from kanlib.layers import convert_weights
-from kanlib.transfer import BASES, prolongation
+from kanlib.transfer import prolongation
 
 EPS = np.finfo(float).eps
 MODULES = {"spline": bspline, "relu": truncated_power}

@@ -13,9 +13,8 @@ from torch.func import functional_call, hessian, jacrev, stack_module_state, vma
 from torch.utils.data import DataLoader, TensorDataset
 
 from kanlib import KAN, MLP, KnotGrid, SplineLayer, bspline, truncated_power
-from kanlib.bspline import EXTENSIONS
+from kanlib._checks import BASES, EXTENSIONS
 from kanlib.maps import InputMap, Normalisation
-from kanlib.transfer import BASES
 
 MODULES = {"spline": bspline, "relu": truncated_power}
 UNEVEN = [0.0, 0.1, 0.15, 0.5, 0.9, 1.0]

@@ -13,8 +13,7 @@ from grids import GRID_NAMES, GRIDS
 from torch.func import functional_call, stack_module_state, vmap
 
 from kanlib import KAN, KnotGrid, SplineLayer, kernels
-from kanlib.bspline import EXTENSIONS
-from kanlib.transfer import BASES
+from kanlib._checks import BASES, EXTENSIONS
 
 pytestmark = pytest.mark.skipif(not kernels.has_numba(), reason="needs numba: pip install .[fast]")
 

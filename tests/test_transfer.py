@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kanlib import KnotGrid, bspline, prolongation, truncated_power
-from kanlib.bspline import EXTENSIONS
+from kanlib._checks import EXTENSIONS
 from kanlib.transfer import _knot_insertion, dyadic_prolongation
 
 EPS = np.finfo(float).eps

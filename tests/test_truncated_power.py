@@ -7,7 +7,8 @@ from grids import GRID_NAMES, GRIDS, ORDERS, grids, sample
 from hypothesis import given
 
 from kanlib import KnotGrid, bspline
-from kanlib.bspline import EXTENSIONS, local_powers
+from kanlib._checks import EXTENSIONS
+from kanlib.bspline import local_powers
 from kanlib.change_of_basis import ChangeOfBasis
 from kanlib.truncated_power import dense_basis, pieces
 
