@@ -48,6 +48,7 @@ ORDER = [
     "conditioning",
     "cost",
     "records",
+    "comparison",
     "experiments",
     "runner",
     "planner",
