@@ -222,6 +222,7 @@ class SplineLayer(Described):
         Raises:
             ValueError: if ``basis`` is unknown.
         """
+        check_option("basis", basis, BASES)
         weight = convert_weights(self.weight.detach().cpu().double(), self.grid, self.basis, basis)
         return self.like(self.grid, basis, weight)
 
