@@ -12,6 +12,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from kanlib.derivatives import Jet
+from kanlib.squares import Residual
+
 #: ``objective(model)``, or ``objective(model, batch)``, returning a scalar loss.
 Objective = Callable[..., Tensor]
 
@@ -98,3 +101,8 @@ class MeanSquaredError:
                 f"{tuple(self.y.shape)}: the last width of the model must be {self.y.shape[1]}"
             )
         return (prediction - self.y).square().mean()
+
+    def residuals(self) -> list[Residual]:
+        """Return the residual model(x) - y, see :class:`kanlib.squares.SumOfSquares`."""
+        jet = Jet(self.x[None], directions=0)
+        return [Residual(lambda u, y: u.value - y, [jet], [self.y])]

@@ -17,7 +17,7 @@ A problem is a few terms, each a residual at points of its own::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from kanlib.attention import Attention
 from kanlib.derivatives import Jet, propagate
 from kanlib.layers import SplineLayer
 from kanlib.networks import KAN
+from kanlib.squares import Residual
 
 
 class Term:
@@ -35,13 +36,15 @@ class Term:
 
     Args:
         residual: function of the jet of the solution and of the points (N, P), returning (N, K):
-            K equations at each point. Columns of a jet have the shape (N, 1); keep it.
+            K equations at each point. Columns of a jet have the shape (N, 1); keep it. It takes one
+            jet for each of several features.
         points: points of shape (N, P), of the dtype and on the device of the network.
         pairs: pairs of coordinates (a, b) whose second derivatives ``u.d(a, b)`` are needed; first
             derivatives ``u.d(a)`` are always there.
         weight: weight of the term.
         features: function from points (N, P) to the inputs of the network, if those are not the
-            coordinates, see :meth:`kanlib.derivatives.Jet.at`.
+            coordinates, see :meth:`kanlib.derivatives.Jet.at`; or several, where solutions at
+            several places meet, as on the two sides of an interface or at periodic ends.
         attention: residual-based attention for the points of this term.
 
     Raises:
@@ -51,12 +54,12 @@ class Term:
 
     def __init__(
         self,
-        residual: Callable[[Jet, Tensor], Tensor],
+        residual: Callable[..., Tensor],
         points: Tensor,
         *,
         pairs: Iterable[tuple[int, int]] = (),
         weight: float = 1.0,
-        features: Callable[[Tensor], Tensor] | None = None,
+        features: Callable[[Tensor], Tensor] | Sequence[Callable[[Tensor], Tensor]] | None = None,
         attention: Attention | None = None,
     ) -> None:
         check_tensor("points", points)
@@ -68,7 +71,8 @@ class Term:
             raise ValueError(f"weight must be positive, got {weight!r}: leave out a term instead")
         self.residual, self.points, self.weight = residual, points, weight
         self.attention = attention
-        self.jet = Jet.at(points, pairs=pairs, features=features)
+        inputs = features if isinstance(features, Sequence) else [features]
+        self.jets = [Jet.at(points, pairs=pairs, features=each) for each in inputs]
         self._checked: tuple[float, float] | None = None
 
     def __call__(self, model: nn.Module, name: str) -> Tensor:
@@ -79,7 +83,7 @@ class Term:
                 shape than (N, K).
         """
         self._check_domain(model, name)
-        found = self.residual(propagate(model, self.jet), self.points)
+        found = self.residual(*(propagate(model, jet) for jet in self.jets), self.points)
         if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(self.points):
             got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise ValueError(
@@ -90,6 +94,17 @@ class Term:
             found = self.attention(found)
         return self.weight * found.square().mean()
 
+    def rows(self) -> Residual:
+        """Return the residual as a vector, weights of the attention included."""
+        attention, data = self.attention, [self.points]
+        if attention is None or attention.weights is None:
+            return Residual(self.residual, self.jets, data, self.weight)
+
+        def weighted(*arguments: Any) -> Tensor:
+            return arguments[-1] * self.residual(*arguments[:-1])
+
+        return Residual(weighted, self.jets, [*data, attention.weights], self.weight)
+
     def _check_domain(self, model: nn.Module, name: str) -> None:
         """Raise if the first layer is one of splines and inputs lie outside its domain."""
         first = model.layers[0] if isinstance(model, KAN) else None
@@ -97,15 +112,16 @@ class Term:
             return
         a, b = self._checked = first.domain
         slack = 1e-6 * (b - a)
-        outside = (self.jet.value < a - slack) | (self.jet.value > b + slack)
-        if outside.any():
-            self._checked = None
-            row = int(outside.any(dim=1).nonzero()[0])
-            raise ValueError(
-                f"points of term {name!r} must lie in the model's domain [{a:g}, {b:g}], got "
-                f"{self.jet.value[row].tolist()} at point {row}: build the network with "
-                "domain=(low, high), or with input_domain=[(low, high), ...] for each coordinate"
-            )
+        for value in (jet.value for jet in self.jets):
+            outside = (value < a - slack) | (value > b + slack)
+            if outside.any():
+                self._checked = None
+                row = int(outside.any(dim=1).nonzero()[0])
+                raise ValueError(
+                    f"points of term {name!r} must lie in the model's domain [{a:g}, {b:g}], got "
+                    f"{value[row].tolist()} at point {row}: build the network with domain=(low, "
+                    "high), or with input_domain=[(low, high), ...] for each coordinate"
+                )
 
 
 class ResidualLoss:
@@ -152,6 +168,10 @@ class ResidualLoss:
     def __call__(self, model: nn.Module) -> Tensor:
         """Return the loss."""
         return torch.stack([*self.parts(model).values()]).sum()
+
+    def residuals(self) -> list[Residual]:
+        """Return the residual of each term, see :class:`kanlib.squares.SumOfSquares`."""
+        return [term.rows() for term in self.terms.values()]
 
     def after_step(self) -> None:
         """Update the attentions."""

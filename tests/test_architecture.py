@@ -32,6 +32,7 @@ ORDER = [
     "derivatives",
     "ensembles",
     "attention",
+    "squares",
     "residuals",
     "geometry",
     "problems",
