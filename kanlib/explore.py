@@ -37,7 +37,7 @@ import ipywidgets as widgets
 import numpy as np
 import plotly.graph_objects as go
 
-from kanlib.figures import CONFIG, mimebundle
+from kanlib.figures import CONFIG, mimebundle, with_height
 
 PAUSE = 1200
 """Milliseconds that a frame is shown when one control is played."""
@@ -200,7 +200,7 @@ class Explorer:
         frames = []
         for key, fig in self.frames.items():
             alt = self.alt.format(**dict(zip(self.values, key, strict=True)))
-            frames.append({**store.shorten(json.loads(fig.to_json())), "alt": alt})
+            frames.append({**store.shorten(with_height(json.loads(fig.to_json()))), "alt": alt})
         data = {
             "values": [[str(value) for value in values] for values in self.values.values()],
             "shared": store.parts,

@@ -75,7 +75,7 @@ class BookRenderer(MimetypeRenderer):
     def to_mimebundle(self, fig_dict: dict[str, Any]) -> dict[str, Any]:
         """Return the figure under both types."""
         html = pio.to_html(
-            fig_dict,
+            with_height(fig_dict),
             config=CONFIG,
             include_plotlyjs=False,
             include_mathjax=False,
@@ -83,6 +83,26 @@ class BookRenderer(MimetypeRenderer):
             validate=False,
         )
         return {**PlotlyRenderer(CONFIG).to_mimebundle(fig_dict), "text/html": html}
+
+
+def with_height(figure: dict[str, Any]) -> dict[str, Any]:
+    """Return a figure whose layout says its height.
+
+    Left to the template, the height is lost every other time that plotly.js draws into the same
+    place: the figure is then as high as a box that is as high as the figure.
+
+    Args:
+        figure: a plotly figure as a dictionary.
+
+    >>> with_height(go.Figure().to_dict())["layout"]["height"]
+    420
+    >>> with_height(go.Figure(layout_height=300).to_dict())["layout"]["height"]
+    300
+    """
+    layout = figure["layout"]
+    template = layout.get("template", {}).get("layout", {})
+    height = layout.get("height") or template.get("height") or TEMPLATE.layout.height
+    return {**figure, "layout": {**layout, "height": height}}
 
 
 def use_book_renderer() -> None:
