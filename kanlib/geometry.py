@@ -106,7 +106,7 @@ class Iteration:
                     )
 
 
-def new_optimizer(make: Callable[..., Optimizer], model: nn.Module) -> Optimizer:
+def new_optimizer(make: Callable[..., Any], model: nn.Module) -> Optimizer:
     """Return a new optimizer: an :class:`Iteration` takes the model, others its parameters."""
     return make(model) if isinstance(make, Iteration) else make([*model.parameters()])
 

@@ -13,7 +13,7 @@ from kanlib.carry import carried_optimizer
 from kanlib.networks import KAN
 from kanlib.objectives import Objective
 from kanlib.runs import Run
-from kanlib.training import OptimizerFactory, SchedulerFactory, Trainer, lbfgs
+from kanlib.training import Callback, OptimizerFactory, SchedulerFactory, Trainer, lbfgs
 
 OPTIMIZER_STATES = ("fresh", "carried")
 
@@ -73,6 +73,7 @@ def train_multilevel(
     batches: Iterable[Any] | None = None,
     metrics: Mapping[str, Callable[[nn.Module], float]] | None = None,
     metrics_every: int = 1,
+    callbacks: Sequence[Callback] = (),
     progress: bool = True,
     checkpoint: str | Path | None = None,
     checkpoint_every: float = 5.0,
@@ -93,6 +94,7 @@ def train_multilevel(
         batches: see :func:`kanlib.training.train`, as all further arguments.
         metrics: named functions of the model, recorded in ``run.history.metrics``.
         metrics_every: epochs between evaluations of the metrics.
+        callbacks: functions of the :class:`kanlib.runs.State`, called after each epoch.
         progress: show a progress bar if the run takes longer than a second.
         checkpoint: file for checkpoints, written atomically.
         checkpoint_every: least seconds between checkpoints.
@@ -128,6 +130,7 @@ def train_multilevel(
             f"model must be a KAN, or have the number of intervals n and its own refine=, "
             f"got {type(model).__name__}: use train() for a model without grids"
         )
+    make: Any = optimizer
     trainer = Trainer(
         objective,
         list(schedule.epochs),
@@ -136,6 +139,7 @@ def train_multilevel(
         batches=batches,
         metrics=metrics,
         metrics_every=metrics_every,
+        callbacks=callbacks,
         progress=progress,
         checkpoint=checkpoint,
         checkpoint_every=checkpoint_every,
@@ -152,7 +156,7 @@ def train_multilevel(
     with trainer.bar:
         model, start = trainer.restore(build) if resume else (model, None)
         first = start["level"] if start else 0
-        current = trainer.run_level(model, first, model.n / coarse_n, start=start)
+        current: Any = trainer.run_level(model, first, model.n / coarse_n, start=start)
         for level in range(first + 1, schedule.num_levels):
             if trainer.status != "completed":
                 break
@@ -160,7 +164,7 @@ def train_multilevel(
             try:
                 fine = refine(model)
                 if optimizer_state == "carried":
-                    carried = carried_optimizer(optimizer, current, model, fine)
+                    carried = carried_optimizer(make, current, model, fine)
             except KeyboardInterrupt:
                 trainer.interrupt()
                 break

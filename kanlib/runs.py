@@ -46,12 +46,37 @@ class Level:
     seconds: float
 
 
+class Stop(Exception):
+    """Ends a run where it is: the model keeps its last step, ``run.message`` holds the reason.
+
+    Callbacks may raise it, and bound optimizers, objectives and metrics::
+
+        def until(state):
+            if state.history.loss[-1] < 1e-8:
+                raise Stop("the loss is below 1e-8")
+    """
+
+
+@dataclass
+class State:
+    """Where a run is after an epoch, for callbacks to read."""
+
+    model: Any
+    level: int
+    epoch: int
+    work: float
+    evaluations: int
+    history: History
+    levels: list[Level]
+
+
 @dataclass(repr=False)
 class Run:
     """The result of a training: the model, its history and how the run ended.
 
-    ``status`` is "completed", "interrupted" (Ctrl-C; the model holds the last finished step) or
-    "diverged" (the model holds the last parameters with a finite loss; ``message`` says where).
+    ``status`` is "completed", "stopped" (by a callback or the optimizer), "interrupted" (Ctrl-C;
+    the model holds the last finished step) or "diverged" (the model holds the last parameters with
+    a finite loss); ``message`` says where or why.
     ``work`` counts coarse epochs: an epoch on n intervals costs n / n_coarse.
     """
 

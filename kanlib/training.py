@@ -9,6 +9,13 @@ an epoch. One epoch is one optimizer step (one step a batch, if batches are give
 A run that was killed and is resumed from its checkpoint ends with the numbers of an uninterrupted
 one, bit for bit, provided that all randomness comes from torch's global generators or from the
 generator of a DataLoader.
+
+Callbacks are functions of the :class:`kanlib.runs.State`, called after each epoch. One that raises
+:class:`kanlib.runs.Stop` ends the run with that reason, and so may an optimizer in its step.
+
+An optimizer that needs more than parameters and a closure comes from a factory that is
+:class:`Bindable`: ``factory.bind(model, objective)`` is called on each level, with the user's own
+objective, and returns a torch optimizer or a :class:`Bound` one, which is stepped once an epoch.
 """
 
 from __future__ import annotations
@@ -16,12 +23,12 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -32,13 +39,48 @@ from tqdm import TqdmWarning
 from kanlib.checkpoints import load_checkpoint, save_checkpoint
 from kanlib.geometry import Iteration, new_optimizer
 from kanlib.objectives import Objective, Stateful
-from kanlib.runs import History, Level, Run
+from kanlib.runs import History, Level, Run, State, Stop
 
 with warnings.catch_warnings():  # a notebook without ipywidgets gets no bar, and no complaint
     warnings.simplefilter("ignore", TqdmWarning)
     from tqdm.auto import tqdm
 
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer] | Iteration
+
+@runtime_checkable
+class Bound(Protocol):
+    """An optimizer that knows its model and objective, and evaluates them itself.
+
+    ``evaluations`` counts its evaluations of the loss, accumulated. An attribute ``rate``, if there
+    is one, is recorded as the learning rate, else 1.
+    """
+
+    evaluations: int
+
+    def step(self) -> float:
+        """Do one step; return the loss before it. The model may be changed in place only.
+
+        Raises:
+            Stop: if there is nothing left to do; the model is then as before the step.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the next step depends on: tensors, numbers, strings, lists, dicts."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+
+
+@runtime_checkable
+class Bindable(Protocol):
+    """A factory of optimizers that need the model and the objective."""
+
+    def bind(self, model: Any, objective: Any) -> Optimizer | Bound:
+        """Return an optimizer of the model's parameters that minimises the objective."""
+
+
+AnyOptimizer = Optimizer | Bound
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer] | Iteration | Bindable
+Callback = Callable[[State], object]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -143,6 +185,7 @@ def train(
     work_per_epoch: float = 1.0,
     metrics: Mapping[str, Callable[[nn.Module], float]] | None = None,
     metrics_every: int = 1,
+    callbacks: Sequence[Callback] = (),
     progress: bool = True,
     checkpoint: str | Path | None = None,
     checkpoint_every: float = 5.0,
@@ -162,6 +205,8 @@ def train(
         work_per_epoch: cost of an epoch in coarse epochs.
         metrics: named functions of the model, recorded in ``run.history.metrics``.
         metrics_every: epochs between evaluations of the metrics.
+        callbacks: functions of the :class:`kanlib.runs.State`, called after each epoch; one that
+            raises :class:`kanlib.runs.Stop` ends the run.
         progress: show a progress bar if the run takes longer than a second.
         checkpoint: file for checkpoints, written atomically.
         checkpoint_every: least seconds between checkpoints.
@@ -194,6 +239,7 @@ def train(
         batches=batches,
         metrics=metrics,
         metrics_every=metrics_every,
+        callbacks=callbacks,
         progress=progress,
         checkpoint=checkpoint,
         checkpoint_every=checkpoint_every,
@@ -205,7 +251,7 @@ def train(
     return trainer.finish(model)
 
 
-class Stopped(Exception):
+class Diverged(Exception):
     """The loss is not finite, or has exploded."""
 
 
@@ -227,6 +273,7 @@ class Trainer:
         batches: Iterable[Any] | None,
         metrics: Mapping[str, Callable[[nn.Module], float]] | None,
         metrics_every: int,
+        callbacks: Sequence[Callback],
         progress: bool,
         checkpoint: str | Path | None,
         checkpoint_every: float,
@@ -236,7 +283,8 @@ class Trainer:
             ("optimizer", optimizer, OPTIMIZER),
             ("scheduler", scheduler, SCHEDULER),
         ):
-            if not callable(function) and not (name == "scheduler" and function is None):
+            bindable = name == "optimizer" and isinstance(function, Bindable)
+            if not (callable(function) or bindable or (name == "scheduler" and function is None)):
                 raise TypeError(f"{name} must be a {kind}; got {_kind(function)}")
         for count in epochs:
             if isinstance(count, bool) or not isinstance(count, int) or count < 0:
@@ -255,6 +303,7 @@ class Trainer:
         self.stateful = objective if isinstance(objective, Stateful) else None
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.batches, self.metrics, self.metrics_every = batches, metrics or {}, metrics_every
+        self.callbacks = callbacks
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
         self.checkpoint_every = checkpoint_every
         self.settings: dict[str, Any] = {"epochs": epochs, "batches": batches is not None}
@@ -273,14 +322,24 @@ class Trainer:
         model: nn.Module,
         level: int,
         work_per_epoch: float,
-        optimizer: Optimizer | None = None,
+        optimizer: AnyOptimizer | None = None,
         start: dict[str, Any] | None = None,
-    ) -> Optimizer:
+    ) -> AnyOptimizer:
         """Train the model in place on one level, from the checkpoint ``start`` if given."""
-        optimizer = optimizer or new_optimizer(self.make_optimizer, model)
-        if not isinstance(optimizer, Optimizer):
+        make: Any = self.make_optimizer
+        if optimizer is None:
+            bindable = isinstance(make, Bindable)
+            optimizer = make.bind(model, self.objective) if bindable else new_optimizer(make, model)
+        if not isinstance(optimizer, Optimizer | Bound):
             raise TypeError(f"optimizer must be a {OPTIMIZER}; it returned {_kind(optimizer)}")
-        scheduler = self.make_scheduler(optimizer) if self.make_scheduler else None
+        scheduler = None
+        if isinstance(optimizer, Optimizer):
+            scheduler = self.make_scheduler(optimizer) if self.make_scheduler else None
+        elif self.batches is not None or self.make_scheduler:
+            raise ValueError(
+                f"optimizer {type(optimizer).__name__} evaluates the whole objective itself: leave "
+                "out batches and scheduler"
+            )
         usable = isinstance(scheduler, LRScheduler) and not isinstance(scheduler, ReduceLROnPlateau)
         if self.make_scheduler and not usable:
             raise TypeError(f"scheduler must be a {SCHEDULER}; it returned {_kind(scheduler)}")
@@ -305,23 +364,37 @@ class Trainer:
                     scheduler.step()
                 self.bar.update()
                 self._save(model, optimizer, scheduler)
+                state = State(
+                    model,
+                    level,
+                    self.epoch,
+                    self.work,
+                    self.evaluations,
+                    self.history,
+                    self.levels,
+                )
+                for callback in self.callbacks:
+                    callback(state)
             self._save(model, optimizer, scheduler, force=True)
             self._check(self._loss(model))
-        except Stopped as stop:
+        except Diverged as stop:
             _assign(model, self._good)
             self.status, self.message = "diverged", str(stop)
+        except Stop as stop:
+            self.status, self.message = "stopped", str(stop)
         except KeyboardInterrupt:
             self.interrupt()
         self._close(model, optimizer)
         return optimizer
 
-    def _step(self, model: nn.Module, optimizer: Optimizer, batch: Any) -> None:
+    def _step(self, model: nn.Module, optimizer: AnyOptimizer, batch: Any) -> None:
         """Do one optimizer step, or none if the loss is not finite or anything is raised."""
         before = _copied(model)
-        rate = float(optimizer.param_groups[0]["lr"])
+        rate = _rate(optimizer)
         losses: list[float] = []
 
         def closure() -> Tensor:
+            assert isinstance(optimizer, Optimizer)
             optimizer.zero_grad()
             loss = self._evaluate(model, batch)
             if not losses:  # the loss before the step; a line search evaluates others
@@ -336,7 +409,13 @@ class Trainer:
             return loss
 
         try:
-            optimizer.step(closure)  # type: ignore[arg-type]  # torch wants a float
+            if isinstance(optimizer, Optimizer):
+                optimizer.step(closure)  # type: ignore[arg-type]  # torch wants a float
+            else:
+                done = optimizer.evaluations
+                losses.append(float(optimizer.step()))
+                self.evaluations += optimizer.evaluations - done
+                self._check(losses[0])
         except BaseException:
             _assign(model, before)
             raise
@@ -363,7 +442,7 @@ class Trainer:
         return sum(losses) / len(losses)
 
     def _check(self, loss: float) -> None:
-        """Raise Stopped if the loss is not finite or has exploded, ValueError at the very start."""
+        """Raise Diverged if the loss is not finite or exploded, ValueError at the very start."""
         if not self.history.loss and not math.isfinite(loss):
             raise ValueError(
                 f"objective is {loss} for the initial model: check the data and the scale of the "
@@ -371,7 +450,7 @@ class Trainer:
             )
         initial = self.history.loss[0] if self.history.loss else loss
         if not math.isfinite(loss) or abs(loss) > DIVERGENCE_FACTOR * max(abs(initial), 1.0):
-            raise Stopped(
+            raise Diverged(
                 f"loss became {loss:.3g} at level {self.level}, epoch {self.epoch}, "
                 f"step {len(self.history)}"
             )
@@ -396,7 +475,7 @@ class Trainer:
         """Note that Ctrl-C has ended the run."""
         self.status, self.message = "interrupted", f"at level {self.level}, epoch {self.epoch}"
 
-    def _close(self, model: nn.Module, optimizer: Optimizer) -> None:
+    def _close(self, model: nn.Module, optimizer: AnyOptimizer) -> None:
         """Record what the level ends with; a first Ctrl-C meanwhile does not lose it."""
         try:
             loss = self._loss(model)
@@ -410,7 +489,7 @@ class Trainer:
             self.interrupt()
             self._close(model, optimizer)
             return
-        self._record(loss, float(optimizer.param_groups[0]["lr"]))
+        self._record(loss, _rate(optimizer))
         self.levels.append(
             Level(
                 n=getattr(model, "n", None),
@@ -435,7 +514,7 @@ class Trainer:
     def _save(
         self,
         model: nn.Module,
-        optimizer: Optimizer,
+        optimizer: AnyOptimizer,
         scheduler: LRScheduler | None,
         force: bool = False,
     ) -> None:
@@ -499,7 +578,7 @@ class Trainer:
         return model, state
 
     def _continue(
-        self, optimizer: Optimizer, scheduler: LRScheduler | None, state: dict[str, Any]
+        self, optimizer: AnyOptimizer, scheduler: LRScheduler | None, state: dict[str, Any]
     ) -> None:
         """Put optimizer, scheduler and random numbers into the state of a checkpoint."""
         with self._fitting():
@@ -540,10 +619,18 @@ class Trainer:
             ) from error
 
 
-def _names(optimizer: Optimizer, scheduler: LRScheduler | None) -> dict[str, str]:
+def _rate(optimizer: AnyOptimizer) -> float:
+    """Return the learning rate that is recorded."""
+    if isinstance(optimizer, Optimizer):
+        return float(optimizer.param_groups[0]["lr"])
+    return float(getattr(optimizer, "rate", 1.0))
+
+
+def _names(optimizer: AnyOptimizer, scheduler: LRScheduler | None) -> dict[str, str]:
     """Return the kinds of optimizer and scheduler, and the options of the former."""
     plain = (bool, int, float, str, tuple)
-    options = [f"{k}={v}" for k, v in optimizer.defaults.items() if isinstance(v, plain)]
+    defaults = optimizer.defaults if isinstance(optimizer, Optimizer) else {}
+    options = [f"{k}={v}" for k, v in defaults.items() if isinstance(v, plain)]
     return {
         "optimizer": f"{type(optimizer).__name__}({', '.join(options)})",
         "scheduler": type(scheduler).__name__,

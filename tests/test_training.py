@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 from tqdm import tqdm
 
 from kanlib import KAN, MeanSquaredError, exponential_cycles, linear_ramp, train
-from kanlib.runs import History
+from kanlib.runs import History, Stop
 from kanlib.training import DIVERGENCE_FACTOR
 
 OPTIMIZERS = {
@@ -735,6 +735,90 @@ def test_checkpoint_that_cannot_be_written_is_known_before_the_first_step(tmp_pa
             checkpoint=tmp_path / "file" / "c.pt",
         )
     assert calls == []
+
+
+# Callbacks and bound optimizers
+
+
+def test_callbacks_see_the_state_after_each_epoch():
+    seen = []
+
+    def note(state):
+        seen.append((state.epoch, state.work, state.evaluations, len(state.history)))
+        assert state.model is model
+
+    model, objective = problem()
+    train(model, objective, 3, optimizer=OPTIMIZERS["sgd"], callbacks=[note], progress=False)
+    assert seen == [(1, 1, 1, 1), (2, 2, 2, 2), (3, 3, 3, 3)]
+
+
+def test_callback_ends_the_run_with_its_reason():
+    def stop(state):
+        if state.epoch == 3:
+            raise Stop("three are enough")
+
+    make = OPTIMIZERS["sgd"]
+    losses, parameters = by_hand(*problem(), make, epochs=3)
+    model, objective = problem()
+    run = train(model, objective, 9, optimizer=make, callbacks=[stop], progress=False)
+    assert (run.status, run.message) == ("stopped", "three are enough")
+    assert "three are enough" in repr(run)
+    assert run.history.loss == losses
+    assert same(values(model), parameters[3])
+
+
+class Newton:
+    """Newton's method for the bowl, as an optimizer that knows model and objective."""
+
+    def __init__(self, model, objective):
+        self.model, self.objective, self.evaluations, self.damping = model, objective, 0, 0.5
+
+    def step(self):
+        loss = self.objective(self.model)
+        self.evaluations += 2
+        if loss < 1e-6:
+            raise Stop("the bowl's bottom")
+        with torch.no_grad():
+            self.model.w *= self.damping
+        self.damping *= 0.5
+        return value(loss)
+
+    def state_dict(self):
+        return {"damping": self.damping, "evaluations": self.evaluations}
+
+    def load_state_dict(self, state):
+        self.damping, self.evaluations = state["damping"], state["evaluations"]
+
+
+class NewtonFactory:
+    bind = staticmethod(Newton)
+
+
+def newton_run(wrap=lambda f: f, **options):
+    return train(Bowl(), wrap(bowl), 9, optimizer=NewtonFactory(), progress=False, **options)
+
+
+def test_bound_optimizer_steps_counts_and_stops():
+    run = newton_run()
+    assert (run.status, run.message) == ("stopped", "the bowl's bottom")
+    w = [2.0 ** -(k * (k + 1) / 2) for k in range(6)]
+    np.testing.assert_allclose(run.history.loss, [0.5 * v**2 for v in w[:5]])
+    assert run.history.evaluations[:4] == [2, 4, 6, 8]
+    assert set(run.history.learning_rate) == {1.0}
+
+
+def test_bound_optimizer_is_resumed_with_the_same_numbers(tmp_path):
+    whole = newton_run()
+    for number in range(1, 5):
+        options = {"checkpoint": tmp_path / f"{number}.pt", "checkpoint_every": 0.0}
+        with pytest.raises(Killed):
+            newton_run(lambda objective, n=number: at_call(n, objective, Killed()), **options)
+        assert numbers(newton_run(resume=True, **options)) == numbers(whole)
+
+
+def test_bound_optimizer_has_no_batches():
+    with pytest.raises(ValueError, match="optimizer Newton evaluates the whole objective itself"):
+        newton_run(batches=[1])
 
 
 # Bad input
