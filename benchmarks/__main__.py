@@ -16,7 +16,7 @@ import torch
 from benchmarks import peers, targets
 from benchmarks.measuring import FULL, QUICK
 from benchmarks.sections import SECTIONS, SINGLE
-from kanlib.checkpoints import write_atomically
+from kanlib.files import write_atomically
 from kanlib.records import provenance
 
 SCHEMA = 1

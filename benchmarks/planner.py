@@ -24,7 +24,7 @@ from benchmarks.__main__ import ROOT, SCHEMA, text
 from benchmarks.measuring import FULL, QUICK, Effort, compare
 from benchmarks.networks import network, points, training_step
 from kanlib import KAN, MeanSquaredError, SplineLayer, train_multilevel
-from kanlib.checkpoints import write_atomically
+from kanlib.files import write_atomically
 from kanlib.planner import CALIBRATION, TERMS, CostModel, layers_of, measure_layers
 from kanlib.problems.regression import regression
 from kanlib.records import provenance

@@ -27,8 +27,8 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from kanlib.checkpoints import write_atomically
 from kanlib.experiments import EXPERIMENTS
+from kanlib.files import write_atomically
 from kanlib.problems.burgers import VISCOSITY, Burgers
 from kanlib.problems.poisson import Poisson, source
 from kanlib.records import provenance

@@ -1,16 +1,15 @@
-"""Files that are never half written, and checkpoints that never execute code when loaded."""
+"""Checkpoints: the state of a run in a file that never executes code when it is loaded."""
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from kanlib.files import read, write_atomically
 
 FORMAT = "kanlib checkpoint 1"
 
@@ -34,42 +33,6 @@ FIELDS = {
 }
 
 
-def write_atomically(path: str | Path, data: bytes) -> None:
-    """Write a file so that readers find either the old or the new content, even after a crash.
-
-    Args:
-        path: the file; missing parent folders are created.
-        data: the new content.
-
-    Raises:
-        OSError: if the file cannot be written; an old one is left as it was.
-    """
-    path = Path(path)
-    try:
-        _replace(path, data)
-    except OSError as error:
-        raise OSError(
-            f"cannot write {path} ({error.strerror or error}): choose a file in a folder that can "
-            "be written and has space"
-        ) from error
-
-
-def _replace(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-
-
 def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
     """Write the state of a run (tensors, numbers, strings, lists and dicts) atomically."""
     buffer = io.BytesIO()
@@ -84,8 +47,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         OSError: if the file does not exist or cannot be read.
         ValueError: if the file is truncated, not a checkpoint of kanlib, or carries code.
     """
-    path = Path(path)
-    data = path.read_bytes()
+    data = read(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

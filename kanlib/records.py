@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kanlib.checkpoints import write_atomically
+from kanlib.files import write_atomically
 
 SCHEMA = 1
 FIELDS = {"schema": int, "experiment": str, "provenance": dict, "paper": dict, "runs": list}

@@ -36,6 +36,7 @@ ORDER = [
     "residuals",
     "geometry",
     "problems",
+    "files",
     "checkpoints",
     "objectives",
     "adaptive",

@@ -1,4 +1,4 @@
-"""Files that are never half written; checkpoints that are checked and never execute code."""
+"""Checkpoints that are checked and never execute code."""
 
 import os
 import pickle
@@ -12,69 +12,7 @@ import torch
 from torch import nn
 
 from kanlib import KAN, MeanSquaredError, train_multilevel
-from kanlib.checkpoints import FIELDS, FORMAT, load_checkpoint, save_checkpoint, write_atomically
-
-# Writing
-
-
-def test_write_creates_folders_and_replaces_the_content(tmp_path):
-    path = tmp_path / "new" / "folder" / "file"
-    write_atomically(path, b"one")
-    write_atomically(str(path), b"two")
-    assert path.read_bytes() == b"two"
-    assert [*path.parent.iterdir()] == [path]
-    assert path.stat().st_mode & 0o777 == 0o644
-
-
-class Killed(BaseException):
-    """Stands for whatever ends a process while it writes."""
-
-
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), Killed()], ids=repr)
-@pytest.mark.parametrize("call", ["fdopen", "fsync", "chmod", "replace"])
-def test_write_that_fails_leaves_the_old_file_and_no_other(call, error, tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-
-    def fail(*_):
-        raise error
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, call, fail)
-        with pytest.raises(type(error)):
-            write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert [*tmp_path.iterdir()] == [path]
-
-
-def test_write_shows_readers_the_old_or_the_new_file(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-    seen = []
-    for call in ("fsync", "chmod", "replace"):
-        original = getattr(os, call)
-
-        def looking(*arguments, original=original):
-            seen.append(path.read_bytes())
-            return original(*arguments)
-
-        monkeypatch.setattr(os, call, looking)
-    write_atomically(path, b"new")
-    assert seen == [b"old"] * 3
-    assert path.read_bytes() == b"new"
-
-
-@pytest.mark.parametrize("place", ["file/name", "file/folder/name", "folder", "/proc/name"])
-def test_write_to_an_impossible_place_names_it_and_the_remedy(place, tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(OSError, match=rf"cannot write .*{place} \(.*\): choose a file in a folder"):
-        write_atomically(tmp_path / place, b"content")
-    assert (tmp_path / "file").read_text() == "in the way"
-    assert [*(tmp_path / "folder").iterdir()] == []
-
-
-# Reading
+from kanlib.checkpoints import FIELDS, FORMAT, load_checkpoint, save_checkpoint
 
 
 @pytest.fixture(scope="module")
