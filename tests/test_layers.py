@@ -336,8 +336,8 @@ def test_weights_convert_as_w_equals_a_transposed_u(grid, seed):
     scale = (u.abs() @ matrix.abs()).max().item()
     torch.testing.assert_close(w, u @ matrix, rtol=0, atol=1e-14 * scale)
     assert convert_weights(u, grid, "spline", "spline") is u
-    for names in (("spline", "u"), ("u", "relu")):
-        with pytest.raises(ValueError, match=r"basis must be one of .* got 'u'"):
+    for name, names in (("target", ("spline", "u")), ("source", ("u", "relu"))):
+        with pytest.raises(ValueError, match=rf"{name} must be one of .* got 'u'"):
             convert_weights(u, grid, *names)
 
 
