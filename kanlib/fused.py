@@ -22,7 +22,7 @@ from kanlib.vectors import BYTES, fill, lanes, load, store, totals, transpose
 BLOCK = 128
 
 
-def _jit(function):
+def jit(function):
     """Compile a function, and keep the code for other processes if there is a place for it."""
     options = {"nogil": True, "fastmath": {"contract", "reassoc"}, "error_model": "numpy"}
     try:
@@ -60,7 +60,7 @@ def _grid(grids, s, p):
     return grids[s % grids.shape[0], p % grids.shape[1]]
 
 
-@_jit
+@jit
 def _spread(table, pieces):
     """Give all points the coefficients (r, r), if all intervals have the same."""
     if len(table) == 1:
@@ -69,7 +69,7 @@ def _spread(table, pieces):
                 pieces[l, k].fill(table[0, l, k])
 
 
-@_jit
+@jit
 def _evaluate(x, t, uniform, stride, table, extension, index, place, pieces, basis):
     """Evaluate the r functions that do not vanish at the points x (N,), and derivatives.
 
@@ -134,7 +134,7 @@ def _evaluate(x, t, uniform, stride, table, extension, index, place, pieces, bas
                 store(basis, (3, l, i), b3)
 
 
-@_jit
+@jit
 def _combine(basis, x, pairs, points, c):
     """Set c (C, r, N): the coefficients of the channels x (C, N)."""
     channels, r = c.shape[:2]
@@ -159,7 +159,7 @@ def _contract(basis, j, dots, channel, i):
     return result
 
 
-@_jit
+@jit
 def _differentiate(basis, x, pairs, points, dots, slopes):
     """Set slopes (C, N), gradients in x (C, N), from dots (C, r, N), those in `_combine`'s c."""
     channels = len(slopes)
@@ -180,7 +180,7 @@ def _differentiate(basis, x, pairs, points, dots, slopes):
         store(slopes, (0, i), value)
 
 
-@_jit
+@jit
 def _add(y, start, c, index, rows):
     """Add sum_l c[l, i] rows[index[i] + l] to y[start + i] for all i."""
     r, width = len(c), lanes(y)
@@ -200,7 +200,7 @@ def _add(y, start, c, index, rows):
                 store(y, (j, q), c0 * load(rows, (m, q)) + load(y, (j, q)))
 
 
-@_jit
+@jit
 def _add_outer(rows, index, c, g, start):
     """Add c[l, i] g[start + i] to rows[index[i] + l] for all i and l."""
     r, width = len(c), lanes(g)
@@ -221,7 +221,7 @@ def _add_outer(rows, index, c, g, start):
                 store(rows, (m, q), c0 * load(g, (j, q)) + load(rows, (m, q)))
 
 
-@_jit
+@jit
 def _dot(c, index, rows, g, start):
     """Set c[l, i] = rows[index[i] + l] . g[start + i] for all i and l."""
     r, width = len(c), lanes(g)
@@ -245,7 +245,7 @@ def _dot(c, index, rows, g, start):
             c[l, i] = totals(s0, zero, zero, zero)[0]
 
 
-@_jit
+@jit
 def _transpose(source, rows, columns, target, width):
     """Copy source[i, j] to target[j, i] for all i < rows and j < columns."""
     if rows < width or columns < width:
@@ -260,7 +260,7 @@ def _transpose(source, rows, columns, target, width):
                 transpose(source, (row, column), target, (column, row))
 
 
-@_jit
+@jit
 def lay_out(source, target, start, stop):
     """Copy source (S, I, P, at least J) to target (S, P, J, at least I) for the tasks s P + p."""
     rows, inputs, columns = source.shape[1], source.shape[2], target.shape[2]
@@ -269,7 +269,7 @@ def lay_out(source, target, start, stop):
         _transpose(source[s, :, p], rows, columns, target[s, p], lanes(source))
 
 
-@_jit
+@jit
 def _copy(source, begin, target, start, count, outputs):
     """Copy the rows of some points."""
     for i in range(count):
@@ -286,7 +286,7 @@ def _aligned(like, shape):
     return buffer[start : start + count].reshape(shape)
 
 
-@_jit
+@jit
 def forward(z, rows, breakpoints, tables, uniform, stride, pairs, extension, y, start, stop):
     """Fill y (S, C, B, Q) from z (S, C, P, at least B) and rows (S, P, R, at least Q).
 
@@ -318,7 +318,7 @@ def forward(z, rows, breakpoints, tables, uniform, stride, pairs, extension, y, 
             _copy(buffer[channel], 0, y[s, channel], begin, count, outputs)
 
 
-@_jit
+@jit
 def backward(
     z, weight, breakpoints, tables, grad, uniform, stride, pairs, extension, by_z, by_weight,
     group, start, stop,

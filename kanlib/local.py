@@ -52,7 +52,7 @@ def evaluate(
     """
     n = len(breakpoints) - 1
     r = weight.shape[-1] // n if table is None else table.shape[-1]
-    index, powers = _channels(z, breakpoints, r, pairs, extension)
+    index, powers = power_jets(z, breakpoints, r, pairs, extension)
     outputs, inputs, size = weight.shape
     if table is not None and outputs > size:
         if len(table) == 1:
@@ -72,10 +72,13 @@ def evaluate(
     return (powers.flatten(-2).movedim(0, -2) @ picked).movedim(-2, 0)
 
 
-def _channels(
+def power_jets(
     z: Tensor, breakpoints: Tensor, order: int, pairs: Pairs, extension: str
 ) -> tuple[Tensor, Tensor]:
-    """Return the intervals (..., P) and the coefficients of the powers (C, ..., P, r)."""
+    """Return the intervals (..., P) and the coefficients of the powers (C, ..., P, r).
+
+    A spline whose polynomial on the interval is sum_k a_k v**k has the channels sum_k a_k c_k.
+    """
     directions = len(z) - 1 - len(pairs)
     first, second = z[1 : 1 + directions, ..., None], z[1 + directions :, ..., None]
 

@@ -40,6 +40,10 @@ ORDER = [
     "checkpoints",
     "objectives",
     "adaptive",
+    "coordinates",
+    "fused_gram",
+    "gram",
+    "jacobian",
     "runs",
     "training",
     "carry",
@@ -63,6 +67,7 @@ RUN_TIME = {"torch", "numpy", "tqdm"}
 BOOK_ONLY = {"planner", "figures", "drawings", "explore"}
 OPTIONAL = {
     "fused": {"numba"},
+    "fused_gram": {"numba"},
     "vectors": {"numba", "llvmlite"},
     "gpu": {"triton"},
     "conditioning": {"scipy"},
