@@ -1,7 +1,10 @@
 """kanlib: Kolmogorov-Arnold networks with exact refinement and multilevel training."""
 
+from kanlib.adaptive import refine_adaptively
 from kanlib.attention import Attention
 from kanlib.derivatives import Jet, propagate
+from kanlib.ensembles import Ensemble
+from kanlib.kernels import backend
 from kanlib.knots import KnotGrid
 from kanlib.layers import SplineLayer
 from kanlib.multilevel import Schedule, train_multilevel
@@ -9,7 +12,7 @@ from kanlib.networks import KAN, MLP
 from kanlib.objectives import MeanSquaredError
 from kanlib.residuals import ResidualLoss, Term
 from kanlib.runs import Run
-from kanlib.training import exponential_cycles, linear_ramp, train
+from kanlib.training import exponential_cycles, lbfgs, linear_ramp, train
 from kanlib.transfer import prolongation
 
 __version__ = "0.1.0"
@@ -18,6 +21,7 @@ __all__ = [
     "KAN",
     "MLP",
     "Attention",
+    "Ensemble",
     "Jet",
     "KnotGrid",
     "MeanSquaredError",
@@ -26,10 +30,13 @@ __all__ = [
     "Schedule",
     "SplineLayer",
     "Term",
+    "backend",
     "exponential_cycles",
+    "lbfgs",
     "linear_ramp",
     "prolongation",
     "propagate",
+    "refine_adaptively",
     "train",
     "train_multilevel",
 ]
