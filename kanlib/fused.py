@@ -7,11 +7,15 @@ the outputs are contiguous, padded to whole vectors of ``width`` numbers.
 The work is split into tasks. Every number is computed by one task in a fixed order, so results do
 not depend on how tasks are shared among threads, and no two tasks write to the same place.
 
-numba keeps the compiled code beside this file and compiles anew when this file has changed; after
-a change of :mod:`kanlib.vectors` alone, touch it.
+numba keeps the compiled code beside this file, or where NUMBA_CACHE_DIR says, under the name of the
+kernel. What :mod:`kanlib.vectors` has is compiled into the kernels, and numba does not look there
+for changes, so the name has a digest of both files.
 """
 
 from __future__ import annotations
+
+import hashlib
+import pkgutil
 
 import numba
 import numpy as np
@@ -20,11 +24,14 @@ from kanlib.vectors import BYTES, fill, lanes, load, store, totals, transpose
 
 #: Points evaluated together.
 BLOCK = 128
+_SOURCES = [pkgutil.get_data("kanlib", name) or b"" for name in ("fused.py", "vectors.py")]
+_DIGEST = hashlib.sha256(b"".join(_SOURCES)).hexdigest()[:12]
 
 
 def jit(function):
     """Compile a function, and keep the code for other processes if there is a place for it."""
     options = {"nogil": True, "fastmath": {"contract", "reassoc"}, "error_model": "numpy"}
+    function.__qualname__ += f"_{_DIGEST}"
     try:
         return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # neither this folder nor that of the user may be written to

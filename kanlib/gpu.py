@@ -265,6 +265,10 @@ def _by_rows_in_order(
     tl.store(by_rows, total, (row < size)[:, None] & wanted[None, :])
 
 
+def try_out(_: torch.dtype) -> None:
+    """Do nothing: that this module could be imported is all that is known before a kernel runs."""
+
+
 def forward(
     z: Tensor,
     weight: Tensor,

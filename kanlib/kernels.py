@@ -15,13 +15,17 @@ gradient in the weights in any order, or after ``torch.use_deterministic_algorit
 fixed one, see :mod:`kanlib.gpu`.
 
 The GPU kernels are compared with the reference on the CPU, by Triton's interpreter, and compiled
-for compute capability 8.0; they have not been run or timed on a GPU yet.
+for compute capability 8.0. They have not been run or timed on a GPU yet, and run only where
+``backend("triton")`` asks for them.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
+import logging
+import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -31,19 +35,35 @@ from torch import Tensor
 
 from kanlib import local
 from kanlib._checks import EXTENSIONS
+from kanlib.interrupts import deferred
 from kanlib.local import Pairs
 
 BACKENDS = ("auto", "torch", "numba", "triton")
-_backend = "auto"
+#: The package that each fused back end needs, and how to get it.
+PACKAGES = {
+    "numba": "pip install kanlib[fast]",
+    "triton": "it comes with PyTorch for CUDA on Linux, or by itself: pip install triton",
+}
+_log = logging.getLogger(__name__)
+
+
+class _Choice(threading.local):
+    """The back end that a thread has chosen."""
+
+    def __init__(self) -> None:
+        self.name = "auto"  # torch.compile guards what is in the instance, and not in the class
+
+
+_choice = _Choice()
 
 
 @contextmanager
 def backend(name: str) -> Iterator[None]:
-    """Choose the back end of all spline layers within a ``with`` block.
+    """Choose the back end of all spline layers within a ``with`` block, for the present thread.
 
-    "auto", the default, takes a fused kernel for float32 and float64 where one can be used: "numba"
-    on the CPU and "triton" on CUDA devices, each if it is installed. "numba" and "triton" restrict
-    that to one of them. All else goes through the reference, "torch".
+    "auto", the default, takes the fused kernel for the CPU where it can be used, and elsewhere the
+    reference; so does "numba", which raises where it cannot. "triton" takes the fused kernel for
+    tensors on CUDA devices. All else goes through the reference, "torch".
 
     Args:
         name: "auto", "torch", "numba" or "triton".
@@ -51,47 +71,96 @@ def backend(name: str) -> Iterator[None]:
     Raises:
         ValueError: if ``name`` is unknown.
         ModuleNotFoundError: if it is "numba" or "triton" and that is not installed.
+        RuntimeError: if that is installed and cannot be used here.
 
     Examples:
         >>> with backend("torch"):
         ...     pass
     """
-    global _backend
     if name not in BACKENDS:
         raise ValueError(f"name must be one of {BACKENDS}, got {name!r}")
-    if name == "numba" and not has_numba():
-        raise ModuleNotFoundError("backend 'numba' needs numba: pip install kanlib[fast]")
-    if name == "triton" and not has_triton():
-        raise ModuleNotFoundError(
-            "backend 'triton' needs Triton, which comes with PyTorch for CUDA on Linux, or by "
-            "itself: pip install triton"
-        )
-    before, _backend = _backend, name
+    if name in PACKAGES:
+        _require(name)
+    before, _choice.name = _choice.name, name
     try:
         yield
     finally:
-        _backend = before
+        _choice.name = before
 
 
-@torch.compiler.assume_constant_result
+def _require(name: str) -> None:
+    """Raise unless a fused back end can be used."""
+    device = "cpu" if name == "numba" else "cuda"
+    obstacle = _obstacle(device, torch.float32)
+    if obstacle is not None and _is_missing(obstacle):
+        raise ModuleNotFoundError(f"backend {name!r} needs {name}: {PACKAGES[name]}")
+    if obstacle is not None:
+        raise RuntimeError(
+            f"backend {name!r} cannot be used, {_text(obstacle)}: mend the installation of "
+            f"{name}, or choose 'torch'"
+        ) from obstacle
+    if name == "triton" and not torch.cuda.is_available():
+        raise RuntimeError("backend 'triton' needs a CUDA device, and there is none: choose 'auto'")
+
+
 def has_numba() -> bool:
     """Return whether the fused kernels for the CPU can be used."""
-    return _launcher("cpu") is not None
+    return _usable("cpu", torch.float32)
 
 
-@torch.compiler.assume_constant_result
 def has_triton() -> bool:
     """Return whether the fused kernels for CUDA devices are installed."""
-    return _launcher("cuda") is not None
+    return _usable("cuda", torch.float32)
+
+
+@functools.cache
+def _obstacle(device: str, dtype: torch.dtype) -> Exception | None:
+    """Return why the fused kernels of a device cannot be used, or None; what is wrong is told once.
+
+    Those of the CPU are compiled, or read from the cache, and run on one point.
+    """
+    obstacle: Exception | None = None
+    try:
+        with deferred():  # an interrupt would leave modules behind that are half imported
+            launcher = _launcher(device)
+        launcher.try_out(dtype)
+    except Exception as error:
+        obstacle = error
+    if obstacle is not None and _is_missing(obstacle):
+        _log.info("no fused kernels for %s, %s", device, _text(obstacle))
+    elif obstacle is not None:
+        warnings.warn(
+            f"spline layers go through plain PyTorch, which is slower: the fused kernels for "
+            f"{device} and {dtype} cannot be used, {_text(obstacle)}. Mend that and start anew, or "
+            "choose kanlib.kernels.backend('torch')",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return obstacle
+
+
+def _usable(device: str, dtype: torch.dtype) -> bool:
+    """Return whether the fused kernels of a device can be used; a constant to torch.compile."""
+    return _obstacle(device, dtype) is None
+
+
+# So does torch.compiler.assume_constant_result, after an import that takes as long as torch's own.
+_usable.__dict__["_dynamo_marked_constant"] = True
+
+
+def _is_missing(obstacle: Exception) -> bool:
+    """Return whether a fused back end is not installed, as opposed to broken."""
+    return isinstance(obstacle, ModuleNotFoundError) and obstacle.name in PACKAGES
+
+
+def _text(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0]
 
 
 @functools.cache
 def _launcher(device: str) -> Any:
-    """Return the module that runs the fused kernels, imported at the first use, or None."""
-    try:
-        return importlib.import_module("kanlib.launch" if device == "cpu" else "kanlib.gpu")
-    except ImportError:
-        return None
+    """Return the module that runs the fused kernels, imported at the first use."""
+    return importlib.import_module("kanlib.launch" if device == "cpu" else "kanlib.gpu")
 
 
 def evaluate(
@@ -158,13 +227,11 @@ def _plain(
 
 def _fits(z: Tensor) -> bool:
     """Return whether a fused kernel is to be used."""
-    if z.device.type == "cpu":
-        chosen = _backend in ("auto", "numba") and has_numba()
-    else:
-        chosen = z.device.type == "cuda" and _backend in ("auto", "triton") and has_triton()
-    if not chosen:
+    device = z.device.type
+    chosen = {"cpu": ("auto", "numba"), "cuda": ("triton",)}.get(device, ())
+    if _choice.name not in chosen or z.dtype not in (torch.float32, torch.float64):
         return False
-    if z.dtype not in (torch.float32, torch.float64):
+    if not _usable(device, z.dtype):
         return False
     if torch.compiler.is_compiling():
         return True

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kanlib import fused
+from kanlib.interrupts import deferred
 from kanlib.vectors import BYTES
 
 #: Products of a channel of a point and an output that are worth a thread.
@@ -22,6 +23,30 @@ WORK = 100_000
 #: Inputs that a task of the backward pass takes together, as far as their tables take no more
 #: bytes than this.
 GROUP, CACHE = 16, 1 << 16
+
+
+def try_out(dtype: torch.dtype) -> None:
+    """Run all kernels on one point, so that whatever is wrong with them is raised here.
+
+    They are compiled once for each dtype: what is passed here has the types of all that follows.
+    An interrupt waits until a kernel is compiled; those that are need not be compiled again.
+    """
+
+    kind = "f4" if dtype == torch.float32 else "f8"
+
+    def numbers(*shape: int) -> Any:
+        return np.ones(shape, kind)
+
+    one, padded = numbers(1, 1, 1, 1), numbers(1, 1, 1, BYTES)
+    tables = np.array([[[0.0, 1.0]]]), numbers(1, 1, 1, 1, 1)
+    options = True, 1, _pairs(()), 0
+    for kernel, *arguments in (
+        (fused.lay_out, one, padded),
+        (fused.forward, padded, padded, *tables, *options, one),
+        (fused.backward, padded, one, *tables, one, *options, padded, one, 1),
+    ):
+        with deferred():
+            kernel(*arguments, 0, 1)
 
 
 def forward(
@@ -102,16 +127,34 @@ def _pairs(directions: tuple[int, ...]) -> Any:
 
 def _share(kernel: Callable[..., None], tasks: int, work: int, *arguments: Any) -> None:
     """Run a kernel for all tasks, shared among as many threads as PyTorch uses."""
-    arrays = [
-        each.detach().contiguous().numpy() if isinstance(each, Tensor) else each
-        for each in arguments
-    ]
+    arrays = [_array(each) if isinstance(each, Tensor) else each for each in arguments]
     threads = min(torch.get_num_threads(), tasks, 1 + work // WORK)
     if threads <= 1:
         kernel(*arrays, 0, tasks)
         return
     shares = [(tasks * i // threads, tasks * (i + 1) // threads) for i in range(threads)]
     _together([partial(kernel, *arrays, *share) for share in shares])
+
+
+class _Memory:
+    """The memory of a tensor, for NumPy.
+
+    After ``tensor.numpy()`` PyTorch would not let the storage be resized any more.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        self.__array_interface__ = {
+            "version": 3,
+            "shape": tuple(tensor.shape),
+            "typestr": f"=f{tensor.element_size()}",
+            "data": (tensor.data_ptr(), False),
+        }
+
+
+def _array(tensor: Tensor) -> Any:
+    """Return an array that shares its memory with a tensor, or with a contiguous copy."""
+    return np.asarray(_Memory(tensor.contiguous()))
 
 
 def _together(calls: list[Callable[[], None]]) -> None:
@@ -127,22 +170,19 @@ def _together(calls: list[Callable[[], None]]) -> None:
             other.result()
         return
     waiting = iter(calls)
-    done: list[Callable[[], None]] = []
     errors: list[BaseException] = []
 
     def work(_: int | None) -> None:
         try:
             for call in waiting:
                 call()
-                done.append(call)
         except BaseException as error:  # nothing can be raised through OpenMP
             errors.append(error)
 
-    _openmp(CALLBACK(work), None, len(calls), 0)
+    with deferred():  # what a handler raises would be lost where OpenMP calls `work`
+        _openmp(CALLBACK(work), None, len(calls), 0)
     if errors:
         raise errors[0]
-    if len(done) < len(calls):  # Ctrl-C came where nothing could be caught
-        raise KeyboardInterrupt
 
 
 def _find_openmp() -> Any:

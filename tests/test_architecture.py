@@ -20,6 +20,7 @@ ORDER = [
     "described",
     "maps",
     "local",
+    "interrupts",
     "vectors",
     "fused",
     "launch",

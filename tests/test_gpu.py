@@ -90,29 +90,41 @@ def test_kernels_compile_without_tensor_cores(name, large, dtype, tmp_path, monk
 @pytest.mark.parametrize(
     ("name", "dtype", "expected"),
     [
-        ("auto", torch.float64, True),
-        ("auto", torch.float32, True),
-        ("auto", torch.float16, False),
+        ("auto", torch.float32, False),  # until the kernels have run on a GPU
+        ("triton", torch.float64, True),
         ("triton", torch.float32, True),
+        ("triton", torch.int64, False),
         ("numba", torch.float32, False),
         ("torch", torch.float32, False),
     ],
 )
-def test_tensors_of_a_gpu_take_triton(name, dtype, expected):
+def test_tensors_of_a_gpu_take_triton_where_it_was_asked_for(name, dtype, expected, monkeypatch):
     if name == "numba" and not kernels.has_numba():
         pytest.skip("needs numba")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with FakeTensorMode(), kernels.backend(name):
         assert kernels._fits(torch.empty(1, 3, 2, dtype=dtype, device="cuda")) == expected
 
 
 @needs_triton
-def test_tensors_of_the_cpu_take_the_reference_where_triton_was_asked_for():
+def test_tensors_of_the_cpu_take_the_reference_where_triton_was_asked_for(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     layer = make_layer()
     x = torch.rand(4, 3, dtype=torch.float64)
     with kernels.backend("torch"):
         expected = layer(x)
     with kernels.backend("triton"):
         assert torch.equal(layer(x), expected)
+
+
+@needs_triton
+def test_triton_without_a_gpu_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with (
+        pytest.raises(RuntimeError, match="'triton' needs a CUDA device.*choose 'auto'"),
+        kernels.backend("triton"),
+    ):
+        pass
 
 
 def test_everything_works_without_triton():
@@ -200,7 +212,8 @@ def test_compiled_network_and_its_gradients_agree_on_a_gpu():
     results = []
     for call in (model, torch.compile(model, fullgraph=True)):
         model.zero_grad()
-        y = call(x)
+        with kernels.backend("triton"):
+            y = call(x)
         y.square().sum().backward()
         results.append([y, *(p.grad.clone() for p in model.parameters())])
     assert_close(results[1], results[0], 1e-12)
@@ -212,7 +225,8 @@ def test_ensemble_equals_its_members_on_a_gpu():
     members = [KAN([2, 5, 1], n=8, dtype=torch.float64).cuda() for _ in range(3)]
     ensemble = Ensemble(members)
     x = torch.rand(500, 2, dtype=torch.float64, device="cuda")
-    y = ensemble(x)
+    with kernels.backend("triton"):
+        y = ensemble(x)
     assert_close(y, [member(x) for member in members], 1e-12)
     y.square().sum().backward()
     for member in members:

@@ -169,7 +169,7 @@ def test_compiled_network_has_no_graph_break_over_six_refinements(name):
 def test_backend_is_restored_and_names_the_mistake(monkeypatch):
     with pytest.raises(ZeroDivisionError), kernels.backend("torch"):
         1 / 0  # noqa: B018
-    assert kernels._backend == "auto"
+    assert kernels._choice.name == "auto"
     with (
         pytest.raises(ValueError, match=r"name must be one of .*got 'fast'"),
         kernels.backend("fast"),

@@ -1,11 +1,16 @@
 """The operators behind the spline layers: sizes, intervals, vmap, compilation and threads."""
 
+import hashlib
+import importlib
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +20,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from kanlib import KAN, KnotGrid, SplineLayer, kernels
 from kanlib._checks import BASES, EXTENSIONS
 
+MAIN = threading.main_thread()
 pytestmark = pytest.mark.skipif(not kernels.has_numba(), reason="needs numba: pip install .[fast]")
 
 
@@ -367,22 +373,48 @@ def test_error_in_a_thread_is_raised(launch, monkeypatch, where):
         launch._share(task, 2, 10**9)
 
 
-def test_interrupt_in_a_thread_is_raised(launch, monkeypatch):
-    """Ctrl-C while threads work, wherever in the code it comes."""
+@pytest.mark.parametrize("where", ["a task", "both tasks", "entry", "exit"])
+def test_interrupt_while_threads_work_is_raised(launch, monkeypatch, where):
+    """Ctrl-C in either thread, and where OpenMP has just called Python, or is about to return."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    for delay in range(20):
-        counted = 0
+    callback, both, ran = launch.CALLBACK, threading.Barrier(2, timeout=10), []
 
-        def task(start, stop, delay=delay):
-            nonlocal counted
-            if start == 0:
-                threading.Timer(1e-4 * delay, signal.raise_signal, [signal.SIGINT]).start()
-            time.sleep(5e-3)
-            counted += 1
+    def interrupted(work):
+        def enter(argument):
+            if where == "entry":
+                signal.raise_signal(signal.SIGINT)
+            work(argument)
+            if where == "exit":
+                signal.raise_signal(signal.SIGINT)
 
-        with pytest.raises(KeyboardInterrupt):  # noqa: PT012
-            launch._share(task, 2, 10**9)
-            time.sleep(1)
+        return callback(enter)
+
+    def task(start, stop):
+        both.wait()
+        if where == "both tasks" or (where == "a task" and threading.current_thread() is not MAIN):
+            signal.raise_signal(signal.SIGINT)
+        ran.append(start)
+
+    if launch._openmp is None and where in ("entry", "exit"):
+        pytest.skip("OpenMP's threads only")
+    monkeypatch.setattr(launch, "CALLBACK", interrupted)
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        launch._share(task, 2, 10**9)
+        time.sleep(10)
+    monkeypatch.setattr(launch, "CALLBACK", callback)
+    ran.clear()
+    where = "nowhere"
+    launch._share(task, 2, 10**9)
+    assert sorted(ran) == [0, 1]
+
+
+def test_kernels_leave_storages_as_they_are():
+    """They can still be resized, which sharded training does."""
+    layer = make_layer()
+    x = torch.rand(9, 3, dtype=torch.float64, requires_grad=True)
+    layer(x).sum().backward()
+    for tensor in (x, layer.weight, x.grad, layer.weight.grad, layer.breakpoints, layer._table):
+        tensor.untyped_storage().resize_(0)
 
 
 FORKED = """
@@ -407,6 +439,12 @@ def test_kernel_runs_after_a_fork():
 
 
 # The choice
+
+
+def test_import_takes_no_compiler_along():
+    """Of the time that an import takes, torch's compiler would be half."""
+    code = "import sys, kanlib; assert not {'torch._dynamo', 'numba', 'triton'} & {*sys.modules}"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_everything_works_without_numba():
@@ -449,6 +487,205 @@ def test_propagate_refuses_bad_arguments(shape, pairs, error, message):
 def test_propagate_refuses_another_dtype():
     with pytest.raises(TypeError, match=r"channels must have the dtype of the model"):
         make_layer().propagate(torch.zeros(1, 4, 3), [])
+
+
+@pytest.fixture
+def unknown(monkeypatch):
+    """Forget what is known about the fused kernels, now and afterwards."""
+    kernels._obstacle.cache_clear()
+    yield monkeypatch
+    kernels._obstacle.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NotImplementedError("<intrinsic lanes> is not usable in pure-python"),
+        EOFError("Ran out of input"),
+        OSError(28, "No space left on device"),
+        AttributeError("module 'coverage' has no attribute 'types'"),
+        ModuleNotFoundError("No module named 'llvmlite'", name="llvmlite"),
+    ],
+)
+@pytest.mark.parametrize("when", ["imported", "compiled"])
+def test_kernels_that_cannot_be_used_are_replaced_with_one_warning(error, when, unknown):
+    from kanlib import launch
+
+    def fail(*_):
+        raise error
+
+    layer = make_layer()
+    x = torch.rand(4, 3, dtype=torch.float64)
+    with kernels.backend("torch"):
+        expected = layer(x)
+    if when == "imported":
+        unknown.setattr(kernels, "_launcher", fail)
+    else:
+        unknown.setattr(launch, "try_out", fail)
+    with pytest.warns(RuntimeWarning, match="go through plain PyTorch") as told:
+        assert torch.equal(layer(x), expected)
+        layer(x).sum().backward()
+    assert [str(error) in str(warning.message) for warning in told] == [True]
+    with pytest.warns(RuntimeWarning, match="float32"):
+        assert not kernels.has_numba()
+    with (
+        pytest.raises(RuntimeError, match=r"backend 'numba' cannot be used, .*choose 'torch'"),
+        kernels.backend("numba"),
+    ):
+        pass
+
+
+def test_kernels_that_are_not_installed_are_no_matter_for_a_warning(unknown, caplog):
+    def fail(_):
+        raise ModuleNotFoundError("No module named 'numba'", name="numba")
+
+    unknown.setattr(kernels, "_launcher", fail)
+    with caplog.at_level("INFO", logger="kanlib"), warnings.catch_warnings(action="error"):
+        for _ in range(2):
+            make_layer()(torch.rand(4, 3, dtype=torch.float64))
+    assert caplog.text.count("No module named 'numba'") == 1
+    with (
+        pytest.raises(ModuleNotFoundError, match=r"pip install kanlib\[fast\]"),
+        kernels.backend("numba"),
+    ):
+        pass
+
+
+def test_interrupted_import_is_finished_first(unknown):
+    """Half an import of numba would break every later call."""
+    steps = []
+
+    def slow_import(name):
+        signal.raise_signal(signal.SIGINT)
+        steps.append(name)
+        return sys.modules[name]
+
+    importlib.import_module("kanlib.launch")
+    kernels._launcher.cache_clear()
+    unknown.setattr(importlib, "import_module", slow_import)
+    with pytest.raises(KeyboardInterrupt):
+        make_layer()(torch.rand(4, 3, dtype=torch.float64))
+    assert steps == ["kanlib.launch"]
+    assert kernels.has_numba()
+
+
+def test_kernels_run_where_the_compiler_is_switched_off():
+    """Numba's own switch for debugging: one warning, and the same numbers."""
+    code = """
+import warnings
+import torch
+from kanlib import KAN, kernels
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    for _ in range(2):
+        KAN([2, 3, 1])(torch.rand(3, 2)).sum().backward()
+assert len(told) == 1, told
+assert not kernels.has_numba()
+"""
+    environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+def test_every_thread_chooses_its_back_end():
+    """Also where blocks overlap in time; the choice ends with the block."""
+    both = threading.Barrier(2, timeout=10)
+    seen = {}
+
+    def work(name):
+        for _ in range(2):
+            with kernels.backend(name):
+                both.wait()
+                seen.setdefault(name, []).append(kernels._choice.name)
+                both.wait()
+        seen[name].append(kernels._choice.name)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in ("torch", "numba")]
+    with kernels.backend("torch"):
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert seen == {name: [name, name, "auto"] for name in ("torch", "numba")}
+    assert kernels._choice.name == "auto"
+
+
+def test_kernels_are_compiled_once_for_each_dtype():
+    """What has been tried out is what runs: nothing is compiled where nobody would catch it."""
+    from kanlib import fused
+
+    for dtype in (torch.float32, torch.float64):
+        for points in (GRIDS[0], GRIDS[1]):
+            layer = make_layer(points, dtype=dtype)
+            for channels in CHANNELS:
+                z, pairs = jets(layer.grid, 9, 3, channels)
+                run("numba", layer, z.to(dtype), pairs, torch.ones(len(z), 9, 5, dtype=dtype))
+    for kernel in (fused.forward, fused.backward, fused.lay_out):
+        assert len(kernel.signatures) == 2
+
+
+def test_kept_code_is_named_after_its_sources():
+    from kanlib import fused, vectors
+
+    sources = b"".join(Path(module.__file__).read_bytes() for module in (fused, vectors))
+    digest = hashlib.sha256(sources).hexdigest()[:12]
+    assert {*Path(fused.forward.stats.cache_path).glob(f"fused.forward_{digest}-*.nbi")}
+
+
+@pytest.mark.slow
+def test_change_of_the_vectors_is_seen_by_kernels_that_are_kept(tmp_path):
+    """In a copy of the sources, after lanes have been put in another order."""
+    from kanlib import fused
+
+    copy = tmp_path / "kanlib"
+    copy.mkdir()
+    (copy / "__init__.py").touch()
+    for name in ("fused.py", "vectors.py"):
+        (copy / name).write_bytes((Path(fused.__file__).parent / name).read_bytes())
+    code = """
+import numpy as np
+from kanlib import fused
+source, target = np.arange(16.0).reshape(1, 4, 1, 4), np.zeros((1, 1, 4, 4))
+fused.lay_out(source, target, 0, 1)
+print(int((target[0, 0] == source[0, :, 0].T).all()), sum(fused.lay_out.stats.cache_hits.values()))
+"""
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path)}
+
+    def ask():
+        run = subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return run.stdout.split()
+
+    assert ask() == ["1", "0"]
+    assert ask() == ["1", "1"]
+    vectors = (copy / "vectors.py").read_text()
+    order = "size * (i % 2) for i in range(2 * size)"
+    assert order in vectors
+    (copy / "vectors.py").write_text(vectors.replace(order, order.replace("% 2", "% 1")))
+    assert ask() == ["0", "0"]
+
+
+def test_vectors_may_be_added_in_any_order_and_products_fused():
+    import numba
+    import numpy as np
+
+    from kanlib.vectors import load, store
+
+    @numba.njit
+    def square_and_add(x):
+        v = load(x, (0,))
+        store(x, (0,), v * v + v)
+
+    x = np.arange(4.0)
+    square_and_add(x)
+    assert x.tolist() == [0.0, 2.0, 6.0, 12.0]
+    code = square_and_add.inspect_llvm(square_and_add.signatures[0])
+    for operation in ("fmul", "fadd"):
+        assert re.search(rf"{operation} (reassoc contract|contract reassoc) <4 x double>", code)
 
 
 def test_choice_is_automatic(monkeypatch):
