@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from kanlib.experiments import EXPERIMENTS, find_experiment
-from kanlib.records import load_record, runs_of
+from kanlib.records import RESULTS, load_record, runs_of
 from kanlib.runner import run_and_record
 
-RESULTS = Path("book") / "results"
+DEFAULT = "EXPERIMENT.json, in book/results inside the repository and here elsewhere"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,14 +54,17 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", action="append", type=int, help="a seed (repeatable); default: all")
     run.add_argument("--quick", action="store_true", help="a small version, for trying it out")
     run.add_argument("--device", default="cpu", help="cpu or cuda")
-    run.add_argument("--out", type=Path, help="record file; default: book/results/EXPERIMENT.json")
+    run.add_argument("--out", type=Path, help=f"record file; default: {DEFAULT}")
     run.add_argument("--workers", type=int, default=1, help="runs at a time, a process each")
     run.add_argument("--resume", action="store_true", help="keep finished runs, continue others")
     run.set_defaults(command=_run)
 
     report = commands.add_parser("report", help="print the paper's numbers beside the recorded")
     report.add_argument("experiment")
-    report.add_argument("--out", type=Path, help="record file, as of run")
+    report.add_argument("--quick", action="store_true", help="of the small version")
+    report.add_argument(
+        "--out", type=Path, help="record file; default: that of run, or that of the repository"
+    )
     report.set_defaults(command=_report)
     return parser
 
@@ -79,8 +82,9 @@ def _run(options: argparse.Namespace) -> int:
     experiment = find_experiment(options.experiment)
     cases = options.case or list(experiment.cases)
     _check_device(options.device)
-    name = f"{options.experiment}-quick" if options.quick else options.experiment
-    out = options.out or RESULTS / f"{name}.json"
+    out = options.out or _default(options)
+    if options.out is None:
+        print(f"recording in {out}", file=sys.stderr, flush=True)
     failed = False
     for run in run_and_record(
         options.experiment,
@@ -97,12 +101,16 @@ def _run(options: argparse.Namespace) -> int:
         seconds = sum(level["seconds"] for level in run["levels"])
         note = f" [{run['status']}: {run['message']}]" if run["message"] else ""
         print(f"{run['case']} seed {run['seed']}: {metrics}, {seconds:.1f} s{note}", flush=True)
+    print(f"recorded in {out.expanduser().absolute()}")
     return int(failed)
 
 
 def _report(options: argparse.Namespace) -> int:
     experiment = find_experiment(options.experiment)
-    record = load_record(options.out or RESULTS / f"{options.experiment}.json", options.experiment)
+    out = options.out or _default(options)
+    if options.out is None and not out.exists() and (RESULTS / out.name).exists():
+        out = RESULTS / out.name
+    record = load_record(out, options.experiment)
     made = record["provenance"]
     print(f"{experiment.title}; recorded {made.get('date')}, commit {made.get('commit')}")
     width = max(map(len, experiment.cases))
@@ -121,6 +129,14 @@ def _report(options: argparse.Namespace) -> int:
             + (f"; {failed} diverged" if failed else "")
         )
     return 0
+
+
+def _default(options: argparse.Namespace) -> Path:
+    """Return the record of an experiment: the book's inside the repository, else one here."""
+    name = f"{options.experiment}{'-quick' if options.quick else ''}.json"
+    here = Path.cwd()
+    inside = RESULTS.is_dir() and RESULTS.parents[1] in (here, *here.parents)
+    return (RESULTS if inside else here) / name
 
 
 def _mean(runs: list[dict[str, Any]], metric: str) -> str:

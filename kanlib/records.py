@@ -3,17 +3,22 @@
 A record file holds the runs of one experiment and the paper's values beside them::
 
     {"schema": 1, "experiment": "regression", "provenance": {...}, "paper": {case: {...}},
-     "runs": [{"case", "seed", "config", "num_parameters", "levels", "metrics", ...}]}
+     "runs": [{"case", "seed", "config", "num_parameters", "levels", "metrics", ..., "digest"}]}
 
-Files are replaced atomically; adding a run replaces an older run of the same case and seed.
+Files are replaced atomically; adding a run replaces an older run of the same case and seed. The
+digest of a run is that of its content: what was changed by hand or by accident is not read.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import os
 import platform
+import reprlib
 import subprocess
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -21,27 +26,65 @@ from typing import Any
 import numpy as np
 import torch
 
-from kanlib.files import write_atomically
+from kanlib.files import read, write_atomically
+
+#: Where the records of the book are, if this is kanlib in its repository.
+RESULTS = Path(__file__).resolve().parents[1] / "book" / "results"
 
 SCHEMA = 1
-FIELDS = {"schema": int, "experiment": str, "provenance": dict, "paper": dict, "runs": list}
-RUN_FIELDS = {
+NUMBER = (int, float, type(None))
+#: What a record holds: types, lists and objects of them; what ends in ? may be missing.
+RECORD = {
+    "schema": int,
+    "experiment": str,
+    "provenance": dict,
+    "paper": {str: {"mean": NUMBER, "stdev": NUMBER}},
+    "runs": list,
+}
+RUN = {
     "case": str,
     "seed": int,
     "config": dict,
     "num_parameters": int,
     "status": str,
     "message": str,
-    "levels": list,
-    "metrics": dict,
+    "levels": [
+        {
+            "n": (int, type(None)),
+            "num_parameters": int,
+            "steps": int,
+            "loss": NUMBER,
+            "error": NUMBER,
+            "work": NUMBER,
+            "evaluations": int,
+            "seconds": NUMBER,
+        }
+    ],
+    "metrics": {str: NUMBER},
+    "history?": {
+        "level": [int],
+        "epoch": [int],
+        "work": [NUMBER],
+        "evaluations": [int],
+        "loss": [NUMBER],
+        "errors?": [[NUMBER]],
+    },
+    "solutions?": {str: list},
+    "provenance?": dict,
+    "digest?": str,
 }
+NAMES = {str: "a text", int: "an integer", float: "a number", dict: "an object", list: "a list"}
 
 
 def provenance() -> dict[str, Any]:
-    """Return commit, versions, machine and date of this run."""
+    """Return commit, versions, machine and date of this run.
+
+    The commit is None unless git has these files in a folder ``kanlib`` at the top of a repository;
+    an installed kanlib has its version.
+    """
     import kanlib
 
-    commit, dirty = _git_state(Path(__file__).parent)
+    commit, dirty = _git_state(Path(__file__).resolve())
     return {
         "commit": commit,
         "dirty": dirty,
@@ -93,18 +136,24 @@ def curve(
         Epochs or work, and the loss or the error there.
 
     Raises:
-        ValueError: if an argument is unknown.
+        ValueError: if an argument is unknown, or nothing was recorded on the way.
     """
     if figure not in ("loss", "error") or against not in ("epoch", "work"):
         raise ValueError(
             'figure must be "loss" or "error" and against "epoch" or "work", got '
             f"{figure!r} and {against!r}"
         )
-    history = run["history"]
+    history = run.get("history", {})
     if figure == "loss":
-        rows = zip(history["work"], history["epoch"], history["loss"], strict=True)
+        names = ("work", "epoch", "loss")
+        rows = [*zip(*(history.get(name, []) for name in names), strict=True)]
     else:
-        rows = iter(history["errors"])
+        rows = history.get("errors", [])
+    if not rows:
+        raise ValueError(
+            f"run {run['case']} with seed {run['seed']} has no {figure} recorded along the way: "
+            "take its levels, or run the experiment again"
+        )
     work, epochs, values = (list(column) for column in zip(*rows, strict=True))
     if against == "work":
         return work, values
@@ -143,11 +192,13 @@ def value_at(run: dict[str, Any], figure: str, work: float) -> float:
 def save_record(path: str | Path, record: dict[str, Any]) -> None:
     """Write a record atomically; numbers that are not finite become null.
 
+    A record without a provenance gets that of today.
+
     Raises:
         OSError: if the file cannot be written; an old one is left as it was.
     """
-    content = {**record, "provenance": provenance()}
-    runs = [json.dumps(_plain(run), allow_nan=False) for run in content.pop("runs")]
+    content = {**record, "provenance": record.get("provenance") or provenance()}
+    runs = [json.dumps({**run, "digest": _digest(run)}) for run in _plain(content.pop("runs"))]
     head = json.dumps(_plain(content), indent=1, allow_nan=False)
     body = head[: head.rindex("\n}")] + ',\n "runs": [' + ",".join(f"\n  {r}" for r in runs)
     write_atomically(path, (body + "\n ]\n}\n").encode())
@@ -162,21 +213,24 @@ def load_record(path: str | Path, experiment: str | None = None) -> dict[str, An
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is truncated, is not a record, or belongs to another experiment.
+        OSError: if it is not a file or cannot be read.
+        ValueError: if the file is truncated, is not a record, holds what a record cannot hold, was
+            changed since it was written, or belongs to another experiment.
     """
-    path = Path(path)
-    if not path.exists():
+    try:
+        text = read(path)
+    except FileNotFoundError:
         raise FileNotFoundError(
             f"record {path} does not exist: create it with python -m kanlib run, or name another "
-            "file with --out"
-        )
+            f"file; the records of the book are in book/results of kanlib's repository"
+        ) from None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"record {path} is truncated or not JSON ({error}): restore or delete it"
         ) from None
-    _require(record, FIELDS, f"record {path}")
+    _require(record, RECORD, f"record {path}")
     if record["schema"] != SCHEMA:
         raise ValueError(
             f"record {path} has schema {record['schema']!r}, this version reads {SCHEMA}: "
@@ -187,27 +241,67 @@ def load_record(path: str | Path, experiment: str | None = None) -> dict[str, An
             f"record {path} belongs to experiment {record['experiment']!r}, not {experiment!r}: "
             "choose another file"
         )
+    seen: set[tuple[str, int]] = set()
     for position, run in enumerate(record["runs"]):
-        _require(run, RUN_FIELDS, f"run {position} of record {path}")
+        name = f"run {position} of record {path}"
+        _require(run, RUN, name)
+        digest = run.pop("digest", None)
+        lengths = {len(rows) for key, rows in run.get("history", {}).items() if key != "errors"}
+        if digest not in (None, _digest(run)) or len(lengths) > 1:
+            raise ValueError(
+                f"{name}, {run['case']} with seed {run['seed']}, was changed after it was written: "
+                "restore the file, or run the case again into another"
+            )
+        if (run["case"], run["seed"]) in seen:
+            raise ValueError(
+                f"{name} is a second one of {run['case']} with seed {run['seed']}: remove one"
+            )
+        seen.add((run["case"], run["seed"]))
     return record
 
 
-def _require(value: Any, fields: dict[str, Any], name: str) -> None:
-    """Raise ValueError unless ``value`` is a dict with entries of these types."""
-    wrong = [*fields]
-    if isinstance(value, dict):
-        wrong = [key for key in fields if not isinstance(value.get(key), fields[key])]
-    if wrong:
-        raise ValueError(
-            f"{name} is not of kanlib: it lacks {', '.join(wrong)}, or holds other types there; "
-            "restore it, or choose another file"
-        )
+def _require(value: Any, shape: Any, name: str) -> None:
+    """Raise ValueError unless a value is what RECORD or RUN says."""
+    wrong = next(_wrong(value, shape, ""), None)
+    if wrong is not None:
+        raise ValueError(f"{name} is not of kanlib: {wrong}; restore it, or choose another file")
+
+
+def _wrong(value: Any, shape: Any, name: str) -> Iterator[str]:
+    """Yield what is wrong with a value, such as "levels[0].n must be an integer, got 'a'"."""
+    kinds = shape if isinstance(shape, tuple) else (shape,)
+    kinds = tuple(kind if isinstance(kind, type) else type(kind) for kind in kinds)
+    unfit = isinstance(value, bool) or (isinstance(value, int | float) and not abs(value) < 1e300)
+    if unfit or not isinstance(value, kinds):
+        kind = "a number" if float in kinds else NAMES[kinds[0]]
+        yield f"{name.removeprefix('.') or 'it'} must be {kind}, got {reprlib.repr(value)}"
+    elif isinstance(shape, list):
+        for position, entry in enumerate(value):
+            yield from _wrong(entry, shape[0], f"{name}[{position}]")
+    elif isinstance(shape, dict) and str in shape:
+        for key, entry in value.items():
+            yield from _wrong(entry, shape[str], f"{name}.{key}")
+    elif isinstance(shape, dict):
+        for key, kind in shape.items():
+            if key.rstrip("?") in value:
+                yield from _wrong(value[key.rstrip("?")], kind, f"{name}.{key.rstrip('?')}")
+            elif not key.endswith("?"):
+                yield f"{f'{name}.{key}'.removeprefix('.')} is missing"
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _digest(run: dict[str, Any]) -> str:
+    """Return a digest of what is written of a run."""
+    return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _plain(value: Any) -> Any:
     """Return JSON-ready data, floats rounded to 7 digits and None where not finite."""
     if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
+        return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
     if isinstance(value, float):
@@ -215,12 +309,22 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _git_state(folder: Path) -> tuple[str | None, bool | None]:
+def _git_state(file: Path) -> tuple[str | None, bool | None]:
+    """Return commit and whether there are changes, if git has this file of kanlib."""
+    folder = file.parent
+    # Variables such as GIT_DIR, which git sets for its hooks, speak of another repository.
+    ours = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
+    environment = {key: value for key, value in os.environ.items() if key not in ours}
+
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(folder), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        return done.stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", "--", file.name)
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != folder.parent:
+            return None, None
         changed = git("status", "--porcelain", "--untracked-files=no", "--", ".")
         return git("rev-parse", "HEAD"), bool(changed)
     except (OSError, subprocess.CalledProcessError):

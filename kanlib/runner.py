@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import torch
 from tqdm import tqdm
 
 from kanlib.experiments import find_case, find_experiment
+from kanlib.files import located, locked, sweep
 from kanlib.problems.regression import check_seed
 from kanlib.records import add_run, find_run, load_record, new_record, provenance, save_record
 from kanlib.runs import History
@@ -44,13 +45,15 @@ def run_and_record(
 
     With ``resume``, runs that are already recorded with these settings are yielded as they are, and
     unfinished ones go on from their checkpoints, which are kept in a folder beside ``out``.
+    Processes may share ``out``: none loses runs of another, and of two that are to compute the same
+    run the second waits for the first.
 
     Args:
         experiment: name of the experiment.
         cases: names of cases.
         seeds: seeds.
         out: record file.
-        quick: run the small version.
+        quick: run the small version; it never replaces a full run.
         device: torch device.
         resume: continue.
         workers: number of runs at a time, each in a process of its own with one thread.
@@ -59,8 +62,8 @@ def run_and_record(
         The recorded runs.
 
     Raises:
-        ValueError: if a name is unknown, a seed is out of range, or a file is damaged or belongs
-            to other settings.
+        ValueError: if a name is unknown, a seed is out of range, a quick run would replace a full
+            one, or a file is damaged or belongs to other settings.
         KeyboardInterrupt: after Ctrl-C; checkpoints are kept for what was not finished.
         OSError: if ``out`` cannot be written, or a worker was killed.
     """
@@ -71,24 +74,69 @@ def run_and_record(
     if workers < 1:
         raise ValueError(f"workers must be at least 1 process, got {workers}")
     record = _record(experiment, out)
-    save_record(out, record)  # fails now rather than after hours if it cannot be written
-    jobs = []
+    jobs, done = [], []
     for case, seed in itertools.product(dict.fromkeys(cases), dict.fromkeys(seeds)):
         settings = _settings(experiment, case, quick, device)
-        old = find_run(record, case, seed)
-        if resume and old is not None and old["config"] == settings:
-            yield old
+        job = _Job(experiment, case, seed, settings, located(out), resume, workers == 1)
+        old = _recorded(job, record)
+        if old is None:
+            jobs.append(job)
         else:
-            checkpoint = _checkpoint(out, experiment, case, seed, settings)
-            jobs.append((experiment, case, seed, settings, checkpoint, resume, workers == 1))
-    for result, checkpoint in _results(jobs, workers):
-        record = _record(experiment, out)  # others may have added runs meanwhile
-        add_run(record, result)
-        save_record(out, record)
-        _discard(checkpoint)
+            done.append(old)
+    if jobs:  # fails now rather than after hours if it cannot be written
+        with locked(out):
+            save_record(out, _record(experiment, out))
+    yield from done
+    for job, result in _results(jobs, workers):
+        _add(job, result)
+        _discard(job.checkpoint)
         yield result
     with contextlib.suppress(OSError):  # there is none, or others still use it
-        _checkpoints(out).rmdir()
+        _checkpoints(located(out)).rmdir()
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One run: a case, a seed, and where it is recorded."""
+
+    experiment: str
+    case: str
+    seed: int
+    settings: dict[str, Any]
+    out: Path
+    resume: bool
+    progress: bool
+
+    @property
+    def checkpoint(self) -> Path:
+        """The checkpoint file of the run; other settings have another file."""
+        identity = json.dumps([self.experiment, self.settings], sort_keys=True)
+        digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
+        return _checkpoints(self.out) / f"{self.case}-{self.seed}-{digest}.pt"
+
+
+def _recorded(job: _Job, record: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the run of a job from a record if the job resumes it, or None if it is to be run."""
+    old = find_run(record, job.case, job.seed)
+    if old is None:
+        return None
+    if job.settings["quick"] and old["config"].get("quick") is not True:
+        raise ValueError(
+            f"{job.out} holds the full run of {job.case} with seed {job.seed}, which a quick one "
+            "would replace: name another file with --out"
+        )
+    return old if job.resume and old["config"] == job.settings else None
+
+
+def _add(job: _Job, result: dict[str, Any]) -> None:
+    """Add a result to what the record holds by now."""
+    made = provenance()  # asks git, so before the lock
+    with locked(job.out):
+        record = _record(job.experiment, job.out)
+        _recorded(job, record)
+        add_run(record, result)
+        record.update(provenance=made, paper=find_experiment(job.experiment).paper)
+        save_record(job.out, record)
 
 
 def _settings(experiment: str, case: str, quick: bool, device: str) -> dict[str, Any]:
@@ -98,23 +146,17 @@ def _settings(experiment: str, case: str, quick: bool, device: str) -> dict[str,
     return json.loads(json.dumps(settings))
 
 
-def _checkpoint(out: Path, experiment: str, case: str, seed: int, settings: Any) -> Path:
-    """Return the checkpoint file of a run; other settings have another file."""
-    digest = hashlib.sha256(json.dumps([experiment, settings], sort_keys=True).encode()).hexdigest()
-    return _checkpoints(out) / f"{case}-{seed}-{digest[:12]}.pt"
-
-
 def _checkpoints(out: Path) -> Path:
     return out.parent / f".{out.stem}.checkpoints"
 
 
 def _discard(checkpoint: Path) -> None:
     """Remove a checkpoint and what a killed process may have left of writing it."""
-    for file in checkpoint.parent.glob(f"*{checkpoint.name}*"):
-        file.unlink(missing_ok=True)
+    checkpoint.unlink(missing_ok=True)
+    sweep(checkpoint)
 
 
-def _results(jobs: list[tuple[Any, ...]], workers: int) -> Iterator[tuple[dict[str, Any], Path]]:
+def _results(jobs: list[_Job], workers: int) -> Iterator[tuple[_Job, dict[str, Any]]]:
     if workers == 1:
         yield from map(_run_job, jobs)
         return
@@ -152,27 +194,34 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _run_job(job: tuple[Any, ...]) -> tuple[dict[str, Any], Path]:
-    """Run one case with one seed; return what is recorded, and its checkpoint file."""
-    experiment, case, seed, settings, checkpoint, resume, progress = job
-    if not resume:
-        _discard(checkpoint)
-    run, metrics, solutions = find_experiment(experiment).execute(
-        find_case(experiment, case),
-        seed,
-        quick=settings["quick"],
-        device=settings["device"],
-        checkpoint=checkpoint,
-        resume=resume,
-        progress=progress,
+def _run_job(job: _Job) -> tuple[_Job, dict[str, Any]]:
+    """Run one case with one seed, and return what is recorded."""
+    name = f"{job.case} with seed {job.seed}"
+    with locked(job.checkpoint, f"another process computes {name}: waiting for it"):
+        found = _recorded(job, _record(job.experiment, job.out))
+        return job, found or _computed(job)
+
+
+def _computed(job: _Job) -> dict[str, Any]:
+    """Train one case with one seed, and return what is recorded."""
+    if not job.resume:
+        _discard(job.checkpoint)
+    run, metrics, solutions = find_experiment(job.experiment).execute(
+        find_case(job.experiment, job.case),
+        job.seed,
+        quick=job.settings["quick"],
+        device=job.settings["device"],
+        checkpoint=job.checkpoint,
+        resume=job.resume,
+        progress=job.progress,
     )
     if run.status == "interrupted":
         raise KeyboardInterrupt(run.message)
     errors = {row["level"]: row["error"] for row in run.history.metrics}
     result = {
-        "case": case,
-        "seed": seed,
-        "config": settings,
+        "case": job.case,
+        "seed": job.seed,
+        "config": job.settings,
         "num_parameters": run.levels[-1].num_parameters,
         "status": run.status,
         "message": run.message,
@@ -193,9 +242,9 @@ def _run_job(job: tuple[Any, ...]) -> tuple[dict[str, Any], Path]:
         "history": _thinned(run.history),
         "provenance": provenance(),
     }
-    if seed == find_experiment(experiment).seeds[0] and solutions:
+    if job.seed == find_experiment(job.experiment).seeds[0] and solutions:
         result["solutions"] = solutions
-    return result, checkpoint
+    return result
 
 
 def _thinned(history: History) -> dict[str, list[Any]]:
@@ -216,12 +265,7 @@ def _thinned(history: History) -> dict[str, list[Any]]:
 
 
 def _record(experiment: str, out: Path) -> dict[str, Any]:
-    if out.exists():
+    """Return the record in a file, or a new one if there is none."""
+    if located(out).exists():
         return load_record(out, experiment)
-    found = find_experiment(experiment)
-    paper = {
-        name: {**case.paper, "source": found.source}
-        for name, case in found.cases.items()
-        if case.paper
-    }
-    return new_record(experiment, paper)
+    return new_record(experiment, find_experiment(experiment).paper)

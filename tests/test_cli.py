@@ -28,7 +28,7 @@ REGRESSION = EXPERIMENTS["regression"]
 def cli(capsys, monkeypatch, tmp_path):
     """Return a function from arguments to exit status, standard output and standard error.
 
-    Quick runs are tiny, and default files land in an empty folder.
+    Quick runs are tiny, and default files land in an empty folder, outside of the repository.
     """
     monkeypatch.setattr(experiments, "QUICK_POINTS", 60)
     monkeypatch.setattr(experiments, "QUICK_DIVISOR", 1000)
@@ -72,7 +72,8 @@ def test_run_prints_and_records_the_named_cases_and_seeds(cli, tmp_path):
     assert (status, err) == (0, "")
     number = r"\d\.\d{3}e[+-]\d\d"
     pattern = rf"(mlp-5|spline-fine) seed [23]: train_mse {number}, test_mse {number}, \d+\.\d s"
-    lines = out.splitlines()
+    *lines, last = out.splitlines()
+    assert last == f"recorded in {tmp_path / 'r.json'}"
     assert all(re.fullmatch(pattern, line) for line in lines)
     runs = load_record("r.json", "regression")["runs"]
     assert [(r["case"], r["seed"]) for r in runs] == [
@@ -86,12 +87,45 @@ def test_run_prints_and_records_the_named_cases_and_seeds(cli, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
 
 
-def test_run_defaults_to_all_cases_seeds_and_the_record_of_the_book(cli, monkeypatch):
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """Return the folder for records of a repository of kanlib."""
+    results = tmp_path / "kanlib's" / "book" / "results"
+    results.mkdir(parents=True)
+    monkeypatch.setattr("kanlib.__main__.RESULTS", results)
+    return results
+
+
+@pytest.mark.parametrize("place", ["kanlib's", "kanlib's/book", "elsewhere"])
+def test_run_and_report_say_where_they_write_and_read(
+    place, cli, repository, tmp_path, monkeypatch
+):
+    folder = tmp_path / place
+    folder.mkdir(exist_ok=True)
+    monkeypatch.chdir(folder)
+    path = (folder if place == "elsewhere" else repository) / "regression-quick.json"
+    status, out, err = cli(*RUN, "--seed", "1")
+    assert (status, err) == (0, f"recording in {path}\n")
+    assert out.splitlines()[-1] == f"recorded in {path}"
+    assert [*tmp_path.rglob("*.json")] == [path]
+    status, out, err = cli("report", "regression", "--quick")
+    assert (status, err) == (0, "")
+    assert out.splitlines()[-1].split()[:3] == ["mlp-5", "20", "1"]
+
+
+def test_report_elsewhere_is_of_the_repository_unless_there_is_one_here(cli, repository):
+    cli(*RUN, "--seed", "1", "--seed", "2", "--out", str(repository / "regression.json"))
+    assert cli("report", "regression")[1].splitlines()[-1].split()[:3] == ["mlp-5", "20", "2"]
+    cli(*RUN, "--seed", "1", "--out", "regression.json")
+    assert cli("report", "regression")[1].splitlines()[-1].split()[:3] == ["mlp-5", "20", "1"]
+
+
+def test_run_defaults_to_all_cases_and_seeds(cli, monkeypatch):
     cases = {name: REGRESSION.cases[name] for name in ("mlp-5", "spline-coarse")}
     some = replace(REGRESSION, cases=cases, seeds=(4, 5))
     monkeypatch.setitem(EXPERIMENTS, "regression", some)
     assert cli("run", "regression", "--quick")[0] == 0
-    runs = load_record("book/results/regression-quick.json")["runs"]
+    runs = load_record("regression-quick.json")["runs"]
     assert [(r["case"], r["seed"]) for r in runs] == [(c, s) for c in cases for s in (4, 5)]
 
 
@@ -125,7 +159,8 @@ def test_run_interrupted_returns_130_and_says_how_to_go_on(cli, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(runner, "_run_job", interrupted)
-    status, _, err = cli("run", "regression", "--quick", "--case", "mlp-5")
+    options = ["--case", "mlp-5", "--out", "r.json"]
+    status, _, err = cli("run", "regression", "--quick", *options)
     assert (status, err) == (
         130,
         "interrupted: start the same command with --resume to go on\n",
@@ -145,9 +180,21 @@ MISTAKES = {
     "workers": ([*RUN, "--workers", "0"], 1, "workers must be at least 1 process, got 0"),
     "no workers": ([*RUN, "--workers", "x"], 2, "argument --workers: invalid int value: 'x'"),
     "out": ([*RUN, "--out", "file/r.json"], 1, r"cannot write file/r\.json \(.*\): choose"),
-    "folder": ([*RUN, "--out", "."], 1, "Is a directory"),
+    "folder": ([*RUN, "--out", "."], 1, r"cannot read \. \(it is a folder\): name another file"),
+    "null": (
+        [*RUN, "--out", "/dev/null"],
+        1,
+        r"/dev/null \(it is a pipe or a device\): name",
+    ),
+    "endless": (["report", "regression", "--out", "/dev/zero"], 1, "it is a pipe or a device"),
+    "home": ([*RUN, "--out", "~nobody-here/x"], 1, r"cannot find ~nobody-here/x \(.*\): name ano"),
     "text": ([*RUN, "--out", "file"], 1, "record file is truncated or not JSON"),
     "no record": (["report", "regression"], 1, r"regression\.json does not exist: create it with"),
+    "no quick record": (
+        ["report", "regression", "--quick"],
+        1,
+        r"quick\.json does not exist",
+    ),
     "command": (["walk"], 2, "invalid choice: 'walk'"),
     "nothing": ([], 2, "required"),
     "option": ([*RUN, "--fast"], 2, "unrecognized arguments: --fast"),
@@ -155,7 +202,10 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(("arguments", "status", "text"), MISTAKES.values(), ids=MISTAKES)
-def test_mistakes_are_named_in_one_line(arguments, status, text, cli, tmp_path):
+def test_mistakes_are_named_in_one_line(arguments, status, text, cli, tmp_path, monkeypatch):
+    monkeypatch.setattr("kanlib.__main__.RESULTS", tmp_path / "none")
+    if arguments[:1] == ["run"] and "--out" not in arguments:
+        arguments = [*arguments, "--out", "r.json"]
     (tmp_path / "file").write_text("in the way")
     returned, out, err = cli(*arguments)
     assert (returned, out) == (status, "")
@@ -178,7 +228,8 @@ def test_cuda_is_refused_where_there_is_none(cli, monkeypatch):
 def test_run_hands_its_options_on(cli, monkeypatch):
     seen = {}
     monkeypatch.setattr("kanlib.__main__.run_and_record", lambda *a, **o: seen.update(o) or [])
-    assert cli(*RUN, "--workers", "3", "--resume", "--device", "cpu") == (0, "", "")
+    options = ["--workers", "3", "--resume", "--device", "cpu", "--out", "r.json"]
+    assert cli(*RUN, *options)[0] == 0
     assert seen == {"quick": True, "device": "cpu", "resume": True, "workers": 3}
 
 
@@ -187,7 +238,7 @@ def test_run_hands_its_options_on(cli, monkeypatch):
 
 def test_report_shows_the_papers_numbers_beside_ours(cli):
     cli(*RUN, "--case", "spline-fine-prolonged", "--seed", "1", "--seed", "2")
-    path = "book/results/regression-quick.json"
+    path = "regression-quick.json"
     runs = load_record(path)["runs"]
     status, out, err = cli("report", "regression", "--out", path)
     assert (status, err) == (0, "")
@@ -219,6 +270,27 @@ def test_report_says_what_is_not_finite_or_missing(cli):
 def test_report_of_one_run_has_no_spread(cli):
     cli(*RUN, "--seed", "1", "--out", "r.json")
     assert "(0.00e+00)" in cli("report", "regression", "--out", "r.json")[1]
+
+
+def test_report_of_a_damaged_record_is_one_sentence(cli):
+    cli(*RUN, "--seed", "1", "--out", "r.json")
+    record = json.loads(open("r.json").read())  # noqa: SIM115
+    record["runs"][0]["metrics"]["train_mse"] = "small"
+    open("r.json", "w").write(json.dumps(record))  # noqa: SIM115
+    for command in (["report", "regression"], [*RUN, "--seed", "2"]):
+        status, out, err = cli(*command, "--out", "r.json")
+        assert (status, out) == (1, "")
+        assert re.fullmatch(r"error: run 0 of record r.json .*metrics.train_mse must be .*\n", err)
+
+
+def test_quick_run_into_a_full_record_is_refused(cli):
+    cli(*RUN, "--seed", "1", "--out", "r.json")
+    record = load_record("r.json")
+    record["runs"][0]["config"]["quick"] = False
+    save_record("r.json", record)
+    status, _, err = cli(*RUN, "--seed", "1", "--out", "r.json", "--resume")
+    assert status == 1
+    assert re.fullmatch(r"error: .*r\.json holds the full run of mlp-5 .* with --out\n", err)
 
 
 # Real processes
@@ -264,7 +336,7 @@ def test_run_stopped_by_a_signal_resumes_to_the_same_record(sign, status, tmp_pa
         time.sleep(0.01)
     process.send_signal(sign)
     printed, err = process.communicate()
-    assert (process.returncode, printed) == (status, "")
+    assert (process.returncode, printed) == (status, "")  # what is not done is not recorded
     assert "Traceback" not in err
     assert ("--resume" in err) == (sign == signal.SIGINT)
     assert load_record(out)["runs"] == []

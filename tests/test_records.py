@@ -28,6 +28,11 @@ from kanlib.records import (
 RESULTS = Path(__file__).parents[1] / "book" / "results"
 
 
+def a_level(**fields):
+    counts = dict.fromkeys(["n", "num_parameters", "steps", "evaluations"], 5)
+    return {**counts, **dict.fromkeys(["loss", "error", "work", "seconds"], 0.5), **fields}
+
+
 def a_run(case="a", seed=1, loss=0.5, **fields):
     return {
         "case": case,
@@ -36,10 +41,15 @@ def a_run(case="a", seed=1, loss=0.5, **fields):
         "num_parameters": 55,
         "status": "completed",
         "message": "",
-        "levels": [{"n": 5, "loss": loss}],
+        "levels": [a_level(loss=loss)],
         "metrics": {"train_mse": loss},
         **fields,
     }
+
+
+def a_history():
+    whole, parts = [0, 1], [0.5, 0.25]
+    return {"level": whole, "epoch": whole, "evaluations": whole, "work": parts, "loss": parts}
 
 
 def a_record(*runs):
@@ -101,11 +111,13 @@ def test_record_has_one_line_a_run(tmp_path):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, np.float64("nan")])
 def test_numbers_that_are_not_finite_become_null(value, tmp_path):
     path = tmp_path / "r.json"
-    levels = [{"loss": value, "history": (1.0, value)}]
-    save_record(path, a_record(a_run(loss=value, levels=levels)))
+    history = {**a_history(), "work": (1.0, value)}
+    save_record(path, a_record(a_run(loss=value, history=history)))
     (run,) = stored(path)["runs"]
     assert run["metrics"] == {"train_mse": None}
-    assert run["levels"] == [{"loss": None, "history": [1.0, None]}]
+    assert run["levels"] == [a_level(loss=None)]
+    assert run["history"]["work"] == [1.0, None]
+    load_record(path)
 
 
 def test_numbers_keep_seven_digits_and_integers_all(tmp_path):
@@ -205,10 +217,10 @@ def changed(path, **fields):
 
 
 @pytest.mark.parametrize("field", ["schema", "experiment", "provenance", "paper", "runs"])
-@pytest.mark.parametrize("value", [None, 1.5])
+@pytest.mark.parametrize("value", [None, 1.5, True])
 def test_record_lacking_a_field_is_refused(field, value, tmp_path):
     path = changed(tmp_path / "r.json", **{field: value})
-    with pytest.raises(ValueError, match=rf"lacks {field}, or holds other types there; restore"):
+    with pytest.raises(ValueError, match=rf": {field} (is missing|must be an? .*, got .*); restor"):
         load_record(path)
 
 
@@ -216,10 +228,94 @@ def test_record_lacking_a_field_is_refused(field, value, tmp_path):
 def test_run_lacking_a_field_is_refused(field, tmp_path):
     bad = {k: v for k, v in a_run().items() if k != field} if field else "no run"
     path = changed(tmp_path / "r.json", runs=[a_run(), bad])
-    with pytest.raises(
-        ValueError, match=rf"run 1 of record .*r\.json is not .*lacks {field or ''}"
-    ):
+    what = f"{field} is missing" if field else "it must be an object, got 'no run'"
+    with pytest.raises(ValueError, match=rf"run 1 of record .*r\.json is not .*: {what}; restore"):
         load_record(path)
+
+
+WRONG = {
+    "huge seed as a text": ({"seed": "1"}, "seed must be an integer, got '1'"),
+    "seed": ({"seed": 1.0}, "seed must be an integer, got 1.0"),
+    "truth": ({"num_parameters": True}, "num_parameters must be an integer, got True"),
+    "metrics": ({"metrics": [1.0]}, r"metrics must be an object, got \[1.0\]"),
+    "metric": ({"metrics": {"error": "0.5"}}, "metrics.error must be a number, got '0.5'"),
+    "large": ({"metrics": {"error": 10**400}}, "metrics.error must be a number, got 1000"),
+    "lists": ({"metrics": {"error": [0.5]}}, r"metrics.error must be a number, got \[0.5\]"),
+    "level": ({"levels": [a_level(), 7]}, r"levels\[1\] must be an object, got 7"),
+    "loss": ({"levels": [a_level(loss="x")]}, r"levels\[0\].loss must be a number, got 'x'"),
+    "n": ({"levels": [a_level(n=4.0)]}, r"levels\[0\].n must be an integer, got 4.0"),
+    "no work": (
+        {"levels": [{k: v for k, v in a_level().items() if k != "work"}]},
+        r"levels\[0\].work is missing",
+    ),
+    "history": ({"history": []}, r"history must be an object, got \[\]"),
+    "epoch": (
+        {"history": {**a_history(), "epoch": [0, None]}},
+        r"history.epoch\[1\] must be an integer, got None",
+    ),
+    "errors": (
+        {"history": {**a_history(), "errors": [0.5]}},
+        r"history.errors\[0\] must be a list, got 0.5",
+    ),
+    "lengths": (
+        {"history": {**a_history(), "epoch": [0]}},
+        "a with seed 1, was changed after it was written",
+    ),
+}
+
+
+@pytest.mark.parametrize(("fields", "text"), WRONG.values(), ids=WRONG)
+def test_run_with_a_wrong_type_is_refused_in_one_sentence(fields, text, tmp_path):
+    path = changed(tmp_path / "r.json", runs=[a_run(**fields)])
+    with pytest.raises(ValueError, match=rf"run 0 of record .*r\.json.*{text}.*restore") as caught:
+        load_record(path)
+    assert len(str(caught.value)) < 300
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "1e999", "9" * 5000])
+def test_number_that_json_or_floats_lack_is_refused(text, tmp_path):
+    path = changed(tmp_path / "r.json", runs=[a_run(metrics={"error": 12321})])
+    path.write_text(path.read_text().replace("12321", text))
+    with pytest.raises(ValueError, match=r"r\.json is (not of kanlib|truncated or)"):
+        load_record(path)
+
+
+def test_wrong_value_of_the_paper_is_refused(tmp_path):
+    path = changed(tmp_path / "r.json", paper={"a": {"mean": "1", "stdev": 0.5}})
+    with pytest.raises(ValueError, match=r"paper\.a\.mean must be a number, got '1'; restore"):
+        load_record(path)
+
+
+def test_run_that_is_there_twice_is_refused(tmp_path):
+    path = changed(tmp_path / "r.json", runs=[a_run(), a_run("b"), a_run(loss=0.1)])
+    with pytest.raises(ValueError, match=r"run 2 of .* is a second one of a with seed 1: remove"):
+        load_record(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('"loss": 0.25', '"loss": 2.5'), ("[0.5, 0.25]", "[0.5, 0.26]"), ('"n": 5', '"n": 6')],
+)
+def test_run_that_was_changed_after_it_was_written_is_refused(old, new, tmp_path):
+    path = tmp_path / "r.json"
+    save_record(path, a_record(a_run("b"), a_run(loss=0.25, history=a_history())))
+    text = path.read_text()
+    assert '"digest": "' in text
+    before, after = text.rsplit(old, 1)
+    path.write_text(before + new + after)
+    with pytest.raises(ValueError, match=r"run 1 of .*, a with seed 1, was changed after it was"):
+        load_record(path)
+
+
+def test_digest_does_not_depend_on_the_order_of_fields_or_on_the_kind_of_keys(tmp_path):
+    path = tmp_path / "r.json"
+    run = a_run(solutions={level: [0.5] for level in (2, 10, 1)})
+    save_record(path, a_record(dict(reversed(run.items()))))
+    again = load_record(path)
+    assert again["runs"][0]["solutions"] == {"2": [0.5], "10": [0.5], "1": [0.5]}
+    save_record(path, again)
+    assert load_record(path)["runs"] == again["runs"]
 
 
 def test_record_of_another_schema_is_refused(tmp_path):
@@ -271,6 +367,57 @@ def test_provenance_tells_commit_and_uncommitted_changes(tmp_path, monkeypatch):
     assert [provenance()[key] for key in ("commit", "dirty")] == [commit, True]
 
 
+def an_installed_kanlib(folder, monkeypatch):
+    """Lay files of kanlib in a folder and return the module of records there."""
+    module = folder / "kanlib" / "records.py"
+    module.parent.mkdir(parents=True)
+    module.write_text("installed")
+    monkeypatch.setattr("kanlib.records.__file__", str(module))
+    return module
+
+
+def a_repository(folder):
+    folder.mkdir(exist_ok=True)
+    git(folder, "init", "-q")
+    git(folder, "commit", "-qm", "mine", "--allow-empty")
+
+
+@pytest.mark.parametrize(
+    ("place", "vendored"), [(".venv/site", False), (".venv/site", True), (".", False)]
+)
+def test_provenance_names_no_commit_of_another_repository(place, vendored, tmp_path, monkeypatch):
+    """Neither of one around an environment, nor of one into which kanlib was merely copied."""
+    project = tmp_path / "project"
+    a_repository(project)
+    an_installed_kanlib(project / place, monkeypatch)
+    if vendored:
+        git(project, "add", ".")
+        git(project, "commit", "-qm", "vendored")
+    made = provenance()
+    assert (made["commit"], made["dirty"]) == (None, None)
+    assert made["versions"]["kanlib"] == kanlib.__version__
+
+
+def test_provenance_in_a_hook_of_another_repository_is_that_of_kanlib(tmp_path, monkeypatch):
+    a_repository(tmp_path / "other")
+    ours = tmp_path / "ours"
+    a_repository(ours)
+    an_installed_kanlib(ours, monkeypatch)
+    git(ours, "add", ".")
+    git(ours, "commit", "-qm", "kanlib")
+    commit = git(ours, "rev-parse", "HEAD")
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / "other" / ".git" / "index"))
+    assert provenance()["commit"] == commit
+
+
+def test_record_keeps_its_provenance_until_a_run_is_added(tmp_path):
+    path = tmp_path / "r.json"
+    save_record(path, {**a_record(), "provenance": {"date": "then"}})
+    save_record(path, load_record(path))
+    assert load_record(path)["provenance"] == {"date": "then"}
+
+
 def test_provenance_without_git_says_so(monkeypatch):
     monkeypatch.setenv("PATH", str(Path("/nonexistent")))
     assert [provenance()[key] for key in ("commit", "dirty")] == [None, None]
@@ -289,6 +436,9 @@ def test_curve_counts_epochs_through_all_levels():
     assert curve(run, "error", "work") == ([0.0, 1.0, 2.0, 2.0, 8.0], [0.9, 0.8, 0.7, 0.7, 0.1])
     with pytest.raises(ValueError, match=r"figure must be .*'losses'"):
         curve(run, "losses")
+    for bare in (a_run(), a_run(history={**a_history(), "errors": []})):
+        with pytest.raises(ValueError, match="run a with seed 1 has no error recorded along the"):
+            curve(bare, "error")
     assert [value_at(run, "error", work) for work in (0, 1.5, 2.0, 9.0)] == [0.9, 0.8, 0.7, 0.1]
     assert value_at(run, "loss", 7.9) == 3.0
     with pytest.raises(ValueError, match=r"work must be at least 0, .* got -1"):

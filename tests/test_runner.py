@@ -1,10 +1,12 @@
 """Runs that are recorded, killed, resumed and shared among workers."""
 
+import contextlib
 import json
 import multiprocessing
 import os
 import re
 import signal
+import threading
 import time
 from dataclasses import replace
 from functools import partial
@@ -16,7 +18,8 @@ import torch
 from kanlib import MeanSquaredError, runner
 from kanlib.experiments import EXPERIMENTS, find_case
 from kanlib.experiments import regression as experiments
-from kanlib.records import load_record
+from kanlib.files import locked
+from kanlib.records import load_record, save_record
 from kanlib.runner import run_and_record
 
 REGRESSION = EXPERIMENTS["regression"]
@@ -160,6 +163,133 @@ def test_damaged_record_is_not_overwritten(tmp_path):
     assert out.read_text() == '{"runs": ['
 
 
+# Several processes, and several scales, with one record
+
+
+def finished(out, case, seed, resume):
+    (run,) = record_of(out, case, seeds=(seed,), resume=resume)
+    return run
+
+
+@pytest.mark.slow
+def test_processes_with_one_record_lose_no_run(small, tmp_path):
+    out = tmp_path / "r.json"
+    context = multiprocessing.get_context("fork")
+    seeds = [range(10 * k, 10 * k + 6) for k in range(3)]
+    workers = [
+        context.Process(target=record_of, args=(out, "mlp-5"), kwargs={"seeds": s}) for s in seeds
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    found = sorted(run["seed"] for run in load_record(out)["runs"])
+    assert found == [seed for s in seeds for seed in s]
+    assert [*tmp_path.iterdir()] == [out]
+
+
+def test_provenance_is_asked_for_before_the_lock_is_taken(small, tmp_path, monkeypatch):
+    made, events = runner.provenance, []
+
+    @contextlib.contextmanager
+    def watched(path, *arguments):
+        events.append(f"lock {Path(path).suffix}")
+        with locked(path, *arguments):
+            yield
+        events.append(f"free {Path(path).suffix}")
+
+    monkeypatch.setattr(runner, "provenance", lambda: events.append("git") or made())
+    monkeypatch.setattr(runner, "locked", watched)
+    record_of(tmp_path / "r.json", "mlp-5")
+    assert events[-3:] == ["git", "lock .json", "free .json"]
+    assert "lock .pt" in events
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_second_process_with_the_same_run_waits_for_the_first(small, resume, tmp_path, capfd):
+    out = tmp_path / "r.json"
+    job = runner._Job(
+        "regression", "mlp-5", 1, runner._settings("regression", "mlp-5", True, "cpu"), out, 0, 0
+    )
+    results = []
+    second = threading.Thread(target=lambda: results.append(finished(out, "mlp-5", 1, resume)))
+    with locked(job.checkpoint):  # the first is at work
+        second.start()
+        deadline = time.monotonic() + 60
+        while not (told := capfd.readouterr().err) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert told == "another process computes mlp-5 with seed 1: waiting for it\n"
+        assert not results
+        run = runner._computed(job)
+        runner._add(job, run)
+    second.join()
+    assert results[0]["metrics"] == pytest.approx(run["metrics"], rel=1e-6)
+    assert [*tmp_path.iterdir()] == [out]
+
+
+def test_run_that_waited_is_taken_from_the_record_on_resume(small, tmp_path, monkeypatch):
+    out = tmp_path / "r.json"
+    (run,) = record_of(out, "mlp-5")
+    monkeypatch.setattr(runner, "_computed", lambda job: pytest.fail("it ran again"))
+    job = runner._Job("regression", "mlp-5", 1, run["config"], out, True, False)
+    assert runner._run_job(job)[1] == load_record(out)["runs"][0]
+
+
+def test_resume_that_does_nothing_leaves_the_file_as_it_was(small, tmp_path, monkeypatch):
+    out = tmp_path / "r.json"
+    record_of(out, "mlp-5")
+    before = (out.read_bytes(), out.stat().st_mtime_ns, out.stat().st_ino)
+    monkeypatch.setattr("kanlib.records.provenance", lambda: pytest.fail("it asked for the date"))
+    record_of(out, "mlp-5", resume=True)
+    assert (out.read_bytes(), out.stat().st_mtime_ns, out.stat().st_ino) == before
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_quick_run_does_not_replace_a_full_one(small, resume, tmp_path, monkeypatch):
+    out = tmp_path / "r.json"
+    record_of(out, "mlp-5")
+    record = load_record(out)
+    record["runs"][0]["config"]["quick"] = False
+    save_record(out, record)
+    before = out.read_bytes()
+    monkeypatch.setattr(runner, "_run_job", lambda job: pytest.fail("it ran"))
+    with pytest.raises(ValueError, match=r"holds the full run of mlp-5 with seed 1, .* --out"):
+        record_of(out, "mlp-5", "spline-coarse", seeds=(2, 1), resume=resume)
+    assert out.read_bytes() == before
+
+
+def test_quick_run_does_not_replace_a_full_one_that_came_meanwhile(small, tmp_path):
+    out = tmp_path / "r.json"
+    runs = run_and_record("regression", ["mlp-5"], [1, 2], out, quick=True)
+    run = next(runs)
+    record = {**load_record(out), "runs": [{**run, "seed": 2}]}
+    record["runs"][0]["config"]["quick"] = False
+    save_record(out, record)
+    with pytest.raises(ValueError, match=r"holds the full run of mlp-5 with seed 2"):
+        next(runs)
+    assert load_record(out)["runs"][0]["config"]["quick"] is False
+
+
+def test_home_and_links_lead_to_one_record(small, tmp_path, monkeypatch):
+    home, out = tmp_path / "home", tmp_path / "data" / "r.json"
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(tmp_path)
+    home.mkdir()
+    (home / "link.json").symlink_to(out)
+    stop_at(monkeypatch, 20, Killed())
+    with pytest.raises(Killed):
+        record_of(Path("~/link.json"), "mlp-5")
+    monkeypatch.undo()
+    monkeypatch.setattr(experiments, "QUICK_POINTS", 60)
+    monkeypatch.setattr(experiments, "QUICK_DIVISOR", 1000)
+    assert len([*tmp_path.glob("data/.r.checkpoints/mlp-5-*.pt")]) == 1
+    record_of(out, "mlp-5", resume=True)
+    assert [*out.parent.iterdir()] == [out]
+    assert [*home.iterdir()] == [home / "link.json"]
+    assert {*tmp_path.iterdir()} == {home, out.parent}
+
+
 # Killed and resumed
 
 
@@ -191,7 +321,8 @@ def test_stopped_run_resumes_to_the_same_record(small, number, error, tmp_path, 
             record_of(out, "spline-multilevel")
     assert load_record(out)["runs"] == []
     (checkpoint,) = tmp_path.glob(".r.checkpoints/spline-multilevel-1-*.pt")
-    (checkpoint.parent / f".{checkpoint.name}.left").write_text("by kill -9 during a write")
+    left = checkpoint.with_name(f".{checkpoint.name}.{'0f' * 8}.part")
+    left.write_text("by kill -9 during a write")
     (again,) = record_of(out, "spline-multilevel", resume=True)
     assert comparable(again) == comparable(whole)
     assert not checkpoint.parent.exists()
@@ -228,10 +359,10 @@ def test_checkpoint_of_other_settings_is_not_touched(small, tmp_path, monkeypatc
 # Workers
 
 
-def job_result(seed, folder):
-    run = {
+def job_result(job):
+    return job, {
         "case": "mlp-5",
-        "seed": seed,
+        "seed": job.seed,
         "config": {},
         "num_parameters": 20,
         "status": "completed",
@@ -239,18 +370,17 @@ def job_result(seed, folder):
         "levels": [],
         "metrics": {},
     }
-    return run, folder / "none.pt"
 
 
 def stub_job(job):
     """Run in a worker in place of a training: sleep, die or finish at once."""
-    seed, folder = job[2], job[4].parent.parent
+    seed, folder = job.seed, job.out.parent
     (folder / f"{seed}.pid").write_text(str(os.getpid()))
     if seed >= 90:
         time.sleep(600)
     if seed == 66:
         os.kill(os.getpid(), signal.SIGKILL)
-    return job_result(seed, folder)
+    return job_result(job)
 
 
 def alive(pid):

@@ -90,6 +90,15 @@ class Experiment:
     execute: Callable[..., tuple[Run, dict[str, float], Solutions]] = field(repr=False)
     labels: Mapping[str, str] = field(default_factory=lambda: {"loss": "", "error": "error "})
 
+    @property
+    def paper(self) -> dict[str, Any]:
+        """The paper's values by case, as a record holds them."""
+        return {
+            name: {**case.paper, "source": self.source}
+            for name, case in self.cases.items()
+            if case.paper
+        }
+
 
 class Levelled(Protocol):
     """A case that says on which level its network starts, and how long each level trains."""
