@@ -11,7 +11,7 @@ EXPERIMENTS = regression poisson burgers allen-cahn knots refinement
 INSTALLED = $(VENV)/.installed
 FRESH = $(SOURCE)/_build/.fresh
 # What a chapter's outputs depend on beside its own cells.
-INPUTS = $(wildcard kanlib/*.py kanlib/*/*.py book/*.py book/*/*.json) requirements.txt
+INPUTS = $(wildcard kanlib/*.py kanlib/*/*.py book/*.py book/claims/*.json book/results/*.json) requirements.txt
 PYTEST = $(BIN)/python -m pytest
 SHORT = --no-header -q
 
