@@ -4,6 +4,7 @@ from kanlib.adaptive import refine_adaptively
 from kanlib.attention import Attention
 from kanlib.derivatives import Jet, propagate
 from kanlib.ensembles import Ensemble
+from kanlib.gauss_newton import GaussNewton
 from kanlib.kernels import backend
 from kanlib.knots import KnotGrid
 from kanlib.layers import SplineLayer
@@ -22,6 +23,7 @@ __all__ = [
     "MLP",
     "Attention",
     "Ensemble",
+    "GaussNewton",
     "Jet",
     "KnotGrid",
     "MeanSquaredError",

@@ -28,19 +28,22 @@ COUNTERS = {"step"}
 
 
 def carried_optimizer(
-    make: Callable[..., Optimizer], optimizer: Optimizer, coarse: KAN, fine: KAN
-) -> Optimizer:
+    make: Callable[..., Optimizer], optimizer: Any, coarse: KAN, fine: KAN
+) -> Any:
     """Return a new optimizer for ``fine`` that goes on from the state of the coarse one.
 
     Args:
         make: function from parameters to a torch optimizer, or an iteration of Table 1.
-        optimizer: the optimizer of ``coarse``.
+        optimizer: the optimizer of ``coarse``; one that has a method ``refined(fine)``, such as
+            Gauss-Newton, says itself what it carries.
         coarse: the network that was trained.
         fine: its refinement.
 
     Raises:
         ValueError: if the optimizer keeps state whose transfer is not defined.
     """
+    if hasattr(optimizer, "refined"):
+        return optimizer.refined(fine)
     check_fixed(coarse, "optimizer_state='carried'", "use optimizer_state='fresh'")
     carried = new_optimizer(make, fine)
     basis = BASES[make.gradient] if isinstance(make, Iteration) else None

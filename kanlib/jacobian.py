@@ -336,11 +336,9 @@ class Jacobian:
     def transposed(self, rows: Tensor) -> Tensor:
         """Return J^T y of shape (number of parameters,), for y of shape (M,)."""
         columns = rows.new_zeros(self.coordinates.columns)
-        for (_, parts), y in zip(self._blocks, self._split(rows), strict=True):
-            for run in parts:
-                index = run.offset[:, None] + torch.arange(run.values.shape[1], device=y.device)
-                part = columns[self._start(run) :][: run.size]
-                part.index_add_(0, index.flatten(), (run.values * y[:, None]).flatten())
+        sizes = [len(residual) for residual, _ in self._blocks]
+        for (_, parts), y in zip(self._blocks, rows.split(sizes), strict=True):
+            _add_transposed(parts, y, self.coordinates, columns)
         return self.coordinates.transposed(columns)
 
     def dense(self) -> Tensor:
@@ -358,10 +356,8 @@ class Jacobian:
         """Return J^T J, from the nonzeros alone: the work does not depend on the intervals."""
         total = self.residual.new_zeros(2 * (self.coordinates.columns,))
         for _, parts in self._blocks:
-            gram.add([(self._start(run), run.offset, run.values) for run in parts], total)
-        total = gram.completed(total)
-        half = self.coordinates.transposed(total)  # rows are along the last dimension
-        return self.coordinates.transposed(half.T.contiguous())
+            gram.add([_placed(run, self.coordinates) for run in parts], total)
+        return _turned(total, self.coordinates)
 
     def gradient(self) -> Tensor:
         """Return J^T r, half the gradient of the loss."""
@@ -384,9 +380,6 @@ class Jacobian:
                 one that a refinement leaves as it is.
         """
         return Jacobian(self.coordinates.coarsened(transfers), self._blocks)
-
-    def _split(self, rows: Tensor) -> Iterable[Tensor]:
-        return rows.split([len(residual) for residual, _ in self._blocks])
 
 
 def jacobian(
@@ -419,6 +412,40 @@ def jacobian(
     found = Jacobian(coordinates, [*blocks(model, objective, coordinates, points)])
     check(model, objective, coordinates, found.gradient())
     return found
+
+
+def normal_equations(
+    model: nn.Module, objective: SumOfSquares, coordinates: Coordinates, points: int = POINTS
+) -> tuple[Tensor, Tensor, float]:
+    """Return J^T J, J^T r and the loss; no more rows are held than those of ``points`` points."""
+    like = coordinates.parameters[0].detach()
+    total, right = (like.new_zeros(k * (coordinates.columns,)) for k in (2, 1))
+    loss = 0.0
+    for residual, parts in blocks(model, objective, coordinates, points):
+        loss += float(residual.square().sum())
+        _add_transposed(parts, residual, coordinates, right)
+        gram.add([_placed(run, coordinates) for run in parts], total)
+    return _turned(total, coordinates), coordinates.transposed(right), loss
+
+
+def _placed(run: Run, coordinates: Coordinates) -> gram.Part:
+    return coordinates.start(run.parameter) + run.start, run.offset, run.values
+
+
+def _add_transposed(
+    parts: Sequence[Run], rows: Tensor, coordinates: Coordinates, columns: Tensor
+) -> None:
+    """Add J^T y to the columns."""
+    for run in parts:
+        start, offset, values = _placed(run, coordinates)
+        index = start + offset[:, None] + torch.arange(values.shape[1], device=rows.device)
+        columns.index_add_(0, index.flatten(), (values * rows[:, None]).flatten())
+
+
+def _turned(total: Tensor, coordinates: Coordinates) -> Tensor:
+    """Return the Gram matrix of vectors from that of columns, which is not completed."""
+    half = coordinates.transposed(gram.completed(total))  # along the last dimension
+    return coordinates.transposed(half.T.contiguous())
 
 
 def check(

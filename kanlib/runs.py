@@ -35,7 +35,10 @@ class History:
 
 @dataclass
 class Level:
-    """Summary of one level of a run: its own epochs, work, evaluations and seconds."""
+    """Summary of one level of a run: its own epochs, work, evaluations and seconds.
+
+    ``message`` says why it ended before its last epoch, if it did.
+    """
 
     n: int | None
     num_parameters: int
@@ -44,6 +47,7 @@ class Level:
     work: float
     evaluations: int
     seconds: float
+    message: str = ""
 
 
 class Stop(Exception):
@@ -55,6 +59,10 @@ class Stop(Exception):
             if state.history.loss[-1] < 1e-8:
                 raise Stop("the loss is below 1e-8")
     """
+
+
+class EndOfLevel(Stop):
+    """Ends a level before its last epoch; a multilevel run goes on with the next level."""
 
 
 @dataclass

@@ -39,7 +39,7 @@ from tqdm import TqdmWarning
 from kanlib.checkpoints import load_checkpoint, save_checkpoint
 from kanlib.geometry import Iteration, new_optimizer
 from kanlib.objectives import Objective, Stateful
-from kanlib.runs import History, Level, Run, State, Stop
+from kanlib.runs import EndOfLevel, History, Level, Run, State, Stop
 
 with warnings.catch_warnings():  # a notebook without ipywidgets gets no bar, and no complaint
     warnings.simplefilter("ignore", TqdmWarning)
@@ -349,6 +349,7 @@ class Trainer:
         if start is not None:
             self._continue(optimizer, scheduler, start)
         self.bar.set_description(f"level {level}" if len(self.epochs) > 1 else "training")
+        reason = ""
         try:
             self._save(model, optimizer, scheduler, force=True)
             while self.epoch < self.epochs[level]:
@@ -380,11 +381,13 @@ class Trainer:
         except Diverged as stop:
             _assign(model, self._good)
             self.status, self.message = "diverged", str(stop)
+        except EndOfLevel as stop:
+            reason = str(stop)
         except Stop as stop:
             self.status, self.message = "stopped", str(stop)
         except KeyboardInterrupt:
             self.interrupt()
-        self._close(model, optimizer)
+        self._close(model, optimizer, reason)
         return optimizer
 
     def _step(self, model: nn.Module, optimizer: AnyOptimizer, batch: Any) -> None:
@@ -475,7 +478,7 @@ class Trainer:
         """Note that Ctrl-C has ended the run."""
         self.status, self.message = "interrupted", f"at level {self.level}, epoch {self.epoch}"
 
-    def _close(self, model: nn.Module, optimizer: AnyOptimizer) -> None:
+    def _close(self, model: nn.Module, optimizer: AnyOptimizer, reason: str) -> None:
         """Record what the level ends with; a first Ctrl-C meanwhile does not lose it."""
         try:
             loss = self._loss(model)
@@ -487,7 +490,7 @@ class Trainer:
             if self.status != "completed":
                 raise
             self.interrupt()
-            self._close(model, optimizer)
+            self._close(model, optimizer, reason)
             return
         self._record(loss, _rate(optimizer))
         self.levels.append(
@@ -499,6 +502,7 @@ class Trainer:
                 work=self.work - sum(level.work for level in self.levels),
                 evaluations=self.evaluations - sum(v.evaluations for v in self.levels),
                 seconds=self._seconds() - sum(v.seconds for v in self.levels),
+                message=reason,
             )
         )
 
@@ -629,7 +633,7 @@ def _rate(optimizer: AnyOptimizer) -> float:
 def _names(optimizer: AnyOptimizer, scheduler: LRScheduler | None) -> dict[str, str]:
     """Return the kinds of optimizer and scheduler, and the options of the former."""
     plain = (bool, int, float, str, tuple)
-    defaults = optimizer.defaults if isinstance(optimizer, Optimizer) else {}
+    defaults = getattr(optimizer, "defaults", {})
     options = [f"{k}={v}" for k, v in defaults.items() if isinstance(v, plain)]
     return {
         "optimizer": f"{type(optimizer).__name__}({', '.join(options)})",

@@ -46,6 +46,7 @@ ORDER = [
     "gram",
     "jacobian",
     "runs",
+    "gauss_newton",
     "training",
     "carry",
     "multilevel",
