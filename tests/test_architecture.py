@@ -59,6 +59,7 @@ ORDER = [
     "comparison",
     "experiments",
     "runner",
+    "ledger",
     "planner",
     "figures",
     "drawings",
@@ -66,7 +67,7 @@ ORDER = [
     "__main__",
 ]
 RUN_TIME = {"torch", "numpy", "tqdm"}
-BOOK_ONLY = {"planner", "figures", "drawings", "explore"}
+BOOK_ONLY = {"ledger", "planner", "figures", "drawings", "explore"}
 OPTIONAL = {
     "fused": {"numba"},
     "fused_gram": {"numba"},

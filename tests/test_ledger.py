@@ -7,7 +7,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from book import ledger
+from kanlib import ledger
 
 ROOT = Path(ledger.__file__).parents[1]
 
@@ -181,6 +181,12 @@ def test_ordered_claims_puts_what_is_new_at_the_end_of_its_chapter(folder):
         *[("slope", "02-2-x"), ("error", "02-2-x")],
         *[("c", "05-1-z"), ("a", "05-1-z"), ("b", "05-1-z")],
     ]
+
+
+def test_claim_outside_the_repository_is_compared_with_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(ledger, "CLAIMS", tmp_path / "none")
+    ledger.claim("slope", measured=1e9)
+    assert ledger.load_claims() == {}
 
 
 # The ledger of the book itself.
