@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable
-from typing import Literal, SupportsFloat, SupportsIndex, get_args
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from typing import Any, Literal, SupportsFloat, SupportsIndex, get_args, get_origin
 
 import torch
 from torch import Tensor
@@ -25,19 +28,20 @@ EXTENSIONS: tuple[Extension, ...] = get_args(Extension)
 
 
 def as_integer(
-    name: str, value: SupportsIndex, minimum: int, maximum: int | None = None, remedy: str = ""
+    name: str, value: SupportsIndex, minimum: int | None = None, maximum: int | None = None
 ) -> int:
     """Return ``value`` (of Python or NumPy) as an int from ``minimum`` to ``maximum``, or raise."""
     try:
-        number = None if isinstance(value, bool) else operator.index(value)
+        number = None if isinstance(value, bool | Tensor) else operator.index(value)
     except TypeError:
         number = None
     if number is None:
-        raise TypeError(f"{name} must be an integer of at least {minimum}, got {value!r}{remedy}")
-    if number < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {number}{remedy}")
+        bound = "" if minimum is None else f" of at least {minimum}"
+        raise TypeError(f"{name} must be an integer{bound}, got {shown(value)}")
+    if minimum is not None and number < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {number}")
     if maximum is not None and number > maximum:
-        raise ValueError(f"{name} must be at most {maximum}, got {number}{remedy}")
+        raise ValueError(f"{name} must be at most {maximum}, got {number}")
     return number
 
 
@@ -45,29 +49,107 @@ def as_number(
     name: str, value: SupportsFloat, minimum: float = -math.inf, *, above: float = -math.inf
 ) -> float:
     """Return ``value`` (of Python or NumPy) as a finite float within the bounds, or raise."""
-    bound = f" of at least {minimum:g}" if minimum > -math.inf else ""
-    bound = f" above {above:g}" if above > -math.inf else bound
-    expected = f"{name} must be a finite number{bound}, got {value!r}"
+    error: type[Exception] = ValueError
     try:
         if isinstance(value, bool | str | bytes):
             raise TypeError
         number = float(value)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        raise TypeError(expected) from None
-    if not (math.isfinite(number) and number >= minimum and number > above):
-        raise ValueError(expected)
-    return number
+        if math.isfinite(number) and number >= minimum and number > above:
+            return number
+    except (TypeError, ValueError, RuntimeError):
+        error = TypeError
+    except OverflowError:
+        pass
+    bound = f" of at least {minimum:g}" if minimum > -math.inf else ""
+    bound = f" above {above:g}" if above > -math.inf else bound
+    raise error(f"{name} must be a finite number{bound}, got {shown(value)}")
+
+
+def shown(value: object) -> str:
+    """Return how an error shows a value: itself if that is short, else its type."""
+    text = repr(value) if not isinstance(value, Tensor) else ""
+    if text and len(text) <= 80 and "\n" not in text:
+        return text
+    shape = getattr(value, "shape", None)
+    return f"a {type(value).__name__}" + ("" if shape is None else f" of shape {(*shape,)}")
 
 
 def check_option(name: str, value: object, options: Iterable[str]) -> None:
     """Raise ValueError unless ``value`` is one of the strings ``options``."""
     if not isinstance(value, str) or value not in options:
-        raise ValueError(f"{name} must be one of {(*options,)}, got {value!r}")
+        raise ValueError(f"{name} must be one of {(*options,)}, got {shown(value)}")
+
+
+def check_types(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+    """Raise TypeError unless a function was called with what its annotations say.
+
+    A function calls it first of all, with ``locals()``. A float must be finite, and neither it nor
+    an int may be a bool; a tensor must hold real or complex numbers.
+    """
+    for name, hint in _hints(function).items():
+        if name in arguments:
+            _check(name, arguments[name], hint)
+
+
+@cache
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    hints = typing.get_type_hints(function)
+    hints.pop("return", None)
+    return hints
+
+
+def _check(name: str, value: Any, hint: Any) -> None:
+    origin, inner = get_origin(hint) or hint, get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        kinds = [kind for kind in inner if kind is not types.NoneType]
+        if not ((value is None and types.NoneType in inner) or _fits(value, kinds[:-1])):
+            _check(name, value, kinds[-1])
+    elif origin is Literal:
+        check_option(name, value, inner)
+    elif origin is int:
+        as_integer(name, value)
+    elif origin is float:
+        as_number(name, value)
+    elif origin is Tensor:
+        if not (isinstance(value, Tensor) and value.is_complex()):
+            check_tensor(name, value)
+    elif origin is Callable:
+        if not callable(value):
+            raise TypeError(f"{name} must be a function, got {shown(value)}")
+    elif inner:
+        _check_items(name, value, origin, inner)
+    elif isinstance(origin, type) and not isinstance(value, origin):
+        raise TypeError(f"{name} must be a {origin.__name__}, got {shown(value)}")
+
+
+def _fits(value: Any, hints: Iterable[Any]) -> bool:
+    for hint in hints:
+        try:
+            _check("", value, hint)
+        except (TypeError, ValueError):
+            continue
+        return True
+    return False
+
+
+def _check_items(name: str, value: Any, kind: Any, inner: tuple[Any, ...]) -> None:
+    """Check a collection, and what it holds where it can be looked at more than once."""
+    mapping = issubclass(kind, Mapping)
+    if isinstance(value, str | bytes) or not isinstance(value, Mapping if mapping else Iterable):
+        raise TypeError(f"{name} must be a {kind.__name__.lower()}, got {shown(value)}")
+    if mapping or not hasattr(value, "__getitem__"):
+        return
+    items = [*value]
+    kinds = inner if kind is tuple and inner[-1] is not ... else inner[:1] * len(items)
+    if len(kinds) != len(items):
+        raise ValueError(f"{name} must have {len(kinds)} entries, got {shown(value)}")
+    for i, (item, hint) in enumerate(zip(items, kinds, strict=True)):
+        _check(f"{name}[{i}]", item, hint)
 
 
 def check_derivative(derivative: int, order: int) -> None:
     """Raise ValueError unless 0 <= derivative <= order - 1."""
-    if isinstance(derivative, bool | float) or derivative not in range(order):
+    if isinstance(derivative, bool | float | Tensor) or derivative not in range(order):
         raise ValueError(
             f"derivative must be from 0 to r - 1 = {order - 1} for order r = {order}, "
             f"got {derivative!r}; raise the order to differentiate more often"

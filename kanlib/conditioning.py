@@ -19,11 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from kanlib.ntk import jacobian, spectrum
+from kanlib._checks import as_integer, as_number, check_types, shown
+from kanlib.ntk import Weights, jacobian, spectrum
 from kanlib.objectives import Objective
 
 
-def gauss_newton(model: nn.Module, x: Tensor, weights: str = "all") -> Tensor:
+def gauss_newton(model: nn.Module, x: Tensor, weights: Weights = "all") -> Tensor:
     """Return the spectrum of the Gauss-Newton matrix (2 / M) J^T J, largest first.
 
     Args:
@@ -43,6 +44,7 @@ def gauss_newton(model: nn.Module, x: Tensor, weights: str = "all") -> Tensor:
         >>> gauss_newton(KAN([1, 1], n=2, r=2, dtype=torch.float64), x)
         tensor([1.0000, 0.5000, 0.0000], dtype=torch.float64)
     """
+    check_types(gauss_newton, locals())
     rows = jacobian(model, x, weights)
     values = 2.0 / len(rows) * spectrum(rows)
     return torch.cat([values, values.new_zeros(rows.shape[1] - len(values))])
@@ -61,6 +63,7 @@ def hessian(model: nn.Module, objective: Objective) -> Tensor:
     Returns:
         Symmetric tensor (p, p), parameters in the order of ``model.parameters()``.
     """
+    check_types(hessian, locals())
     parameters = _trainable(model)
     product = _hessian_product(objective(model), parameters)
     basis = torch.eye(sum(p.numel() for p in parameters)).to(parameters[0])
@@ -96,6 +99,7 @@ def lanczos(
         >>> lanczos(KAN([1, 1], n=2, r=2, dtype=torch.float64), MeanSquaredError(x, x), 2)
         tensor([1.0000, 0.5000], dtype=torch.float64)
     """
+    check_types(lanczos, locals())
     try:
         from scipy.sparse.linalg import LinearOperator, eigsh
     except ImportError:
@@ -119,11 +123,18 @@ def lanczos(
 
 
 def _trainable(model: nn.Module) -> list[nn.Parameter]:
-    return [p for p in model.parameters() if p.requires_grad]
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise ValueError("model must have a trainable parameter, got none: see requires_grad")
+    return parameters
 
 
 def _hessian_product(loss: Tensor, parameters: list[nn.Parameter]) -> Callable[[Tensor], Tensor]:
     """Return the function from a vector (p,) to the product of the Hessian of a loss with it."""
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+        raise ValueError(
+            f"objective must return a scalar that depends on the parameters, got {shown(loss)}"
+        )
     slopes = torch.autograd.grad(loss, parameters, create_graph=True)
     flat = torch.cat([slope.flatten() for slope in slopes])
 
@@ -148,15 +159,24 @@ def condition_number(values: Tensor, cutoff: float = 1e-13) -> tuple[float, int]
             :func:`gauss_newton` are exact to about 1e-32, those of a dense matrix to 1e-16.
 
     Raises:
-        ValueError: if no eigenvalue is positive.
+        ValueError: if no eigenvalue is positive, or one is negative beyond the cutoff.
 
     Examples:
         >>> condition_number(torch.tensor([4.0, 2.0, 1e-20]))
         (2.0, 2)
     """
-    largest = float(values.max())
+    check_types(condition_number, locals())
+    as_number("cutoff", cutoff, 0)
+    if values.ndim != 1 or not len(values) or not values.isfinite().all():
+        raise ValueError(f"values must be finite, of shape (N,) with N >= 1, got {shown(values)}")
+    largest, least = float(values.max()), float(values.min())
     if not largest > 0.0:
         raise ValueError(f"values must have a positive entry, got at most {largest:g}")
+    if least < -max(cutoff, len(values) * torch.finfo(values.dtype).eps) * largest:
+        raise ValueError(
+            f"values must be those of a positive semidefinite matrix, got {least:g} beside "
+            f"{largest:g}: an indefinite one has no such condition number"
+        )
     kept = values[values > cutoff * largest]
     return largest / float(kept.min()), len(kept)
 
@@ -170,7 +190,16 @@ def unit_diagonal(matrix: Tensor) -> Tensor:
 
     Args:
         matrix: symmetric tensor (p, p) with a positive diagonal.
+
+    Raises:
+        ValueError: if the matrix is not square or its diagonal not positive.
     """
+    check_types(unit_diagonal, locals())
+    square = matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1]
+    if not square or not (matrix.diagonal() > 0).all() or not matrix.isfinite().all():
+        raise ValueError(
+            f"matrix must be finite and square with a positive diagonal, got {shown(matrix)}"
+        )
     scale = matrix.diagonal().rsqrt()
     return scale[:, None] * matrix * scale
 
@@ -183,10 +212,16 @@ def best_descent(kappa: float, largest: float, momentum: bool = False) -> dict[s
         largest: largest eigenvalue of the Hessian.
         momentum: whether to use momentum (Polyak's heavy ball).
 
+    Raises:
+        ValueError: if ``kappa`` is below 1 or ``largest`` not positive.
+
     Examples:
         >>> best_descent(9.0, 1.0, momentum=True)
         {'lr': 2.25, 'momentum': 0.25}
     """
+    check_types(best_descent, locals())
+    as_number("kappa", kappa, 1)
+    as_number("largest", largest, above=0)
     if not momentum:
         return {"lr": 2.0 / (largest * (1.0 + 1.0 / kappa))}
     root = math.sqrt(kappa)
@@ -201,10 +236,22 @@ def predicted_steps(kappa: float, tolerance: float, momentum: bool = False) -> f
 
     The excess goes with the square of the distance. For momentum this is the rate in the limit.
 
+    Args:
+        kappa: condition number, above 1.
+        tolerance: fraction of the excess that is to be left, more than 0 and less than 1.
+        momentum: as for :func:`best_descent`.
+
+    Raises:
+        ValueError: if ``kappa`` or ``tolerance`` is out of range.
+
     Examples:
         >>> round(predicted_steps(100.0, 1e-6)), round(predicted_steps(100.0, 1e-6, True))
         (345, 34)
     """
+    check_types(predicted_steps, locals())
+    as_number("kappa", kappa, above=1)
+    if not 0.0 < tolerance < 1.0:
+        raise ValueError(f"tolerance must be more than 0 and less than 1, got {tolerance!r}")
     root = math.sqrt(kappa) if momentum else kappa
     return 0.5 * math.log(tolerance) / math.log((root - 1.0) / (root + 1.0))
 
@@ -233,7 +280,18 @@ def evaluations_to(
     Returns:
         The number of gradients before the loss is reached (one a step, but for line searches), or
         None at the limit and where the loss overflows.
+
+    Raises:
+        ValueError: if shapes do not fit or a bound is out of range.
     """
+    check_types(evaluations_to, locals())
+    as_integer("limit", limit, minimum=1)
+    as_number("tolerance", tolerance, above=0)
+    if rows.ndim != 2 or targets.shape != rows.shape[:1] or start.shape != rows.shape[1:]:
+        raise ValueError(
+            f"rows (M, p), targets (M,) and start (p,) must fit, got shapes {tuple(rows.shape)}, "
+            f"{tuple(targets.shape)} and {tuple(start.shape)}"
+        )
     w = start.detach().clone().requires_grad_()
     solver = optimizer([w])
     losses: list[float] = []

@@ -8,16 +8,20 @@ its weights is stable if its step is below 2 / rho, with rho the spectral radius
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
+from kanlib._checks import check_types, shown
 from kanlib.layers import SplineLayer
 
-WEIGHTS = ("all", "spline")
+Weights = Literal["all", "spline"]
+"""All trainable parameters, or those of the spline layers."""
 
 
-def jacobian(model: nn.Module, x: Tensor, weights: str = "all") -> Tensor:
+def jacobian(model: nn.Module, x: Tensor, weights: Weights = "all") -> Tensor:
     """Return the derivatives of the outputs with respect to the trainable weights.
 
     Args:
@@ -39,8 +43,9 @@ def jacobian(model: nn.Module, x: Tensor, weights: str = "all") -> Tensor:
         tensor([[0.5000, 0.5000, 0.0000],
                 [0.0000, 0.0000, 1.0000]], dtype=torch.float64)
     """
-    if weights not in WEIGHTS:
-        raise ValueError(f"weights must be one of {WEIGHTS}, got {weights!r}")
+    check_types(jacobian, locals())
+    if x.ndim != 2 or not len(x):
+        raise ValueError(f"x must have shape (N, P) with N >= 1, got {tuple(x.shape)}")
     of_splines = {layer.weight for layer in model.modules() if isinstance(layer, SplineLayer)}
     parameters = {
         name: weight.detach()
@@ -57,7 +62,7 @@ def jacobian(model: nn.Module, x: Tensor, weights: str = "all") -> Tensor:
     return torch.cat([blocks[name].flatten(2) for name in parameters], dim=2).flatten(0, 1)
 
 
-def tangent_kernel(model: nn.Module, x: Tensor, weights: str = "all") -> Tensor:
+def tangent_kernel(model: nn.Module, x: Tensor, weights: Weights = "all") -> Tensor:
     """Return the empirical neural tangent kernel J J^T.
 
     Args:
@@ -86,9 +91,17 @@ def spectrum(rows: Tensor) -> Tensor:
     Returns:
         The min(M, number of weights) largest eigenvalues; the others are zero.
     """
+    _check_rows(rows)
     return torch.linalg.svdvals(rows) ** 2
 
 
 def spectral_radius(rows: Tensor) -> float:
     """Return the largest eigenvalue of J J^T from the rows of J."""
+    _check_rows(rows)
     return float(torch.linalg.matrix_norm(rows, 2)) ** 2
+
+
+def _check_rows(rows: Tensor) -> None:
+    check_types(_check_rows, locals())
+    if rows.ndim != 2 or not rows.numel() or not rows.isfinite().all():
+        raise ValueError(f"rows must be a finite matrix (M, weights), got {shown(rows)}")

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from kanlib._checks import as_integer, check_types
 from kanlib.bspline import dense_basis
 from kanlib.change_of_basis import ChangeOfBasis
 from kanlib.geometry import check_row
@@ -41,6 +42,7 @@ def gram(grid: KnotGrid, derivative: int = 0) -> Tensor:
                 [1.0000, 4.0000, 1.0000],
                 [0.0000, 1.0000, 2.0000]], dtype=torch.float64)
     """
+    check_types(gram, locals())
     x, weights = quadrature(grid, grid.order)
     b = dense_basis(x, grid, derivative)
     return b.T @ (weights[:, None] * b)
@@ -48,7 +50,8 @@ def gram(grid: KnotGrid, derivative: int = 0) -> Tensor:
 
 def quadrature(grid: KnotGrid, points: int) -> tuple[Tensor, Tensor]:
     """Return Gauss-Legendre points and weights, ``points`` in every interval of the grid."""
-    nodes, weights = _gauss_legendre(points)
+    check_types(quadrature, locals())
+    nodes, weights = _gauss_legendre(as_integer("points", points, minimum=1))
     left, right = grid.breakpoints[:-1, None], grid.breakpoints[1:, None]
     x = left + (right - left) * nodes
     return x.flatten(), ((right - left) * weights).flatten()
@@ -74,6 +77,7 @@ def cosine_modes(grid: KnotGrid) -> Tensor:
     Returns:
         Float64 tensor (N, N), whose column k holds the spline weights of mode k = 0, ..., N - 1.
     """
+    check_types(cosine_modes, locals())
     a, b = grid.domain
     x, weights = quadrature(grid, grid.order + 6)
     phase = torch.pi * (x - a) / (b - a)
@@ -114,6 +118,7 @@ def rate_matrix(
         >>> rate_matrix(KnotGrid.uniform(1, 2)).diagonal()  # each mode at the rate h
         tensor([0.5000, 0.5000], dtype=torch.float64)
     """
+    check_types(rate_matrix, locals())
     check_row(geometry, gradient)
     fine = grid if fine is None else fine
     modes, p, change = cosine_modes(fine), prolongation(grid, fine).dense(), ChangeOfBasis(grid)
@@ -149,6 +154,7 @@ def spectrum(
         >>> spectrum(KnotGrid.uniform(1, 4))
         tensor([0.2500, 0.2500, 0.2500, 0.2500], dtype=torch.float64)
     """
+    check_types(spectrum, locals())
     check_row(geometry, gradient)
     change = ChangeOfBasis(grid)
     if geometry == gradient:
@@ -163,7 +169,7 @@ def largest_stable_step(eigenvalues: Tensor) -> float:
     """Return the supremum of the steps eta with which no eigenmode of I - eta K grows.
 
     It is 2 / lambda_max where the eigenvalues are real and not negative, and 0 if an eigenvalue
-    has a negative real part. Eigenvalues at rounding level count as zero.
+    has a negative real part; infinite if all are zero. Eigenvalues at rounding level count as zero.
 
     Args:
         eigenvalues: those of K, real or complex.
@@ -172,7 +178,12 @@ def largest_stable_step(eigenvalues: Tensor) -> float:
         >>> largest_stable_step(torch.tensor([4.0, 1.0, 0.0]))
         0.5
     """
+    check_types(largest_stable_step, locals())
+    if not eigenvalues.numel() or not eigenvalues.isfinite().all():
+        raise ValueError(f"eigenvalues must be finite and at least one, got {eigenvalues.tolist()}")
     values = eigenvalues[eigenvalues.abs() > 1e-12 * eigenvalues.abs().max()]
+    if not values.numel():
+        return float("inf")
     return max(0.0, float((2.0 * values.real / values.abs().square()).min()))
 
 
@@ -199,6 +210,11 @@ def attenuation(
                 [0.5000, 0.7500],
                 [0.2500, 0.5625]])
     """
+    check_types(attenuation, locals())
+    if rates.ndim != 2 or rates.shape[0] != rates.shape[1]:
+        raise ValueError(f"rates must be a square matrix, got shape {tuple(rates.shape)}")
+    for time in times:
+        as_integer("times", time, minimum=0)
     identity = torch.eye(len(rates)).to(rates)
     start = identity if start is None else start
     powers = (torch.linalg.matrix_power(identity - step * rates, int(t)) for t in times)
@@ -236,10 +252,13 @@ def propagator(
         >>> propagator([coarse, coarse.refine()], [1, 0]).diagonal()
         tensor([0., 1.], dtype=torch.float64)
     """
-    if len(levels) != len(steps):
+    check_types(propagator, locals())
+    if not levels or len(levels) != len(steps):
         raise ValueError(
             f"steps must have one entry a level, got {len(steps)} for {len(levels)} levels"
         )
+    for count in steps:
+        as_integer("steps", count, minimum=0)
     identity = torch.eye(levels[-1].num_basis, dtype=torch.float64)
     result = identity
     for grid, count in zip(levels, steps, strict=True):
@@ -272,6 +291,7 @@ def coarse_correction(coarse: KnotGrid, fine: KnotGrid, derivative: int = 0) -> 
         >>> coarse_correction(coarse, coarse.refine()).diagonal().abs()
         tensor([0., 1.], dtype=torch.float64)
     """
+    check_types(coarse_correction, locals())
     modes, p, g = cosine_modes(fine), prolongation(coarse, fine).dense(), gram(fine, derivative)
     solve = torch.linalg.pinv(p.T @ g @ p, rtol=1e-11, hermitian=True)
     update = modes.T @ gram(fine) @ p @ solve @ p.T @ g @ modes  # V^{-1} = V^T G

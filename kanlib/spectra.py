@@ -12,15 +12,16 @@ few eps, those in the middle about eps * (lambda_max / lambda_min)**(1/4).
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from kanlib._checks import as_integer, as_number, check_types, shown
 from kanlib.change_of_basis import ChangeOfBasis
 from kanlib.knots import KnotGrid
 
-MATRICES = ("AtA", "AAt")
+Matrix = Literal["AtA", "AAt"]
 """A^T A acts on ReLU weights w, A A^T on spline weights u."""
 
 
@@ -31,7 +32,7 @@ class Eigenpairs(NamedTuple):
     vectors: Tensor
 
 
-def eigenpairs(grid: KnotGrid, matrix: str = "AtA", *, inverse: bool = False) -> Eigenpairs:
+def eigenpairs(grid: KnotGrid, matrix: Matrix = "AtA", *, inverse: bool = False) -> Eigenpairs:
     """Return eigenvalues and eigenvectors of A^T A or A A^T, or of the inverse.
 
     Args:
@@ -49,8 +50,7 @@ def eigenpairs(grid: KnotGrid, matrix: str = "AtA", *, inverse: bool = False) ->
         >>> eigenpairs(KnotGrid.uniform(1, 3)).values  # 4 sin(k pi / 14)**2, k = 1, 3, 5
         tensor([0.1981, 1.5550, 3.2470], dtype=torch.float64)
     """
-    if matrix not in MATRICES:
-        raise ValueError(f"matrix must be one of {MATRICES}, got {matrix!r}")
+    check_types(eigenpairs, locals())
     a, a_inverse = _change_of_basis_and_inverse(grid)
     if matrix == "AAt":
         a, a_inverse = a.T, a_inverse.T
@@ -77,6 +77,7 @@ def eigenvalue_ratio(grid: KnotGrid) -> float:
         >>> round(eigenvalue_ratio(KnotGrid.uniform(1, 10)))
         175
     """
+    check_types(eigenvalue_ratio, locals())
     a, a_inverse = _change_of_basis_and_inverse(grid)
     return float((torch.linalg.matrix_norm(a, 2) * torch.linalg.matrix_norm(a_inverse, 2)) ** 2)
 
@@ -96,6 +97,10 @@ def sign_changes(vectors: Tensor, tolerance: float = 1e-12) -> Tensor:
         >>> sign_changes(torch.tensor([[1.0, 1.0], [2.0, 0.0], [1.0, -1.0]]))
         tensor([0, 1])
     """
+    check_types(sign_changes, locals())
+    as_number("tolerance", tolerance, 0)
+    if vectors.ndim != 2 or not len(vectors) or not vectors.isfinite().all():
+        raise ValueError(f"vectors must be finite, of shape (N, M), got {shown(vectors)}")
     changes = []
     for column in vectors.T:
         signs = column[column.abs() > tolerance * column.abs().max()].sign()
@@ -121,6 +126,8 @@ def symbol(order: int, theta: Tensor) -> Tensor:
         >>> symbol(3, torch.tensor([math.pi])).abs()
         tensor([4.])
     """
+    check_types(symbol, locals())
+    as_integer("order", order, minimum=1)
     return (1.0 - torch.exp(1j * theta)) ** order / math.factorial(order - 1)
 
 
