@@ -15,21 +15,55 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import singledispatch
-from typing import Any
+from functools import partial, singledispatch
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
-from torch.func import jvp
+from torch.func import vjp
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
+from torch.overrides import TorchFunctionMode
 
-from kanlib._checks import check_input, check_tensor
+from kanlib._checks import as_integer, check_input, check_tensor
+from kanlib.described import alteration
 from kanlib.layers import SplineLayer
 from kanlib.maps import InputMap, Normalisation
 from kanlib.networks import KAN, MLP
 
+#: Activations that are straight lines between kinks: second derivatives do not exist.
+PIECEWISE_LINEAR = (
+    nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.Threshold, nn.Hardtanh, nn.Hardsigmoid,
+    nn.Hardshrink, nn.Softshrink,
+)  # fmt: skip
 
-@dataclass(frozen=True)
+
+class _Exact(TorchFunctionMode):
+    """Replace normalisations whose third derivatives are wrong in torch, which two here need."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.layer_norm:
+            return _layer_norm(*args, **(kwargs or {}))
+        if func is F.instance_norm:
+            raise ValueError("propagate has no derivatives of F.instance_norm: leave it out")
+        return func(*args, **(kwargs or {}))
+
+
+def _layer_norm(
+    z: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    dims = [*range(-len(normalized_shape), 0)]
+    z = z - z.mean(dims, keepdim=True)
+    z = z * (z.square().mean(dims, keepdim=True) + eps).rsqrt()
+    z = z if weight is None else z * weight
+    return z if bias is None else z + bias
+
+
+@dataclass(frozen=True, eq=False)
 class Jet:
     """Value, first and second derivatives of Q functions at N points.
 
@@ -38,11 +72,14 @@ class Jet:
             for each pair.
         directions: number D of directions.
         pairs: K pairs (a, b) of directions, a <= b, of the second derivatives.
+        smoothness: how many derivatives the functions have; 0 behind splines of order 1, 1 behind
+            those of order 2 or a ReLU, whose higher derivatives are zero between jumps.
 
     Shape:
         ``channels`` (1 + D + K, N, Q); any number of dimensions may stand for N.
 
     Raises:
+        TypeError: if the number of directions or a pair is not made of integers.
         ValueError: if the number of channels is not 1 + D + K, or a pair is not one of directions.
 
     Examples:
@@ -56,14 +93,12 @@ class Jet:
     channels: Tensor
     directions: int
     pairs: tuple[tuple[int, int], ...] = ()
+    smoothness: float = math.inf
 
     def __post_init__(self) -> None:
-        for a, b in self.pairs:
-            if not 0 <= a <= b < self.directions:
-                raise ValueError(
-                    f"pairs must hold (a, b) with 0 <= a <= b < {self.directions}, the number of "
-                    f"directions, got {(a, b)}"
-                )
+        as_integer("directions", self.directions, minimum=0)
+        if _sorted_pairs(self.pairs, self.directions) != tuple(self.pairs):
+            raise ValueError(f"pairs must hold (a, b) with a <= b, got {self.pairs!r}")
         expected = 1 + self.directions + len(self.pairs)
         if self.channels.shape[0] != expected:
             raise ValueError(
@@ -87,14 +122,14 @@ class Jet:
 
         Args:
             x: points of shape (N, P).
-            pairs: pairs of directions whose second derivatives are wanted.
+            pairs: pairs of directions whose second derivatives are wanted, e.g. [(0, 0)].
             directions: the coordinates along which to differentiate; direction a is coordinate
                 ``directions[a]``. By default all, so that directions are coordinates.
             features: function from points (N, P) to network inputs (N, Q), row by row, e.g. the
                 coordinates and a level-set field. By default the coordinates themselves.
 
         Raises:
-            TypeError: if x is not a floating-point tensor.
+            TypeError: if x is not a floating-point tensor, or pairs are no pairs of integers.
             ValueError: if a direction is no coordinate, or a pair not one of directions.
 
         Examples:
@@ -105,35 +140,68 @@ class Jet:
                     [ 1.,  0.,  1.]])
         """
         check_tensor("x", x)
+        if x.ndim == 0:
+            raise ValueError("x must have shape (N, P), got a single number: use x.reshape(1, 1)")
         coordinates = range(x.shape[-1])
         along = [*coordinates] if directions is None else [*directions]
         if not {*along} <= {*coordinates}:
             raise ValueError(
                 f"directions must be coordinates of x, from 0 to {x.shape[-1] - 1}, got {along}"
             )
-        second = tuple((min(a, b), max(a, b)) for a, b in pairs)
-        for pair in second:
-            if not {*pair} <= {*range(len(along))}:
-                raise ValueError(
-                    f"pairs must hold directions from 0 to {len(along) - 1}, got {pair}"
-                )
-        units = [torch.zeros_like(x) for _ in along]
-        for unit, coordinate in zip(units, along, strict=True):
+        second = _sorted_pairs(pairs, len(along))
+        rest = torch.zeros(len(along) + len(second), *x.shape, dtype=x.dtype, device=x.device)
+        for unit, coordinate in zip(rest, along, strict=False):
             unit[..., coordinate] = 1.0
-        function = features or torch.clone
+        jet = cls(torch.cat([x[None], rest]), len(along), second)
+        return jet if features is None else jet.through(features, name="features")
 
-        def slope(a: int) -> Callable[[Tensor], Tensor]:
-            return lambda x: jvp(function, (x,), (units[a],))[1]
+    def through(self, function: Callable[[Tensor], Tensor], *, name: str = "function") -> Jet:
+        """Return the jet of function(z), where z is the value of this jet, by autograd.
 
-        value = function(x)
-        if not isinstance(value, Tensor) or value.shape[:-1] != x.shape[:-1]:
+        It takes several evaluations of the function, where a rule of :func:`propagate` takes one.
+
+        Args:
+            function: function from (N, Q) to (N, R), row by row, that can be differentiated.
+            name: what errors call it.
+
+        Raises:
+            ValueError: if it does not return one row for each point, or is random.
+
+        Examples:
+            >>> x = torch.tensor([[2.0]])
+            >>> Jet.at(x, pairs=[(0, 0)]).through(lambda x: x**3).d(0, 0)
+            tensor([[12.]])
+        """
+        with _Exact():
+            return self._through(function, name)
+
+    def _through(self, function: Callable[[Tensor], Tensor], name: str) -> Jet:
+        z = self.value
+        first, second = self.channels[1:].split([self.directions, len(self.pairs)])
+        zero = torch.zeros((), dtype=z.dtype, device=z.device)
+        before = _random_state(z)
+        value = function(z)
+        if not torch.equal(before, _random_state(z)):
+            raise ValueError(
+                f"{name} must give the same value at each call, but it draws random numbers: call "
+                "model.eval(), or leave out what is random"
+            )
+        if not isinstance(value, Tensor) or value.shape[:-1] != z.shape[:-1]:
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(
-                f"features must return {tuple(x.shape[:-1])} rows, one for each point, got {got}"
+                f"{name} must return {tuple(z.shape[:-1])} rows, one for each point, got {got}"
             )
-        first = [slope(a)(x) for a in range(len(along))]
-        mixed = [jvp(slope(a), (x,), (units[b],))[1] for a, b in second]
-        return cls(torch.stack([value, *first, *mixed]), len(along), second)
+
+        def line(start: Tensor, along: Tensor, s: Tensor) -> Tensor:
+            return function(start + s * along)
+
+        def bent(u: Tensor, v: Tensor, w: Tensor, t: Tensor) -> Tensor:
+            return _slope(partial(line, z + t * v, u + t * w), zero)
+
+        slopes = [_slope(partial(line, z, v), zero) for v in first]
+        pairs = zip(self.pairs, second, strict=True)
+        bends = [_slope(partial(bent, first[a], first[b], w), zero) for (a, b), w in pairs]
+        return replace(self, channels=torch.stack([value, *slopes, *bends]))
 
     def chain(self, value: Tensor, slope: Tensor | float, curvature: Tensor | None = None) -> Jet:
         """Return the jet of s(z), for a function s that acts on each entry of z by itself.
@@ -163,32 +231,139 @@ class Jet:
         Raises:
             ValueError: if the jet does not hold it.
         """
-        if len(directions) == 1 and directions[0] in range(self.directions):
-            return self.channels[1 + directions[0]]
-        pair = tuple(sorted(directions))
-        if pair in self.pairs:
-            return self.channels[1 + self.directions + self.pairs.index(pair)]
+        known = [*((a,) for a in range(self.directions)), *self.pairs]
+        wanted = tuple(sorted(directions))
+        if wanted not in known:
+            raise ValueError(
+                f"d{directions} is not in this jet, which has first derivatives along directions "
+                f"0, ..., {self.directions - 1} and second derivatives {list(self.pairs)}: build "
+                "the input with Jet.at(x, directions=..., pairs=...) that include it"
+            )
+        if len(wanted) > self.smoothness:
+            raise ValueError(
+                f"d{directions} does not exist: splines of order {self.smoothness + 1} (or a ReLU, "
+                "like order 2) have jumps in it and zeros between them; use splines of order "
+                f"r >= {len(wanted) + 1}, or a smooth activation"
+            )
+        return self.channels[1 + known.index(wanted)]
+
+
+def _sorted_pairs(pairs: Any, directions: int) -> tuple[tuple[int, int], ...]:
+    """Return the pairs (a, b) with a <= b, each once."""
+    try:
+        found = [(as_integer("a", a, 0), as_integer("b", b, 0)) for a, b in [*pairs]]
+    except (TypeError, ValueError):
+        found = [(0, directions)]
+    if any(max(pair) >= directions for pair in found):
         raise ValueError(
-            f"d{directions} is not in this jet, which has first derivatives along directions "
-            f"0, ..., {self.directions - 1} and second derivatives {list(self.pairs)}: build the "
-            "input with Jet.at(x, directions=..., pairs=...) that include it"
+            f"pairs must be a list of pairs of directions from 0 to {directions - 1}, e.g. "
+            f"[(0, 0)], got {pairs!r}"
         )
+    return tuple(dict.fromkeys((min(pair), max(pair)) for pair in found))
 
 
-@singledispatch
+def _random_state(z: Tensor) -> Tensor:
+    """Return the state of the random numbers where z lives, nothing while compiling."""
+    if torch.compiler.is_compiling():
+        return torch.empty(0)
+    return torch.cuda.get_rng_state(z.device) if z.is_cuda else torch.get_rng_state()
+
+
+def _slope(function: Callable[[Tensor], Tensor], zero: Tensor) -> Tensor:
+    """Return the derivative at zero of a function of a number.
+
+    The pullback is linear, and its own pullback is the derivative. Forward mode would do it in one
+    pass, but its level belongs to all threads at once.
+    """
+    value, pull = _pullback(function, zero)
+    _, push = _pullback(lambda u: pull(u)[0], torch.zeros_like(value))
+    slope: Tensor = push(torch.ones_like(zero))[0]
+    return slope
+
+
+def _pullback(function: Callable[[Tensor], Tensor], x: Tensor) -> Any:
+    return vjp(function, x)
+
+
+def _by_autograd(module: Any, jet: Jet) -> Jet:
+    """Return the jet of any function by autograd: there is no rule for what it computes."""
+    if not callable(module):
+        raise TypeError(
+            f"module must be a network, a layer or a function, got {type(module).__name__}"
+        )
+    if hasattr(module, "_orig_mod"):  # torch.compile
+        return propagate(module._orig_mod, jet)
+    parts = [*module.modules()] if isinstance(module, nn.Module) else []
+    for part in parts:
+        if alteration(part).startswith("backward"):
+            raise ValueError(
+                f"propagate cannot honour the backward hooks of {type(part).__name__}: remove "
+                "them, or register them on tensors"
+            )
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and (
+            part.training or part.running_mean is None
+        ):
+            raise ValueError(
+                f"propagate needs a function of each point, but {part} mixes points: call "
+                "model.eval() with running statistics, or leave it out"
+            )
+    jet = replace(jet, smoothness=min([jet.smoothness, *map(_smoothness, parts)]))
+    return jet.through(module, name=type(module).__name__)
+
+
+def _smoothness(module: nn.Module) -> float:
+    """Return how many derivatives a layer has, not counting its children."""
+    if isinstance(module, SplineLayer):
+        return module.grids[0].order - 1
+    return 1 if isinstance(module, PIECEWISE_LINEAR) else math.inf
+
+
+_rules = singledispatch(_by_autograd)
+
+
+def _rule(module: Any) -> Callable[[Any, Jet], Jet]:
+    """Return the rule for what a module computes: that of its class, if it computes the same."""
+    rule = _rules.dispatch(type(module))
+    known = [kind for kind in type(module).__mro__ if _rules.dispatch(kind) is rule][-1]
+    if isinstance(module, nn.Module) and known is not object and alteration(module, known):
+        return _by_autograd
+    return rule
+
+
+class _Open(Protocol):
+    """A function that accepts further rules."""
+
+    register: Any
+    dispatch: Any
+    rule: Any
+
+    def __call__(self, module: Any, jet: Jet) -> Jet: ...
+
+
+def _open(function: Any) -> _Open:
+    function.register, function.dispatch = _rules.register, _rules.dispatch
+    function.rule = _rule
+    return cast(_Open, function)
+
+
+@_open
 def propagate(module: Any, jet: Jet) -> Jet:
     """Return the jet of module(z), given the jet of z.
 
     There are rules for the layers and networks of kanlib, and for nn.Linear, nn.Sequential and
-    the usual activations. Other modules get theirs by ``@propagate.register``.
+    the usual activations; others may be added by ``@propagate.register``. What has no rule, or
+    computes something else than the class with the rule (an overridden ``forward``, hooks), is
+    differentiated by autograd, see :meth:`Jet.through`: it must be a function of each row.
 
     Args:
-        module: the layer or network.
+        module: the layer, network or function.
         jet: jet of its input.
 
     Raises:
-        TypeError: if there is no rule for the module.
-        ValueError: if the jet does not have as many functions as the module has inputs.
+        TypeError: if the module cannot be called.
+        ValueError: if the jet does not have as many functions as the module has inputs, or the
+            module is no differentiable function of each point: random, normalised over points in
+            training, or with backward hooks.
 
     Examples:
         >>> class Cube(nn.Module):
@@ -202,16 +377,14 @@ def propagate(module: Any, jet: Jet) -> Jet:
         >>> propagate(Cube(), Jet.at(x, pairs=[(0, 0)])).d(0, 0)
         tensor([[12.]])
     """
-    raise TypeError(
-        f"propagate has no rule for {type(module).__name__}: give it one with @propagate.register "
-        f"def _(module: {type(module).__name__}, jet: Jet) -> Jet"
-    )
+    return _rule(module)(module, jet)
 
 
 @propagate.register
 def _(module: SplineLayer, jet: Jet) -> Jet:
     check_input(jet.value, module.in_features, module.weight)
-    return replace(jet, channels=module.propagate(jet.channels, jet.pairs))
+    channels = module.propagate(jet.channels, jet.pairs)
+    return replace(jet, channels=channels, smoothness=min(jet.smoothness, _smoothness(module)))
 
 
 @propagate.register
@@ -284,9 +457,7 @@ def _(module: nn.SiLU, jet: Jet) -> Jet:
 @propagate.register
 def _(module: nn.GELU, jet: Jet) -> Jet:
     if module.approximate != "none":
-        raise TypeError(
-            f"propagate has a rule for nn.GELU() only, got approximate={module.approximate!r}"
-        )
+        return _by_autograd(module, jet)
     z = jet.value
     normal = torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
     y = torch.special.ndtr(z)
@@ -296,4 +467,11 @@ def _(module: nn.GELU, jet: Jet) -> Jet:
 @propagate.register
 def _(module: nn.ReLU, jet: Jet) -> Jet:
     z = jet.value
+    jet = replace(jet, smoothness=min(jet.smoothness, _smoothness(module)))
     return jet.chain(F.relu(z), (z > 0).to(z))
+
+
+@propagate.register(AveragedModel)
+@propagate.register(nn.DataParallel)
+def _(module: Any, jet: Jet) -> Jet:
+    return propagate(module.module, jet)

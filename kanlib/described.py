@@ -1,4 +1,9 @@
-"""Modules that check, when weights are loaded, that these belong to the same function."""
+"""What function a module is: descriptions beside weights, and what makes a call another function.
+
+Weights that are loaded must belong to the same function. The description is kept beside them as
+floating-point numbers, so that averages over a state dict (moving averages, federated learning)
+treat it like the weights and leave it as it is.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,45 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+#: Where a module, and torch for all modules ("_global" before it), keeps hooks of a call.
+HOOKS = {
+    "_backward_hooks": "backward hooks",
+    "_backward_pre_hooks": "backward pre-hooks",
+    "_forward_pre_hooks": "forward pre-hooks",
+    "_forward_hooks": "forward hooks",
+}
+
+
+def alteration(module: nn.Module, known: type | None = None) -> str:
+    """Return what makes a call of the module something else than a known class's ``forward``.
+
+    Args:
+        module: the module; its children are not looked at.
+        known: a class of it, by default its own.
+
+    Returns:
+        A few words, such as "forward hooks", or nothing.
+
+    Examples:
+        >>> class Twice(nn.Linear):
+        ...     def forward(self, x):
+        ...         return 2 * super().forward(x)
+        >>> alteration(Twice(1, 1), nn.Linear)
+        'the forward method of Twice'
+        >>> alteration(Twice(1, 1))
+        ''
+    """
+    for name, words in HOOKS.items():
+        if getattr(module, name) or getattr(nn.modules.module, f"_global{name}"):
+            return words
+    if "forward" in vars(module):
+        return "a forward method of its own"
+    kind: Any = type(module)
+    for method in ("forward", "__call__", "_call_impl"):
+        if getattr(kind, method) is not getattr(known or kind, method):
+            return f"the {method} method of {kind.__name__}"
+    return ""
 
 
 class Described(nn.Module):
@@ -17,9 +61,9 @@ class Described(nn.Module):
         raise NotImplementedError
 
     def get_extra_state(self) -> Tensor:
-        """Return :meth:`describe` as a tensor of UTF-8 bytes, kept beside the weights."""
-        description = json.dumps(self.describe()).encode()
-        return torch.tensor([*description], dtype=torch.uint8, device="cpu")
+        """Return :meth:`describe` as a tensor of ASCII codes, kept beside the weights."""
+        description = json.dumps(self.describe()).encode("ascii")
+        return torch.tensor([*description], dtype=torch.float32, device="cpu")
 
     def set_extra_state(self, state: Tensor) -> None:
         """Accept the description; ``_load_from_state_dict`` has compared it."""
@@ -37,9 +81,9 @@ class Described(nn.Module):
 
     def _difference(self, stored: Tensor) -> str:
         try:
-            theirs = json.loads(bytes(stored.flatten().tolist()))
+            theirs = json.loads(bytes(round(code) for code in stored.flatten().tolist()))
             theirs = {key: theirs[key] for key in self.describe()}
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
             return f"is not the state of a {type(self).__name__}"
         ours = self.describe()
         keys = [key for key in ours if ours[key] != theirs[key]]
@@ -50,7 +94,7 @@ class Described(nn.Module):
         )
         remedy = (
             "build the model with that n, or refine() it to that level, before loading"
-            if "n" in keys
+            if any(key.split(".")[-1] == "n" for key in keys)
             else "build the model with these options before loading"
         )
         return f"has {differences}; {remedy}"

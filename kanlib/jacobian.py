@@ -218,7 +218,7 @@ Trace = list[tuple[nn.Module, Jet, Jet]]
 
 def _traced(module: nn.Module, jet: Jet, trace: Trace) -> Jet:
     """Return the jet of a module, and note what goes in and out of each layer with parameters."""
-    chain = _CHAINS.get(propagate.dispatch(type(module)))
+    chain = _CHAINS.get(propagate.rule(module))
     if chain is not None:
         for layer in chain(module):
             jet = _traced(layer, jet, trace)
@@ -275,7 +275,9 @@ def rows(
             for position, (layer, before, _) in enumerate(layers):
                 cotangent = torch.stack([each[position] for each in passes])
                 inputs = replace(before, channels=before.channels.detach())
-                result += list(runs(layer, inputs, cotangent))
+                altered = propagate.rule(layer) is propagate.rule(None)
+                rule = runs.dispatch(object) if altered else runs
+                result += list(rule(layer, inputs, cotangent))
     inside = {id(p) for layer, _, _ in layers for p in layer.parameters()}
     scalars = [p for p in parameters if id(p) not in inside]
     result += _scalar_runs(found, scalars)

@@ -119,7 +119,7 @@ class SumOfSquares(Protocol):
 
 def evaluate(module: nn.Module, jet: Jet) -> Jet:
     """Return the jet of a module; where only values are wanted, any module has one."""
-    known = propagate.dispatch(type(module)) is not propagate.dispatch(object)
+    known = propagate.rule(module) is not propagate.rule(None)
     if known or jet.directions or jet.pairs:
         return propagate(module, jet)
     return replace(jet, channels=module(jet.value)[None])

@@ -1,9 +1,14 @@
 """Jets against two backward passes of autograd, finite differences, and formulas by hand."""
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
+from torch.nn.utils import prune
+from torch.optim.swa_utils import AveragedModel
 
 from kanlib import KAN, MLP, KnotGrid, SplineLayer
 from kanlib._checks import BASES, EXTENSIONS
@@ -46,7 +51,7 @@ def by_autograd(function, x):
 def assert_equal_to_autograd(model, x, features=None, rtol=1e-12):
     jet = propagate(model, Jet.at(x, pairs=PAIRS, features=features))
     value, gradient, hessian = by_autograd(lambda x: model(features(x) if features else x), x)
-    computed = [jet.value, jet.d(0), jet.d(1), *(jet.d(a, b) for a, b in PAIRS)]
+    computed = jet.channels  # d() refuses derivatives that are zero between jumps
     expected = [value[:, 0], *gradient.T, *(hessian[:, a, b] for a, b in PAIRS)]
     for c, e in zip(computed, expected, strict=True):
         scale = max(e.abs().max().item(), 1e-3)
@@ -283,8 +288,15 @@ def test_second_derivatives_are_found_in_any_order():
     ("options", "error", "message"),
     [
         ({"directions": [2]}, ValueError, r"directions must be .* from 0 to 1, got \[2\]"),
-        ({"pairs": [(0, 2)]}, ValueError, r"pairs must hold .* from 0 to 1, got \(0, 2\)"),
-        ({"directions": [1], "pairs": [(0, 1)]}, ValueError, r"from 0 to 0, got \(0, 1\)"),
+        ({"pairs": [(0, 2)]}, ValueError, r"pairs must be .* from 0 to 1, .* got \[\(0, 2\)\]"),
+        ({"pairs": (0, 0)}, ValueError, r"list of pairs .*e\.g\. \[\(0, 0\)\], got \(0, 0\)"),
+        ({"pairs": [(0, 0, 0)]}, ValueError, r"pairs .*got \[\(0, 0, 0\)\]"),
+        ({"pairs": [(0, 0.5)]}, ValueError, "pairs must be a list"),
+        ({"pairs": [(True, 0)]}, ValueError, "pairs must be a list"),
+        ({"pairs": [(-1, 0)]}, ValueError, "pairs must be a list"),
+        ({"pairs": 1}, ValueError, "pairs must be a list"),
+        ({"directions": [1], "pairs": [(0, 1)]}, ValueError, r"from 0 to 0, .* got \[\(0, 1\)\]"),
+        ({"x": torch.tensor(0.5)}, ValueError, r"x must have shape \(N, P\)"),
         ({"features": lambda x: x.sum()}, ValueError, r"features must return \(60,\) rows"),
         ({"features": lambda x: 1.0}, ValueError, "features must return .* got float"),
         ({"x": torch.zeros(3, 2, dtype=torch.int64)}, TypeError, "x must be a floating-point"),
@@ -298,11 +310,13 @@ def test_input_jet_names_the_mistake(options, error, message):
 
 @pytest.mark.parametrize(
     ("channels", "pairs", "message"),
-    [(3, [(0, 0)], "must have 4 entries .* 2 first, 1 second"), (4, [(1, 0)], "0 <= a <= b < 2")],
+    [(3, [(0, 0)], "must have 4 entries .* 2 first, 1 second"), (4, [(1, 0)], "with a <= b")],
 )
 def test_jet_checks_its_channels(channels, pairs, message):
     with pytest.raises(ValueError, match=message):
         Jet(torch.zeros(channels, 5, 1), 2, pairs)
+    with pytest.raises(ValueError, match="directions must be at least 0, got -1"):
+        Jet(torch.zeros(1, 5, 1), -1)
 
 
 @pytest.mark.parametrize("directions", [(), (2,), (-1,), (0, 1), (0, 0, 0)])
@@ -322,19 +336,260 @@ def test_jet_of_other_inputs_is_refused(model):
         propagate(model, Jet.at(points(features=3).float()))
 
 
-def test_module_without_rule_is_refused_and_can_get_one():
-    class Sine(nn.Module):
-        def forward(self, z):
-            return z.sin()
+# What a module really computes
 
-    model = nn.Sequential(nn.Linear(2, 3), Sine(), nn.Linear(3, 1)).double()
-    with pytest.raises(TypeError, match=r"no rule for Sine: .* @propagate\.register"):
+
+class Twice(nn.Linear):
+    def forward(self, z):
+        return 2 * super().forward(z) + z[:, :1] ** 2
+
+
+class Around(nn.Sequential):
+    def forward(self, z):
+        return z.sum(1, keepdim=True).sin() + super().forward(z)
+
+
+class Hard(KAN):
+    def forward(self, x):
+        return x[:, :1] * (1 - x[:, :1]) * super().forward(x)
+
+
+class Bent(SplineLayer):
+    def forward(self, x):
+        return super().forward(x).tanh()
+
+
+def hooked(register, hook):
+    """Return a network whose layer has a hook."""
+    model = make_kan(first="affine")
+    register(model.layers[0], hook)
+    return model
+
+
+def pruned():
+    model = make_kan(first="affine")
+    prune.random_unstructured(model.layers[0], "weight", 0.4)
+    prune.random_unstructured(model.layers[1], "weight", 0.4)
+    return moved(model)
+
+
+def normed(norm):
+    model = nn.Sequential(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 1)).double()
+    norm(model[0])
+    return moved(model)
+
+
+def moved(model):
+    """Return the model after a step, so that weights that are not computed anew are stale."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+def patched():
+    model = make_kan()
+    model.layers[1].forward = lambda z: z.sum(1, keepdim=True).cos()
+    return model
+
+
+def bent():
+    model = make_kan()
+    layer = model.layers[1]
+    model.layers[1] = Bent(4, 1, layer.grid, dtype=torch.float64)
+    return model
+
+
+class Sine(nn.Module):
+    def forward(self, z):
+        return z.sin()
+
+
+ALTERED = {
+    "linear": lambda: nn.Sequential(Twice(2, 3), nn.Tanh(), nn.Linear(3, 1)).double(),
+    "sequential": lambda: Around(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)).double(),
+    "network": lambda: Hard([2, 4, 1], dtype=torch.float64),
+    "relu basis": lambda: Hard([2, 4, 1], n=4, basis="relu", dtype=torch.float64),
+    "free knots": lambda: Hard([2, 4, 1], dtype=torch.float64).free(),
+    "layer": bent,
+    "forward hook": lambda: hooked(nn.Module.register_forward_hook, lambda m, i, o: 3 * o),
+    "always": lambda: hooked(
+        partial(nn.Module.register_forward_hook, always_call=True), lambda m, i, o: o.sin()
+    ),
+    "pre-hook": lambda: hooked(nn.Module.register_forward_pre_hook, lambda m, i: (i[0] ** 2,)),
+    "patched": patched,
+    "pruned": pruned,
+    "old weight norm": lambda: normed(nn.utils.weight_norm),
+    "weight norm": lambda: normed(nn.utils.parametrizations.weight_norm),
+    "no rule": lambda: nn.Sequential(nn.Linear(2, 3), Sine(), nn.Linear(3, 1)).double(),
+    "layer norm": lambda: nn.Sequential(nn.Linear(2, 5), nn.LayerNorm(5), nn.Linear(5, 1)).double(),
+    "GELU": lambda: nn.Sequential(nn.Linear(2, 5), nn.GELU("tanh"), nn.Linear(5, 1)).double(),
+    "average": lambda: AveragedModel(make_kan()),
+    "compiled": lambda: torch.compile(make_kan(), backend="eager"),
+    "function": lambda: lambda x: (x[:, :1] * x[:, 1:]).exp(),
+}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("make", [*ALTERED.values()], ids=[*ALTERED])
+def test_jet_is_that_of_what_a_module_computes(make):
+    torch.manual_seed(0)
+    model, x = make(), points()
+    assert_equal_to_autograd(model, x, rtol=1e-11)
+    assert_equal_to_autograd(model, x, features=lambda x: x**2, rtol=1e-11)
+
+
+def test_jet_is_that_of_what_a_module_computes_with_hooks_for_all_modules():
+    model, x = make_kan(), points()
+    handle = nn.modules.module.register_module_forward_hook(
+        lambda module, _, y: y + 1 if isinstance(module, SplineLayer) else y
+    )
+    try:
+        assert_equal_to_autograd(model, x)
+    finally:
+        handle.remove()
+
+
+def test_gradients_of_a_residual_of_an_overridden_forward_equal_those_through_autograd():
+    torch.manual_seed(0)
+    model, x = Hard([2, 4, 1], dtype=torch.float64), points()
+    u = propagate(model, Jet.at(x, pairs=[(0, 0)]))
+    ours = (u.d(0, 0) - u.value * u.d(1)).square().mean()
+    value, gradient, hessian = by_autograd(model, x)
+    theirs = (hessian[:, 0, 0] - value[:, 0] * gradient[:, 1]).square().mean()
+    parameters = [*model.parameters()]
+    for g, e in zip(
+        torch.autograd.grad(ours, parameters), torch.autograd.grad(theirs, parameters), strict=True
+    ):
+        torch.testing.assert_close(g, e, rtol=1e-9, atol=1e-11)
+
+
+def test_rule_is_for_the_class_and_its_forward():
+    class Cube(nn.Module):
+        def forward(self, z):
+            return z**3
+
+    calls = []
+
+    @propagate.register(Cube)
+    def rule(module, jet):
+        calls.append(type(module))
+        z = jet.value
+        return jet.chain(z**3, 3 * z**2, 6 * z)
+
+    class Same(Cube):
+        pass
+
+    class Other(Cube):
+        def forward(self, z):
+            return -super().forward(z)
+
+    x = torch.tensor([[2.0]])
+    for model, expected in ((Cube(), 12.0), (Same(), 12.0), (Other(), -12.0)):
+        assert propagate(model, Jet.at(x, pairs=[(0, 0)])).d(0, 0).item() == expected
+    assert calls == [Cube, Same]
+
+
+class Noisy(nn.Module):
+    def forward(self, z):
+        return z + torch.randn_like(z)
+
+
+@pytest.mark.parametrize(
+    ("model", "text"),
+    [
+        (nn.Dropout(0.5), r"Dropout must give the same value .* model\.eval\(\)"),
+        (Noisy(), "Noisy must give the same value"),
+        (nn.BatchNorm1d(2), r"BatchNorm1d\(2.* mixes points: call model\.eval"),
+        (nn.BatchNorm1d(2, track_running_stats=False).eval(), "mixes points"),
+        (lambda x: x.sum(), r"function must return \(60,\) rows"),
+    ],
+)
+def test_what_is_no_function_of_each_point_is_refused(model, text):
+    with pytest.raises(ValueError, match=text):
+        propagate(model, Jet.at(points().float()))
+
+
+def test_dropout_and_normalisation_are_functions_in_evaluation():
+    torch.manual_seed(0)
+    layers = [nn.Linear(2, 5), nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Tanh(), nn.Linear(5, 1)]
+    assert_equal_to_autograd(nn.Sequential(*layers).double().eval(), points())
+
+
+@pytest.mark.parametrize(
+    "register", ["register_full_backward_hook", "register_full_backward_pre_hook"]
+)
+def test_backward_hooks_are_refused(register):
+    model = make_kan()
+    getattr(model.layers[0], register)(lambda *_: None)
+    with pytest.raises(ValueError, match=r"backward.*hooks of SplineLayer: remove them"):
         propagate(model, Jet.at(points()))
+    with pytest.raises(TypeError, match="must be a network, a layer or a function, got str"):
+        propagate("model", Jet.at(points()))
+
+
+def test_jets_of_features_and_overridden_forwards_are_safe_in_threads():
+    torch.manual_seed(0)
+    model, x = Hard([2, 3, 1], dtype=torch.float64), points()
+
+    def work(_):
+        jet = Jet.at(x, pairs=PAIRS, features=torch.sin)
+        return torch.cat([jet.channels, propagate(model, jet).channels.expand(-1, -1, 2)])
+
+    expected = work(0)
+    with ThreadPoolExecutor(8) as pool:
+        assert all(torch.equal(found, expected) for found in pool.map(work, range(60)))
+
+
+# Derivatives that do not exist
+
+
+PIECEWISE = [
+    (make_kan(r=1), 1),
+    (make_kan(r=2), 2),
+    (make_kan(r=2, first="affine", normalisation="tanh"), 2),
+    (make_kan(r=2, basis="relu"), 2),
+    (make_kan(r=2).free(), 2),
+    (Hard([2, 3, 1], r=2, dtype=torch.float64), 2),
+    (MLP([2, 5, 1], "relu", dtype=torch.float64), 2),
+    (nn.Sequential(nn.Linear(2, 5), nn.LeakyReLU(), nn.Linear(5, 1)).double(), 2),
+    (nn.Sequential(make_kan((2, 3)), make_kan((3, 1), r=2)), 2),
+]
+
+
+@pytest.mark.parametrize(("model", "order"), PIECEWISE)
+def test_derivative_that_is_zero_between_jumps_is_refused(model, order):
+    u = propagate(model, Jet.at(points(), pairs=PAIRS))
+    assert u.value.shape == (60, 1)
+    for pair in PAIRS:
+        with pytest.raises(ValueError, match="r >= 3, or a smooth activation"):
+            u.d(*pair)
+    if order == 1:
+        with pytest.raises(ValueError, match=r"order 1 .* r >= 2"):
+            u.d(0)
+    else:
+        assert u.d(0).any()
+
+
+def test_jets_are_compared_by_identity():
+    jet = Jet.at(points())
+    assert jet == jet
+    assert jet != Jet.at(points())
+
+
+def test_points_may_be_a_view_with_strides_of_zero():
+    x = torch.tensor([[0.25, 0.5]]).expand(7, 2)
+    assert torch.equal(Jet.at(x).channels, Jet.at(x.clone()).channels)
+
+
+def test_module_can_get_a_rule():
+    model = nn.Sequential(nn.Linear(2, 3), Sine(), nn.Linear(3, 1)).double()
+    used = []
 
     @propagate.register(Sine)
     def rule(module, jet):
+        used.append(module)
         return jet.chain(jet.value.sin(), jet.value.cos(), -jet.value.sin())
 
     assert_equal_to_autograd(model, points())
-    with pytest.raises(TypeError, match="approximate='tanh'"):
-        propagate(nn.GELU("tanh"), Jet.at(points()))
+    assert used

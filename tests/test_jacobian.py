@@ -107,7 +107,7 @@ NETWORKS = {
     "mapped": {"input_domain": ((-1.0, 1.0), (-1.5, 1.0)), "normalisation": "sigmoid"},
     "clamp": {"extension": "clamp"},
     "none": {"extension": "none"},
-    "order2": {"r": 2},
+    "order3": {"r": 3},
     "order6": {"r": 6, "n": 7},
 }
 
@@ -155,6 +155,19 @@ def test_jacobian_of_modules_without_a_rule_and_of_perceptrons():
     check(MLP([2, 4, 3, 1], activation="tanh", dtype=torch.float64), terms(points()))
     layers = [nn.Linear(2, 3).double(), Product(), KAN([3, 1], n=4, dtype=torch.float64)]
     check(nn.Sequential(*layers), terms(points()))
+
+
+class Hard(KAN):
+    def forward(self, x):
+        return x[:, :1] * super().forward(x)
+
+
+def test_jacobian_is_that_of_what_a_module_computes():
+    torch.manual_seed(1)
+    check(Hard([2, 3, 1], n=4, domain=(-1.0, 1.0), dtype=torch.float64), terms(points()))
+    hooked = KAN([2, 3, 1], n=4, first="affine", dtype=torch.float64)
+    hooked.layers[0].register_forward_hook(lambda module, inputs, y: y.sin())
+    check(hooked, terms(points()))
 
 
 def test_jacobian_leaves_out_what_is_fixed():
