@@ -13,6 +13,7 @@ from kanlib.networks import KAN, MLP
 from kanlib.objectives import MeanSquaredError
 from kanlib.residuals import ResidualLoss, Term
 from kanlib.runs import Run
+from kanlib.samplers import Sampler
 from kanlib.training import exponential_cycles, lbfgs, linear_ramp, train
 from kanlib.transfer import prolongation
 
@@ -29,6 +30,7 @@ __all__ = [
     "MeanSquaredError",
     "ResidualLoss",
     "Run",
+    "Sampler",
     "Schedule",
     "SplineLayer",
     "Term",

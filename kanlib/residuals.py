@@ -17,6 +17,7 @@ A problem is a few terms, each a residual at points of its own::
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -28,7 +29,10 @@ from kanlib.attention import Attention
 from kanlib.derivatives import Jet, propagate
 from kanlib.layers import SplineLayer
 from kanlib.networks import KAN
+from kanlib.samplers import Sampler
 from kanlib.squares import Residual
+
+Features = Callable[[Tensor], Tensor] | None
 
 
 class Term:
@@ -38,7 +42,8 @@ class Term:
         residual: function of the jet of the solution and of the points (N, P), returning (N, K):
             K equations at each point. Columns of a jet have the shape (N, 1); keep it. It takes one
             jet for each of several features.
-        points: points of shape (N, P), of the dtype and on the device of the network.
+        points: points of shape (N, P), of the dtype and on the device of the network, or a
+            :class:`kanlib.samplers.Sampler` that draws such points every few steps.
         pairs: pairs of coordinates (a, b) whose second derivatives ``u.d(a, b)`` are needed; first
             derivatives ``u.d(a)`` are always there.
         weight: weight of the term.
@@ -49,31 +54,47 @@ class Term:
 
     Raises:
         TypeError: if the points are not a floating-point tensor.
-        ValueError: if they are not a finite (N, P) tensor, or the weight is not positive.
+        ValueError: if they are not a finite (N, P) tensor, the weight is not positive, or points
+            that move have an attention, which keeps a weight for each point.
     """
 
     def __init__(
         self,
         residual: Callable[..., Tensor],
-        points: Tensor,
+        points: Tensor | Sampler,
         *,
         pairs: Iterable[tuple[int, int]] = (),
         weight: float = 1.0,
-        features: Callable[[Tensor], Tensor] | Sequence[Callable[[Tensor], Tensor]] | None = None,
+        features: Features | Sequence[Features] = None,
         attention: Attention | None = None,
     ) -> None:
+        if not weight > 0:
+            raise ValueError(f"weight must be positive, got {weight!r}: leave out a term instead")
+        self.sampler = points if isinstance(points, Sampler) else None
+        if self.sampler is not None and attention is not None:
+            raise ValueError(
+                "attention keeps a weight for each point, and so needs points that stay: give "
+                "points=, or let the sampler choose by residual with share="
+            )
+        self.residual, self.weight, self.attention = residual, weight, attention
+        self._pairs = [*pairs]
+        self._features = features if isinstance(features, Sequence) else [features]
+        self._steps = 0
+        self._model: Callable[[], nn.Module | None] = lambda: None
+        self._place(points.draw(0) if isinstance(points, Sampler) else points)
+
+    def _place(self, points: Tensor) -> None:
+        """Take these points from now on."""
         check_tensor("points", points)
         if points.ndim != 2 or not len(points) or not torch.isfinite(points).all():
             raise ValueError(
                 f"points must be finite, of shape (N, P) with N >= 1, got {tuple(points.shape)}"
             )
-        if not weight > 0:
-            raise ValueError(f"weight must be positive, got {weight!r}: leave out a term instead")
-        self.residual, self.points, self.weight = residual, points, weight
-        self.attention = attention
-        inputs = features if isinstance(features, Sequence) else [features]
-        self.jets = [Jet.at(points, pairs=pairs, features=each) for each in inputs]
+        self.points, self.jets = points, self._jets(points)
         self._checked: tuple[float, float] | None = None
+
+    def _jets(self, points: Tensor) -> list[Jet]:
+        return [Jet.at(points, pairs=self._pairs, features=each) for each in self._features]
 
     def __call__(self, model: nn.Module, name: str) -> Tensor:
         """Return weight times the mean square of the residual of a model.
@@ -83,6 +104,7 @@ class Term:
                 shape than (N, K).
         """
         self._check_domain(model, name)
+        self._model = weakref.ref(model)
         found = self.residual(*(propagate(model, jet) for jet in self.jets), self.points)
         if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(self.points):
             got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
@@ -93,6 +115,44 @@ class Term:
         if self.attention is not None:
             found = self.attention(found)
         return self.weight * found.square().mean()
+
+    def after_step(self) -> None:
+        """Update the attention, or draw new points when it is time."""
+        if self.attention is not None:
+            self.attention.after_step()
+        self._steps += 1
+        if self.sampler is not None and self._steps % self.sampler.every == 0:
+            self._place(self.sampler.draw(self._steps // self.sampler.every, self._size))
+
+    @torch.no_grad()
+    def _size(self, points: Tensor) -> Tensor:
+        """Return the size of the residual (N,) at points, of the model evaluated last."""
+        model = self._model()
+        if model is None:
+            return torch.ones_like(points[:, 0])
+        outputs = (propagate(model, jet) for jet in self._jets(points))
+        return self.residual(*outputs, points).norm(dim=1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what changes from step to step, for a checkpoint."""
+        if self.attention is not None:
+            return self.attention.state_dict()
+        return {} if self.sampler is None else {"steps": self._steps, "points": self.points}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        if self.attention is not None:
+            self.attention.load_state_dict(state)
+        elif self.sampler is not None:
+            self._steps = state["steps"]
+            self._place(state["points"].to(self.points))
+
+    def reseeded(self, seed: int) -> Term:
+        """Return the term at other points, if a sampler draws them, without attention."""
+        points = self.points if self.sampler is None else self.sampler.reseeded(seed)
+        return Term(
+            self.residual, points, pairs=self._pairs, weight=self.weight, features=self._features
+        )
 
     def rows(self) -> Residual:
         """Return the residual as a vector, weights of the attention included."""
@@ -173,23 +233,26 @@ class ResidualLoss:
         """Return the residual of each term, see :class:`kanlib.squares.SumOfSquares`."""
         return [term.rows() for term in self.terms.values()]
 
+    @property
+    def moves(self) -> bool:
+        """Whether points of a term are drawn anew in the course of a training."""
+        return any(term.sampler is not None for term in self.terms.values())
+
+    def fresh(self, seed: int) -> ResidualLoss:
+        """Return the loss at points that no training has seen, where samplers draw them."""
+        return ResidualLoss(**{name: t.reseeded(seed) for name, t in self.terms.items()})
+
     def after_step(self) -> None:
-        """Update the attentions."""
+        """Update attentions, and draw points that move."""
         for term in self.terms.values():
-            if term.attention is not None:
-                term.attention.after_step()
+            term.after_step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the weights of the attentions, for a checkpoint."""
-        return {
-            name: term.attention.state_dict()
-            for name, term in self.terms.items()
-            if term.attention is not None
-        }
+        """Return the state of the terms that have one, for a checkpoint."""
+        states = {name: term.state_dict() for name, term in self.terms.items()}
+        return {name: state for name, state in states.items() if state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
-        for name, weights in state.items():
-            attention = self.terms[name].attention
-            if attention is not None:
-                attention.load_state_dict(weights)
+        for name, part in state.items():
+            self.terms[name].load_state_dict(part)

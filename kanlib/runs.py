@@ -78,6 +78,22 @@ class State:
     levels: list[Level]
 
 
+@dataclass
+class Entrant:
+    """A network on one level of a :func:`kanlib.race.race`.
+
+    ``score`` is what it was ranked by, infinite if it diverged; ``kept`` says whether it went on,
+    or on the last level, whether it won.
+    """
+
+    level: int
+    name: int
+    loss: float
+    score: float
+    status: str
+    kept: bool = False
+
+
 @dataclass(repr=False)
 class Run:
     """The result of a training: the model, its history and how the run ended.
@@ -85,7 +101,8 @@ class Run:
     ``status`` is "completed", "stopped" (by a callback or the optimizer), "interrupted" (Ctrl-C;
     the model holds the last finished step) or "diverged" (the model holds the last parameters with
     a finite loss); ``message`` says where or why.
-    ``work`` counts coarse epochs: an epoch on n intervals costs n / n_coarse.
+    ``work`` counts coarse epochs: an epoch on n intervals costs n / n_coarse. ``pedigree`` tells of
+    all networks of a race.
     """
 
     model: Any
@@ -93,6 +110,7 @@ class Run:
     levels: list[Level]
     status: str = "completed"
     message: str = ""
+    pedigree: list[Entrant] = field(default_factory=list)
 
     @property
     def loss(self) -> float:
