@@ -20,9 +20,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from kanlib._checks import as_integer
 from kanlib.experiments import find_case, find_experiment
 from kanlib.files import located, locked, sweep
-from kanlib.problems.regression import check_seed
+from kanlib.problems import as_seed
 from kanlib.records import add_run, find_run, load_record, new_record, provenance, save_record
 from kanlib.runs import History
 
@@ -69,10 +70,8 @@ def run_and_record(
     """
     for case in cases:
         find_case(experiment, case)
-    for seed in seeds:
-        check_seed(seed)
-    if workers < 1:
-        raise ValueError(f"workers must be at least 1 process, got {workers}")
+    seeds = [as_seed(seed) for seed in seeds]
+    workers = as_integer("workers", workers, 1)
     record = _record(experiment, out)
     jobs, done = [], []
     for case, seed in itertools.product(dict.fromkeys(cases), dict.fromkeys(seeds)):

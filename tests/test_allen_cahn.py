@@ -148,11 +148,22 @@ def test_points_depend_on_the_seed_alone():
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"points": 0}, "points must be a positive integer or 'grid', got 0"),
-        ({"points": "all"}, "points must be a positive integer or 'grid', got 'all'"),
+        ({"points": 0}, "points must be at least 1, got 0, or 'grid'"),
+        ({"points": True}, "points must be an integer of at least 1, got True, or 'grid'"),
+        ({"points": 10.0}, "points must be an integer of at least 1, got 10.0, or 'grid'"),
+        ({"points": "all"}, r"points, if not a number, must be one of \('grid',\), got 'all'"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"dtype": torch.int64}, "dtype must be a floating-point type .*, got torch.int64"),
+        ({"device": "abacus"}, "device must be one that .*, got 'abacus'"),
         ({"sign": "+"}, r"sign must be one of \('standard', 'printed'\), got '\+'"),
     ],
 )
 def test_allen_cahn_names_the_mistake(arguments, text):
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises((TypeError, ValueError), match=text):
         AllenCahn(**arguments)
+
+
+def test_reference_wants_multiples():
+    for arguments in ({"modes": 600}, {"steps": 150}):
+        with pytest.raises(ValueError, match=r"(modes|steps) must be a multiple of (500|100), got"):
+            allen_cahn.reference(**arguments)

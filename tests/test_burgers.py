@@ -127,8 +127,33 @@ def test_graded_points_are_finer_at_the_layer():
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"nx": 1}, {"nt": 1}, {"grading": -1.0}, {"grading": math.nan}], ids=str
+    ("arguments", "text"),
+    [
+        ({"nx": 1}, "nx must be at least 2, got 1"),
+        ({"nt": 2.5}, "nt must be an integer of at least 2, got 2.5"),
+        ({"grading": -1.0}, "grading must be a finite number of at least 0, got -1.0"),
+        ({"grading": math.nan}, "grading must be a finite number of at least 0, got nan"),
+        ({"grading": True}, "grading must be a finite number of at least 0, got True"),
+        ({"grading": 100.0}, "grading must be below 100, got 100.0"),
+        ({"dtype": torch.int64}, "dtype must be a floating-point type .*, got torch.int64"),
+        ({"device": "abacus"}, "device must be one that .*, got 'abacus'"),
+    ],
+    ids=str,
 )
-def test_burgers_names_the_mistake(arguments):
-    with pytest.raises(ValueError, match="nx and nt must be at least 2 and grading from 0 to 100"):
+def test_burgers_names_the_mistake(arguments, text):
+    with pytest.raises((TypeError, ValueError), match=text):
         Burgers(**arguments)
+
+
+def test_error_is_measured_on_a_grid_that_training_does_not_see():
+    errors = [Burgers(*sizes).error(Function(exact_times_t)) for sizes in ((2, 2), (9, 7))]
+    problem = Burgers(2, 2)
+    assert len(problem.error_points) == 401 * 51
+    u, wrong = exact(problem.error_points), exact_times_t(problem.error_points)
+    expected = np.linalg.norm(wrong - u) / np.linalg.norm(u)
+    assert errors == pytest.approx([expected] * 2, rel=1e-12)
+
+
+def test_exact_solution_wants_points_in_the_plane():
+    with pytest.raises(ValueError, match=r"points must have 2 entries .*, got shape \(4, 3\)"):
+        exact(torch.zeros(4, 3))

@@ -102,6 +102,28 @@ def test_residuals_of_other_functions_are_known_by_hand():
     assert problem.error(Function(lambda z: 3 * solution(z))) == pytest.approx(2.0)
 
 
+def test_error_is_measured_on_a_grid_that_training_does_not_see():
+    """On the training points of 4 cells, sin 3 pi y is -1, 0 and 1 only; the error knows more."""
+    x, y = np.meshgrid(np.linspace(-1, 1, 201), np.linspace(-1, 1, 201), indexing="ij")
+    u = np.sin(np.where(x < 0, 1, 2) * np.pi * x) * np.sin(3 * np.pi * y)
+    wrong = x * y
+    expected = np.linalg.norm(wrong - u) / np.linalg.norm(u)
+    for cells in (4, 50):
+        found = Poisson(cells).error(Function(lambda z: z[:, :1] * z[:, 1:2]))
+        assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_error_of_a_model_with_two_outputs_is_refused():
+    with pytest.raises(ValueError, match=r"value must have the shape \(40401, 1\) .*one output"):
+        Poisson(4).error(Function(lambda z: z[:, :2]))
+
+
+@pytest.mark.parametrize("function", [exact, source, poisson.coefficient])
+def test_functions_want_points_in_the_plane(function):
+    with pytest.raises(ValueError, match=r"points must have 2 entries .*, got shape \(4, 3\)"):
+        function(torch.zeros(4, 3))
+
+
 def test_summed_terms_are_sums_over_their_points():
     model = KAN([3, 4, 1], n=4, domain=(-1.0, 1.0), init_scale=0.5, dtype=torch.float64)
     means, sums = Poisson(cells=6), Poisson(cells=6, summed=True)
@@ -157,11 +179,14 @@ def test_points_have_the_dtype_asked_for(dtype):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"cells": 7}, "cells must be even and at least 2, got 7"),
-        ({"cells": 0}, "cells must be even and at least 2, got 0"),
+        ({"cells": 7}, "cells must be even, .*, got 7"),
+        ({"cells": 0}, "cells must be at least 2, got 0"),
+        ({"cells": 4.0}, "cells must be an integer of at least 2, got 4.0"),
+        ({"dtype": torch.int32}, "dtype must be a floating-point type .*, got torch.int32"),
+        ({"device": "abacus"}, "device must be one that .*, got 'abacus'"),
         ({"level_set": "x"}, r"level_set must be one of \('abs', .*, got 'x'"),
     ],
 )
 def test_poisson_names_the_mistake(arguments, text):
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises((TypeError, ValueError), match=text):
         Poisson(**arguments)

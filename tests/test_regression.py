@@ -119,10 +119,15 @@ def test_data_are_the_same_in_every_dtype_and_on_every_device():
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"num_points": 1}, "num_points must be at least 2 .* got 1, 20000"),
-        ({"num_test": 0}, "num_test at least 1, got 20000, 0"),
-        ({"seed": -1}, r"seed must be an integer from 0 to 2\*\*62, got -1"),
-        ({"seed": 2**63}, "seed must be an integer .* got 9223372036854775808"),
+        ({"num_points": 1}, "num_points must be at least 2, got 1"),
+        ({"num_points": 1e3}, "num_points must be an integer of at least 2, got 1000.0"),
+        ({"num_test": 0}, "num_test must be at least 1, got 0"),
+        ({"num_test": True}, "num_test must be an integer of at least 1, got True"),
+        ({"dtype": torch.int64}, "dtype must be a floating-point type .*, got torch.int64"),
+        ({"dtype": "float64"}, "dtype must be a floating-point type .*, got 'float64'"),
+        ({"device": "abacus"}, "device must be one that .*, got 'abacus'"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"seed": 2**63}, "seed must be at most .*, got 9223372036854775808"),
         ({"seed": 1.5}, r"seed must be an integer .* got 1\.5"),
         ({"seed": True}, "seed must be an integer .* got True"),
         ({"seed": "1"}, "seed must be an integer .* got '1'"),
@@ -130,8 +135,19 @@ def test_data_are_the_same_in_every_dtype_and_on_every_device():
     ids=str,
 )
 def test_regression_names_the_mistake(arguments, text):
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises((TypeError, ValueError), match=text):
         regression(**arguments)
+
+
+def test_seeds_and_sizes_may_be_those_of_numpy():
+    small = regression(np.int64(5), np.int32(10), np.int64(3))
+    assert torch.equal(small.x, regression(5, 10, 3).x)
+
+
+@pytest.mark.parametrize("points", [torch.zeros(3, 3), torch.zeros(3, 2, dtype=torch.int64), [0.0]])
+def test_target_wants_points_in_the_plane(points):
+    with pytest.raises((TypeError, ValueError), match="points must"):
+        target(points)
 
 
 def test_largest_seed_works():

@@ -136,8 +136,8 @@ def test_diverged_run_is_recorded_as_such(small, tmp_path, monkeypatch):
     ("change", "text"),
     [
         ({"cases": ["mlp-5", "no"]}, "case of regression must be one of .*; got 'no'"),
-        ({"seeds": [1, -1]}, "seed must be an integer from 0 .*, got -1"),
-        ({"workers": 0}, "workers must be at least 1 process, got 0"),
+        ({"seeds": [1, -1]}, "seed must be at least 0, got -1"),
+        ({"workers": 0}, "workers must be at least 1, got 0"),
     ],
 )
 def test_mistakes_are_named_before_anything_runs(change, text, tmp_path):
@@ -288,6 +288,24 @@ def test_home_and_links_lead_to_one_record(small, tmp_path, monkeypatch):
     assert [*out.parent.iterdir()] == [out]
     assert [*home.iterdir()] == [home / "link.json"]
     assert {*tmp_path.iterdir()} == {home, out.parent}
+
+
+@pytest.mark.parametrize(
+    "change", [{"quick": False}, {"device": "cuda"}, {"epochs": [9]}, {"network": {"n": 6}}]
+)
+def test_other_settings_have_another_checkpoint(change, tmp_path):
+    settings = runner._settings("regression", "mlp-5", True, "cpu")
+    jobs = [
+        runner._Job(name, "mlp-5", seed, found, tmp_path / "r.json", True, True)
+        for name, seed, found in (
+            ("regression", 1, settings),
+            ("regression", 2, settings),
+            ("poisson", 1, settings),
+            ("regression", 1, {**settings, **change}),
+        )
+    ]
+    assert len({job.checkpoint for job in jobs}) == 4
+    assert replace(jobs[0], settings={**settings}).checkpoint == jobs[0].checkpoint
 
 
 # Killed and resumed

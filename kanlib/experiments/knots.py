@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from kanlib._checks import check_option
 from kanlib.adaptive import (
     Indicator,
     gradient_indicator,
@@ -29,8 +30,9 @@ from kanlib.experiments import burgers, pdes
 from kanlib.experiments.cases import Experiment, Solutions, ended, train_case
 from kanlib.networks import KAN
 from kanlib.objectives import MeanSquaredError, Objective
+from kanlib.problems import as_seed
 from kanlib.problems.burgers import Burgers
-from kanlib.problems.regression import TEST_SEED_OFFSET, check_seed, regression
+from kanlib.problems.regression import TEST_SEED_OFFSET, regression
 from kanlib.runs import Run
 
 POINTS = {"kinks": 4000, "layer": 1000}
@@ -133,11 +135,16 @@ def _cases() -> dict[str, KnotCase]:
 
 
 def data_of(target: str, seed: int, points: int, device: str = "cpu") -> tuple[Tensor, ...]:
-    """Return training and test points and targets (N, P), (N, 1), (N, P), (N, 1) in float64."""
+    """Return training and test points and targets (N, P), (N, 1), (N, P), (N, 1) in float64.
+
+    Raises:
+        ValueError: if the target is neither "kinks" nor "layer".
+    """
+    check_option("target", target, POINTS)
     if target == "kinks":
         data = regression(seed, points, points, device=device)
         return data.x, data.y, data.x_test, data.y_test
-    check_seed(seed)
+    seed = as_seed(seed)
     draws = []
     for s in (seed, seed + TEST_SEED_OFFSET):
         generator = torch.Generator().manual_seed(s)
@@ -182,7 +189,12 @@ def with_knots(model: KAN, case: KnotCase) -> KAN:
 
 
 def indicator_of(kind: str, objective: Any) -> Indicator:
-    """Return an indicator by name; that of the residual needs a mean squared error."""
+    """Return an indicator by name; that of the residual needs a mean squared error.
+
+    Raises:
+        ValueError: if the name is unknown.
+    """
+    check_option("adaptive", kind, ("jumps", "residual", "gradient"))
     if kind == "residual":
         return residual_indicator(objective.x, lambda model: model(objective.x) - objective.y)
     return gradient_indicator(objective) if kind == "gradient" else jump_indicator

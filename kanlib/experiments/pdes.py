@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kanlib._checks import check_option
 from kanlib.attention import Attention
 from kanlib.experiments.cases import PDECase, Solutions, ended, train_case
 from kanlib.networks import KAN, MLP
@@ -76,9 +77,15 @@ def training(
     Args:
         damping: of residual-based attention; None: without.
         optimizer: "adam" or "lbfgs".
-        **options: of :func:`adam`; none of them counts for L-BFGS.
+        **options: of :func:`adam`.
+
+    Raises:
+        ValueError: if the optimizer is unknown, or L-BFGS is given options.
     """
+    check_option("optimizer", optimizer, ("adam", "lbfgs"))
     if optimizer == "lbfgs":
+        if options:
+            raise ValueError(f"L-BFGS takes no options here, got {', '.join(options)}: drop them")
         return LBFGS, None, damping
     return *adam(**options), damping
 
@@ -100,7 +107,12 @@ def adam(
         cycle: epochs of a rise and of a fall of a cycle, instead.
         gamma: decay of the cycles an epoch.
         weight_decay: of AdamW.
+
+    Raises:
+        ValueError: if there is both a ramp and a cycle.
     """
+    if ramp is not None and cycle is not None:
+        raise ValueError(f"choose ramp or cycle, got ramp={ramp} and cycle={cycle}")
     kind: Callable[..., Any] = torch.optim.AdamW if weight_decay else torch.optim.Adam
     options = {"weight_decay": weight_decay} if weight_decay else {}
     scheduler = None
@@ -117,13 +129,24 @@ def build(case: PDECase, **options: Any) -> Any:
 
 
 def restored(case: PDECase, level: int, weights: list[Any]) -> Any:
-    """Return the network of a case with the recorded weights of a level."""
+    """Return the network of a case with the recorded weights of a level.
+
+    Raises:
+        ValueError: if the weights are not those of such a network.
+    """
     model = build(case, dtype=torch.float64)
     for _ in range(level):
         model = model.refine()
+    tensors = [torch.tensor(values, dtype=torch.float64) for values in weights]
+    found, expected = ([tuple(t.shape) for t in ts] for ts in (tensors, model.parameters()))
+    if found != expected:
+        raise ValueError(
+            f"weights of level {level} must have the shapes {expected}, got {found}: take those of "
+            "this case and level"
+        )
     with torch.no_grad():
-        for parameter, values in zip(model.parameters(), weights, strict=True):
-            parameter.copy_(torch.tensor(values, dtype=torch.float64))
+        for parameter, values in zip(model.parameters(), tensors, strict=True):
+            parameter.copy_(values)
     return model
 
 

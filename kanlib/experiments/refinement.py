@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kanlib._checks import check_option
 from kanlib.experiments import knots
 from kanlib.experiments.cases import Experiment, Solutions, ended, train_case
 from kanlib.knots import KnotGrid
@@ -87,7 +88,11 @@ def shifted(grid: KnotGrid) -> KnotGrid:
 
 
 def refinement(case: RefinementCase, x: Tensor) -> Callable[[KAN], KAN]:
-    """Return the function that refines a network, given the training points (N, P)."""
+    """Return the function that refines a network, given the training points (N, P).
+
+    Raises:
+        ValueError: if the case names no such function.
+    """
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     kinds: dict[str, Callable[[KAN], KAN]] = {
         "exact": KAN.refine,
@@ -99,6 +104,7 @@ def refinement(case: RefinementCase, x: Tensor) -> Callable[[KAN], KAN]:
         "greville": refit_at_greville,
         "resample": resample,
     }
+    check_option("refine", case.refine, kinds)
     return kinds[case.refine]
 
 

@@ -25,8 +25,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from kanlib._checks import as_integer, check_factory, check_option
 from kanlib.derivatives import Jet, propagate
-from kanlib.problems import relative_error
+from kanlib.problems import as_seed, relative_error
 
 DIFFUSION = 1e-4
 SIGNS = ("standard", "printed")
@@ -51,7 +52,14 @@ def reference(modes: int = 1000, steps: int = 500) -> NDArray[np.float64]:
         Values at x = -1, ..., 1 (501 points) and t = 0, ..., 1 (101 points), of that shape. With
         the defaults the relative error is 3e-6: the initial values, continued periodically, have
         a kink at x = 1.
+
+    Raises:
+        TypeError: if a number is no integer.
+        ValueError: if it is no such multiple.
     """
+    for name, number, factor in (("modes", modes, 500), ("steps", steps, 100)):
+        if as_integer(name, number, factor) % factor:
+            raise ValueError(f"{name} must be a multiple of {factor}, got {number}")
     x = -1 + 2 * np.arange(modes) / modes
     wave = math.pi * np.fft.rfftfreq(modes, 1 / modes)
     linear = (5 - DIFFUSION * wave**2) / steps
@@ -108,6 +116,7 @@ class AllenCahn:
         weights: the paper's weights of the terms of the loss.
 
     Raises:
+        TypeError: if an argument has the wrong type.
         ValueError: if an argument is out of range.
     """
 
@@ -120,17 +129,18 @@ class AllenCahn:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float64,
     ) -> None:
-        if sign not in SIGNS:
-            raise ValueError(f"sign must be one of {SIGNS}, got {sign!r}")
+        check_option("sign", sign, SIGNS)
+        check_factory(device, dtype)
+        seed = as_seed(seed)
         x = torch.linspace(-1, 1, INITIAL_POINTS, device="cpu", dtype=torch.float64)
-        if isinstance(points, int) and points >= 1:
-            generator = torch.Generator("cpu").manual_seed(seed)
-            unit = torch.rand(points, 2, generator=generator, device="cpu", dtype=x.dtype)
-            inside = unit * x.new_tensor([2.0, 1.0]) - x.new_tensor([1.0, 0.0])
-        elif points == "grid":
+        if isinstance(points, str):
+            check_option("points, if not a number,", points, ["grid"])
             inside = torch.cartesian_prod(x, (x + 1) / 2)
         else:
-            raise ValueError(f"points must be a positive integer or 'grid', got {points!r}")
+            number = as_integer("points", points, 1, remedy=", or 'grid'")
+            generator = torch.Generator("cpu").manual_seed(seed)
+            unit = torch.rand(number, 2, generator=generator, device="cpu", dtype=x.dtype)
+            inside = unit * x.new_tensor([2.0, 1.0]) - x.new_tensor([1.0, 0.0])
         self.weights = {"volume": 1e-1, "initial": 1.0}
         self.sign = sign
         self.points = inside.to(device, dtype)

@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kanlib._checks import as_integer, as_number, check_factory, check_tensor
 from kanlib.derivatives import Jet, propagate
 from kanlib.problems import relative_error
 
@@ -41,6 +42,7 @@ ERROR_POINTS = (401, 51)
 
 def exact(points: Tensor) -> Tensor:
     """Return the solution of Cole and Hopf at points (x, t) of shape (N, 2), as a column."""
+    check_tensor("points", points, 2)
     node, weight = np.polynomial.hermite.hermgauss(NODES)
     s, log_weight = points.new_tensor(node), points.new_tensor(np.log(weight))
     y = points[:, :1] - torch.sqrt(4 * VISCOSITY * points[:, 1:]) * s
@@ -70,6 +72,7 @@ class Burgers:
         weights: weights of the terms of the loss, all 1.
 
     Raises:
+        TypeError: if an argument has the wrong type.
         ValueError: if an argument is out of range.
     """
 
@@ -83,11 +86,11 @@ class Burgers:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float64,
     ) -> None:
-        if nx < 2 or nt < 2 or not 0 <= grading < 100:
-            raise ValueError(
-                "nx and nt must be at least 2 and grading from 0 to 100, "
-                f"got {nx!r}, {nt!r}, {grading!r}"
-            )
+        nx, nt = as_integer("nx", nx, 2), as_integer("nt", nt, 2)
+        grading = as_number("grading", grading, 0)
+        if grading >= 100:
+            raise ValueError(f"grading must be below 100, got {grading!r}: 4 is usual")
+        check_factory(device, dtype)
         x = torch.linspace(-1, 1, nx, device="cpu", dtype=torch.float64)
         if grading:
             x = torch.sinh(grading * x) / math.sinh(grading)

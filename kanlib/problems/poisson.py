@@ -30,6 +30,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from kanlib._checks import as_integer, check_factory, check_option, check_tensor
 from kanlib.derivatives import Jet, propagate
 from kanlib.problems import relative_error
 
@@ -40,6 +41,7 @@ ERROR_POINTS = 201
 
 def right(points: Tensor) -> Tensor:
     """Return whether x >= 0, of shape (N, 1): the interface counts to the right."""
+    check_tensor("points", points, 2)
     return points[:, :1] >= 0
 
 
@@ -88,6 +90,7 @@ class Poisson:
         weights: the weights of the means of the squared residuals in the loss.
 
     Raises:
+        TypeError: if an argument has the wrong type.
         ValueError: if an argument is out of range.
     """
 
@@ -100,10 +103,11 @@ class Poisson:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float64,
     ) -> None:
-        if cells < 2 or cells % 2:
-            raise ValueError(f"cells must be even and at least 2, got {cells!r}")
-        if level_set not in LEVEL_SETS:
-            raise ValueError(f"level_set must be one of {LEVEL_SETS}, got {level_set!r}")
+        cells = as_integer("cells", cells, 2)
+        if cells % 2:
+            raise ValueError(f"cells must be even, so that x = 0 is a grid line, got {cells}")
+        check_option("level_set", level_set, LEVEL_SETS)
+        check_factory(device, dtype)
         self.weights = {"volume": 1e-2, "boundary": 1.0, "interface": 1e-1}
         self.level_set = level_set
         steps = torch.arange(-cells // 2, cells // 2 + 1, device="cpu", dtype=torch.float64)

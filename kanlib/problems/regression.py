@@ -17,6 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kanlib._checks import as_integer, check_factory, check_tensor
+from kanlib.problems import as_seed
+
 ANGLE = 0.175
 LOW, HIGH = 0.0001, 0.9999
 #: Added to the seed of a training set to get that of its test set.
@@ -31,7 +34,12 @@ def target(points: Tensor) -> Tensor:
 
     Returns:
         Values of shape (N, 1), not scaled.
+
+    Raises:
+        TypeError: if the points are no floating-point tensor.
+        ValueError: if they are not in the plane.
     """
+    check_tensor("points", points, 2)
     cosine, sine = math.cos(ANGLE), math.sin(ANGLE)
     x = cosine * points[:, 0] - sine * points[:, 1]
     y = sine * points[:, 0] + cosine * points[:, 1]
@@ -83,13 +91,13 @@ def regression(
         dtype: floating-point type of the tensors.
 
     Raises:
+        TypeError: if an argument has the wrong type.
         ValueError: if a size is too small or the seed is no integer from 0 to 2**62.
     """
-    check_seed(seed)
-    if num_points < 2 or num_test < 1:
-        raise ValueError(
-            f"num_points must be at least 2 and num_test at least 1, got {num_points}, {num_test}"
-        )
+    seed = as_seed(seed)
+    num_points = as_integer("num_points", num_points, 2)
+    num_test = as_integer("num_test", num_test, 1)
+    check_factory(device, dtype)
     x, x_test = _points(seed, num_points), _points(seed + TEST_SEED_OFFSET, num_test)
     y, y_test = target(x), target(x_test)
     offset, scale = y.min(), y.max() - y.min()
@@ -101,12 +109,6 @@ def regression(
         offset=float(offset),
         scale=float(scale),
     )
-
-
-def check_seed(seed: int) -> None:
-    """Raise ValueError unless the seed is an integer from 0 to 2**62."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= 2**62:
-        raise ValueError(f"seed must be an integer from 0 to 2**62, got {seed!r}")
 
 
 def _points(seed: int, count: int) -> Tensor:
