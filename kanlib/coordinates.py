@@ -106,11 +106,7 @@ class Coordinates:
         turned = []
         for parameter, part in zip(self.parameters, parts, strict=True):
             layer = self._layers.get(id(parameter))
-            if layer is not None:
-                if layer.basis == "relu":
-                    part = _by_grid(layer, part, lambda g, grid: ChangeOfBasis(grid).apply(g))
-                part = part.permute(1, 2, 0)
-            turned.append(part.flatten())
+            turned.append((part if layer is None else in_columns(layer, part)).flatten())
         return self.transposed(torch.cat(turned))
 
     @torch.no_grad()
@@ -180,6 +176,13 @@ def _turned(layer: SplineLayer, weight: Tensor, source: str, target: str) -> Ten
 def _gradient(layer: SplineLayer, g: Tensor) -> Tensor:
     """Return gradients in ReLU weights from gradients (..., Q, P, n + r - 1) in spline weights."""
     return _by_grid(layer, g, lambda g, grid: ChangeOfBasis(grid).solve(g))
+
+
+def in_columns(layer: SplineLayer, gradient: Tensor) -> Tensor:
+    """Return gradients (..., Q, P, n + r - 1) in the weights of a layer as columns (..., Q)."""
+    if layer.basis == "relu":
+        gradient = _by_grid(layer, gradient, lambda g, grid: ChangeOfBasis(grid).apply(g))
+    return gradient.movedim(-3, -1)
 
 
 def _by_grid(layer: SplineLayer, x: Tensor, change: Callable[[Tensor, KnotGrid], Tensor]) -> Tensor:

@@ -25,7 +25,7 @@ from torch.func import functional_call, grad, jacfwd, vmap
 
 from kanlib import bspline, gram, kernels, local, truncated_power
 from kanlib._checks import as_integer
-from kanlib.coordinates import Coordinates, Transfer
+from kanlib.coordinates import Coordinates, Transfer, in_columns
 from kanlib.derivatives import Jet, propagate
 from kanlib.free_knots import FreeSplineLayer
 from kanlib.knots import extended
@@ -163,8 +163,10 @@ def _by_transformation(
     values = {name: p.detach() for name, p in parameters.items()}
     with kernels.backend("torch"):
         found = rows(values, jet.channels.detach(), cotangent)
+    layers = {id(m.weight): m for m in module.modules() if isinstance(m, SplineLayer)}
     for name, parameter in parameters.items():
-        yield _full(parameter, found[name])
+        layer = layers.get(id(parameter))
+        yield _full(parameter, found[name] if layer is None else in_columns(layer, found[name]))
 
 
 class _Evaluation(nn.Module):

@@ -164,7 +164,9 @@ class Hard(KAN):
 
 def test_jacobian_is_that_of_what_a_module_computes():
     torch.manual_seed(1)
-    check(Hard([2, 3, 1], n=4, domain=(-1.0, 1.0), dtype=torch.float64), terms(points()))
+    for basis in ("spline", "relu"):
+        hard = Hard([2, 3, 1], n=4, domain=(-1.0, 1.0), basis=basis, dtype=torch.float64)
+        check(hard, terms(points()))
     hooked = KAN([2, 3, 1], n=4, first="affine", dtype=torch.float64)
     hooked.layers[0].register_forward_hook(lambda module, inputs, y: y.sin())
     check(hooked, terms(points()))
