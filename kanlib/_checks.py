@@ -168,13 +168,21 @@ def check_tensor(name: str, x: Tensor, size: int | None = None) -> None:
 
 
 def check_input(x: Tensor, features: int, weight: Tensor, name: str = "x") -> None:
-    """Raise unless x is a tensor (..., features) in the dtype of the weights."""
+    """Raise unless x is a tensor (..., features) in the dtype of the weights, or of autocast."""
     check_tensor(name, x, features)
-    if x.dtype != weight.dtype:
+    if x.dtype != weight.dtype and x.dtype != autocast_dtype(x.device):
         raise TypeError(
             f"{name} must have the dtype of the model, {weight.dtype}, got {x.dtype}: "
             f"cast {name}, or the model with model.to({name}.dtype)"
         )
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """Return the type that torch.autocast gives results on a device, or None where it is off."""
+    kind = device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return None
 
 
 def check_factory(device: torch.device | str | None, dtype: torch.dtype | None) -> None:

@@ -174,7 +174,7 @@ def gradient_indicator(objective: Objective) -> Indicator:
 def _summed(values: Tensor, places: Tensor, grid: KnotGrid) -> Tensor:
     """Return the sum of the values on each interval, those outside [a, b] with the outer ones."""
     interval = torch.bucketize(places.contiguous(), grid.breakpoints[1:-1], right=True)
-    return torch.zeros(grid.n, dtype=torch.float64).index_add_(0, interval, values)
+    return torch.zeros(grid.n, dtype=torch.float64, device="cpu").index_add_(0, interval, values)
 
 
 def refine_adaptively(

@@ -66,7 +66,7 @@ def hessian(model: nn.Module, objective: Objective) -> Tensor:
     check_types(hessian, locals())
     parameters = _trainable(model)
     product = _hessian_product(objective(model), parameters)
-    basis = torch.eye(sum(p.numel() for p in parameters)).to(parameters[0])
+    basis = torch.eye(sum(p.numel() for p in parameters), device="cpu").to(parameters[0])
     matrix = torch.stack([product(vector) for vector in basis])
     return 0.5 * (matrix + matrix.T)
 
@@ -113,9 +113,13 @@ def lanczos(
     product = _hessian_product(objective(model), parameters)
 
     def matvec(vector: Any) -> Any:
-        return product(torch.as_tensor(vector).flatten().to(parameters[0])).cpu().numpy()
+        return (
+            product(torch.as_tensor(vector, device="cpu").flatten().to(parameters[0])).cpu().numpy()
+        )
 
-    start = torch.randn(size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    start = torch.randn(
+        size, dtype=torch.float64, device="cpu", generator=torch.Generator().manual_seed(0)
+    )
     matrix = LinearOperator((size, size), matvec=matvec, dtype=np.float64)
     which = "SA" if lowest else "LA"
     values = eigsh(matrix, count, which=which, v0=start.numpy(), return_eigenvectors=False)

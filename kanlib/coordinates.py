@@ -68,7 +68,7 @@ class Coordinates:
         self._shapes = [p.shape or torch.Size([1]) for p in self.parameters]
         self._maps = [self._map(p) for p in self.parameters]
         sizes = [p.numel() for p in self.parameters]
-        ends = torch.tensor(sizes).cumsum(0).tolist()
+        ends = torch.tensor(sizes, device="cpu").cumsum(0).tolist()
         starts = [end - size for end, size in zip(ends, sizes, strict=True)]
         self._starts = {id(p): at for p, at in zip(self.parameters, starts, strict=True)}
         self.columns = ends[-1]

@@ -232,11 +232,16 @@ def float32_error(grid: KnotGrid, method: str, basis: str = "spline", points: in
         The largest difference to float64 arithmetic at the same points.
     """
     a, b = grid.domain
-    x = a + (b - a) * (torch.arange(points, dtype=torch.float64)[:, None] + 0.5) / points
+    x = (
+        a
+        + (b - a)
+        * (torch.arange(points, dtype=torch.float64, device="cpu")[:, None] + 0.5)
+        / points
+    )
     x = x.float()
-    layer = SplineLayer(1, grid.num_basis, grid, dtype=torch.float64)
+    layer = SplineLayer(1, grid.num_basis, grid, device="cpu", dtype=torch.float64)
     with torch.no_grad():
-        layer.weight.copy_(torch.eye(grid.num_basis)[:, None])
+        layer.weight.copy_(torch.eye(grid.num_basis, device="cpu")[:, None])
         exact = layer(x.double())
         rounded = evaluate(layer.to_basis(basis).float(), x, method)
     return float((rounded - exact).abs().max())

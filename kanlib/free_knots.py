@@ -88,6 +88,16 @@ class FreeKnots(nn.Module):
         ends = inner.new_tensor([[a, b]]).expand(len(inner), 2)
         return torch.cat([ends[:, :1], inner, ends[:, 1:]], dim=1)
 
+    def _apply(self, fn: Any, recurse: bool = True) -> FreeKnots:
+        """Move or cast the logits; the floor follows in float64, where the device has that."""
+        floor = self.floor
+        del self.floor
+        try:
+            return super()._apply(fn, recurse)
+        finally:
+            device = self.logits.device
+            self.register_buffer("floor", floor.to(device, bspline.exact_dtype(device)))
+
     def halved(self) -> FreeKnots:
         """Return the knots with every interval halved; logits repeat, the floor stays."""
         finer = copy.deepcopy(self)
@@ -186,8 +196,8 @@ class FreeSplineLayer(SplineLayer):
     def _evaluate(self, channels: Tensor, pairs: Pairs) -> Tensor:
         points = self.knots()
         module = bspline if self.basis == "spline" else truncated_power
-        tables = module.pieces_of(extended(points, self.order), self.order).to(self.weight)
-        weight: Tensor = self.weight
+        tables = module.pieces_of(extended(points, self.order), self.order).to(channels.dtype)
+        weight: Tensor = self.weight.to(channels.dtype)
         # The kernels differentiate the polynomials of every edge on every interval, not a table.
         if self.basis == "relu" or kernels.differentiates(tables):
             weight, tables = module.polynomials(weight, tables).flatten(2), None

@@ -63,7 +63,8 @@ def _deliver(waiting: list[tuple[Any, ...]]) -> None:
     """Call the handlers of all signals that have come, also if one raises."""
     if waiting:
         number, frame = waiting.pop(0)
+        handler: Any = signal.getsignal(number)
         try:
-            signal.getsignal(number)(number, frame)
+            handler(number, frame)
         finally:
             _deliver(waiting)

@@ -8,7 +8,8 @@ and ``kanlib::splines_backward``: autograd, vmap and torch.compile see an ordina
 derivatives of its gradients go through the reference, and so do transformations of torch.func
 other than vmap.
 
-The fused kernels compute in the dtype of the points, and TF32 is never used. In the reference,
+Layers compute in the dtype of their weights, and in float32 where that is half precision or
+torch.autocast lowers it. The fused kernels never use TF32. In the reference,
 ``torch.backends.cuda.matmul.allow_tf32`` and ``torch.set_float32_matmul_precision`` decide, which
 kanlib does not touch. "numba" gives the same bits for any number of threads. "triton" adds up the
 gradient in the weights in any order, or after ``torch.use_deterministic_algorithms(True)`` in a
@@ -27,14 +28,14 @@ import logging
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from kanlib import local
-from kanlib._checks import EXTENSIONS
+from kanlib._checks import EXTENSIONS, autocast_dtype
 from kanlib.interrupts import deferred
 from kanlib.local import Pairs
 
@@ -161,6 +162,21 @@ def _text(error: Exception) -> str:
 def _launcher(device: str) -> Any:
     """Return the module that runs the fused kernels, imported at the first use."""
     return importlib.import_module("kanlib.launch" if device == "cpu" else "kanlib.gpu")
+
+
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the type in which layers of a type compute: for half precision, single precision.
+
+    Terms of a polynomial are far larger than its values where spacings are small.
+    """
+    return torch.promote_types(dtype, torch.float32)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Return a context in which torch.autocast changes nothing on a device."""
+    if autocast_dtype(device) is None:
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def evaluate(
@@ -331,8 +347,9 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         )
         return by_z if to_z else None, by_weight if to_weight else None, *[None] * 6
     chosen = [v for v, needed in ((z, to_z), (weight, to_weight)) if needed]
-    y = _reference(z, weight, breakpoints, table, *ctx.options)
-    slopes = iter(torch.autograd.grad(y, chosen, grad, create_graph=True))
+    with without_autocast(z.device):
+        y = _reference(z, weight, breakpoints, table, *ctx.options)
+        slopes = iter(torch.autograd.grad(y, chosen, grad, create_graph=True))
     return *(next(slopes) if needed else None for needed in (to_z, to_weight)), *[None] * 6
 
 

@@ -31,7 +31,6 @@ def try_out(dtype: torch.dtype) -> None:
     They are compiled once for each dtype: what is passed here has the types of all that follows.
     An interrupt waits until a kernel is compiled; those that are need not be compiled again.
     """
-
     kind = "f4" if dtype == torch.float32 else "f8"
 
     def numbers(*shape: int) -> Any:

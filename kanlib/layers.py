@@ -113,19 +113,29 @@ class SplineLayer(Described):
         return self.grid.domain
 
     def _build_tables(self) -> None:
-        """Derive the evaluation tables from the exact grid, for the weights' device and dtype."""
+        """Derive the evaluation tables from the exact grid, for the weights' device and dtype.
+
+        A half-precision layer has the tables of single precision, in which it computes.
+        """
         grid, like = self.grid, self.weight.detach()
         breakpoints = bspline.exact_breakpoints(grid, like.device)
         self.register_buffer("breakpoints", breakpoints, persistent=False)
         self._uniform = grid.is_uniform
         module = bspline if self.basis == "spline" else truncated_power
-        self.register_buffer("_table", module.pieces(grid).to(like), persistent=False)
+        table = module.pieces(grid).to(like.device, kernels.working_dtype(like.dtype))
+        self.register_buffer("_table", table, persistent=False)
 
     def _apply(self, fn: Any, recurse: bool = True) -> SplineLayer:
-        """Move or cast the weights; the tables are rebuilt, so that casts lose no accuracy."""
-        super()._apply(fn, recurse)
-        self._build_tables()
-        return self
+        """Move or cast the weights.
+
+        The tables are built anew, so that casts lose no accuracy, and not moved: the breakpoints
+        are float64, which not every device has.
+        """
+        self._buffers.update(dict.fromkeys({"breakpoints", "_table"} & {*self._buffers}))
+        try:
+            return super()._apply(fn, recurse)
+        finally:
+            self._build_tables()
 
     def reset_parameters(self) -> None:
         """Draw new initial weights from torch's global generator."""
@@ -141,7 +151,7 @@ class SplineLayer(Described):
     def forward(self, x: Tensor) -> Tensor:
         """Evaluate the layer at x of shape (..., P); NaN inputs give NaN outputs."""
         check_input(x, self.in_features, self.weight)
-        return self._evaluate(x[None], ())[0]
+        return self._compute(x[None], ())[0]
 
     def propagate(self, channels: Tensor, pairs: Pairs = ()) -> Tensor:
         """Evaluate the layer and propagate derivatives of its inputs through it.
@@ -182,10 +192,16 @@ class SplineLayer(Described):
             raise ValueError(
                 f"pairs must hold directions from 0 to D - 1 = {directions - 1}, got {pairs}"
             )
-        return self._evaluate(channels, pairs)
+        return self._compute(channels, pairs)
+
+    def _compute(self, channels: Tensor, pairs: Pairs) -> Tensor:
+        """Evaluate in single precision at least, whatever torch.autocast says."""
+        dtype = self.weight.dtype
+        with kernels.without_autocast(channels.device):
+            return self._evaluate(channels.to(kernels.working_dtype(dtype)), pairs).to(dtype)
 
     def _evaluate(self, channels: Tensor, pairs: Pairs) -> Tensor:
-        weight: Tensor = self.weight
+        weight: Tensor = self.weight.to(channels.dtype)
         table: Tensor | None = self._table[None]
         if self.basis == "relu":  # the polynomials of every edge on every interval
             weight, table = truncated_power.polynomials(weight, self._table[None]).flatten(2), None

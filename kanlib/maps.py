@@ -52,7 +52,7 @@ class InputMap(Described):
         self._build_tables()
 
     def _build_tables(self) -> None:
-        low, high = torch.tensor(self.intervals, dtype=torch.float64).T.to(self.low)
+        low, high = torch.tensor(self.intervals, dtype=torch.float64, device="cpu").T.to(self.low)
         self.low, self.width = low, high - low  # so that `high` is mapped to b exactly
 
     def _apply(self, fn: Any, recurse: bool = True) -> InputMap:

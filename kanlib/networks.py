@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -152,7 +152,7 @@ class KAN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Evaluate the network at x of shape (..., widths[0])."""
-        check_input(x, self.widths[0], next(self.parameters()))
+        check_input(x, self.widths[0], _weight(self.layers))
         for layer in self.layers:
             x = layer(x)
         return x
@@ -337,7 +337,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Evaluate the network at x of shape (..., widths[0])."""
-        check_input(x, self.widths[0], next(self.parameters()))
+        check_input(x, self.widths[0], _weight(self.layers))
         return self.layers(x)
 
     def extra_repr(self) -> str:
@@ -377,6 +377,11 @@ def _checked_widths(widths: Sequence[int]) -> list[int]:
     if len(sizes) < 2:
         raise ValueError(f"widths must be at least two positive integers, got {widths!r}")
     return sizes
+
+
+def _weight(layers: Iterable[nn.Module]) -> Tensor:
+    """Return the weights of the first layer that has some; replicas have no parameters."""
+    return next(layer.weight for layer in layers if hasattr(layer, "weight"))
 
 
 def _count(module: nn.Module) -> int:

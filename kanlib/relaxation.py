@@ -59,7 +59,7 @@ def quadrature(grid: KnotGrid, points: int) -> tuple[Tensor, Tensor]:
 
 def _gauss_legendre(points: int) -> tuple[Tensor, Tensor]:
     """Return nodes and weights on [0, 1] from the three-term recurrence (Golub and Welsch)."""
-    k = torch.arange(1, points, dtype=torch.float64)
+    k = torch.arange(1, points, dtype=torch.float64, device="cpu")
     beta = k / (4.0 * k.square() - 1.0).sqrt()
     nodes, vectors = torch.linalg.eigh(torch.diag(beta, 1) + torch.diag(beta, -1))
     return (nodes + 1.0) / 2.0, vectors[0].square()
@@ -81,7 +81,9 @@ def cosine_modes(grid: KnotGrid) -> Tensor:
     a, b = grid.domain
     x, weights = quadrature(grid, grid.order + 6)
     phase = torch.pi * (x - a) / (b - a)
-    cosines = torch.cos(phase[:, None] * torch.arange(grid.num_basis, dtype=torch.float64))
+    cosines = torch.cos(
+        phase[:, None] * torch.arange(grid.num_basis, dtype=torch.float64, device="cpu")
+    )
     moments = dense_basis(x, grid).T @ (weights[:, None] * cosines)
     factor = torch.linalg.cholesky(gram(grid))
     # G = C C^T, and C^T u has the length of the spline u: orthonormalise these coordinates.
@@ -210,12 +212,16 @@ def attenuation(
                 [0.5000, 0.7500],
                 [0.2500, 0.5625]])
     """
+<<<<<<< HEAD
     check_types(attenuation, locals())
     if rates.ndim != 2 or rates.shape[0] != rates.shape[1]:
         raise ValueError(f"rates must be a square matrix, got shape {tuple(rates.shape)}")
     for time in times:
         as_integer("times", time, minimum=0)
     identity = torch.eye(len(rates)).to(rates)
+=======
+    identity = torch.eye(len(rates), dtype=rates.dtype, device=rates.device)
+>>>>>>> c9b0656 (Compute under autocast, in half precision, in replicas and on devices without float64)
     start = identity if start is None else start
     powers = (torch.linalg.matrix_power(identity - step * rates, int(t)) for t in times)
     return torch.stack([(power @ start).norm(dim=1) for power in powers])
@@ -257,9 +263,13 @@ def propagator(
         raise ValueError(
             f"steps must have one entry a level, got {len(steps)} for {len(levels)} levels"
         )
+<<<<<<< HEAD
     for count in steps:
         as_integer("steps", count, minimum=0)
     identity = torch.eye(levels[-1].num_basis, dtype=torch.float64)
+=======
+    identity = torch.eye(levels[-1].num_basis, dtype=torch.float64, device="cpu")
+>>>>>>> c9b0656 (Compute under autocast, in half precision, in replicas and on devices without float64)
     result = identity
     for grid, count in zip(levels, steps, strict=True):
         rates = rate_matrix(grid, geometry, gradient, fine=levels[-1], derivative=derivative)
@@ -295,4 +305,4 @@ def coarse_correction(coarse: KnotGrid, fine: KnotGrid, derivative: int = 0) -> 
     modes, p, g = cosine_modes(fine), prolongation(coarse, fine).dense(), gram(fine, derivative)
     solve = torch.linalg.pinv(p.T @ g @ p, rtol=1e-11, hermitian=True)
     update = modes.T @ gram(fine) @ p @ solve @ p.T @ g @ modes  # V^{-1} = V^T G
-    return torch.eye(fine.num_basis, dtype=torch.float64) - update
+    return torch.eye(fine.num_basis, dtype=torch.float64, device="cpu") - update

@@ -105,7 +105,7 @@ def sign_changes(vectors: Tensor, tolerance: float = 1e-12) -> Tensor:
     for column in vectors.T:
         signs = column[column.abs() > tolerance * column.abs().max()].sign()
         changes.append(int((signs[1:] != signs[:-1]).sum()))
-    return torch.tensor(changes)
+    return torch.tensor(changes, device="cpu")
 
 
 def symbol(order: int, theta: Tensor) -> Tensor:
@@ -134,5 +134,5 @@ def symbol(order: int, theta: Tensor) -> Tensor:
 def _change_of_basis_and_inverse(grid: KnotGrid) -> tuple[Tensor, Tensor]:
     """Return A and A^{-1} as dense float64 matrices with small relative errors in every entry."""
     change = ChangeOfBasis(grid)
-    identity = torch.eye(grid.num_basis, dtype=torch.float64)
+    identity = torch.eye(grid.num_basis, dtype=torch.float64, device="cpu")
     return change.dense(), change.solve(identity).T

@@ -121,7 +121,7 @@ def test_tensors_of_the_cpu_take_the_reference_where_triton_was_asked_for(monkey
 def test_triton_without_a_gpu_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with (
-        pytest.raises(RuntimeError, match="'triton' needs a CUDA device.*choose 'auto'"),
+        pytest.raises(RuntimeError, match=r"'triton' needs a CUDA device.*choose 'auto'"),
         kernels.backend("triton"),
     ):
         pass

@@ -47,7 +47,7 @@ def test_all_signals_that_came_are_delivered(handler):
     chosen = SIGNALS[:3]
     for number in chosen:
         signal.signal(number, notes)
-    with pytest.raises(TimeOut), deferred():
+    with pytest.raises(TimeOut), deferred():  # noqa: PT012
         for number in chosen:
             signal.raise_signal(number)
     for number in chosen:

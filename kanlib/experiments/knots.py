@@ -148,7 +148,9 @@ def data_of(target: str, seed: int, points: int, device: str = "cpu") -> tuple[T
     draws = []
     for s in (seed, seed + TEST_SEED_OFFSET):
         generator = torch.Generator().manual_seed(s)
-        draws.append(torch.rand(points, 1, dtype=torch.float64, generator=generator).to(device))
+        draws.append(
+            torch.rand(points, 1, dtype=torch.float64, device="cpu", generator=generator).to(device)
+        )
     x, x_test = draws
     return x, steep_layer(x), x_test, steep_layer(x_test)
 
