@@ -212,16 +212,12 @@ def attenuation(
                 [0.5000, 0.7500],
                 [0.2500, 0.5625]])
     """
-<<<<<<< HEAD
     check_types(attenuation, locals())
     if rates.ndim != 2 or rates.shape[0] != rates.shape[1]:
         raise ValueError(f"rates must be a square matrix, got shape {tuple(rates.shape)}")
     for time in times:
         as_integer("times", time, minimum=0)
-    identity = torch.eye(len(rates)).to(rates)
-=======
     identity = torch.eye(len(rates), dtype=rates.dtype, device=rates.device)
->>>>>>> c9b0656 (Compute under autocast, in half precision, in replicas and on devices without float64)
     start = identity if start is None else start
     powers = (torch.linalg.matrix_power(identity - step * rates, int(t)) for t in times)
     return torch.stack([(power @ start).norm(dim=1) for power in powers])
@@ -263,13 +259,9 @@ def propagator(
         raise ValueError(
             f"steps must have one entry a level, got {len(steps)} for {len(levels)} levels"
         )
-<<<<<<< HEAD
     for count in steps:
         as_integer("steps", count, minimum=0)
-    identity = torch.eye(levels[-1].num_basis, dtype=torch.float64)
-=======
     identity = torch.eye(levels[-1].num_basis, dtype=torch.float64, device="cpu")
->>>>>>> c9b0656 (Compute under autocast, in half precision, in replicas and on devices without float64)
     result = identity
     for grid, count in zip(levels, steps, strict=True):
         rates = rate_matrix(grid, geometry, gradient, fine=levels[-1], derivative=derivative)
