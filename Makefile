@@ -6,7 +6,7 @@ PEERS ?= .venv-bench
 JOBS ?= 2
 SOURCE ?= .
 CHAPTERS ?= $(wildcard book/*.ipynb)
-EXPERIMENTS = regression poisson burgers allen-cahn knots refinement
+EXPERIMENTS = regression poisson burgers allen-cahn knots refinement second-order
 
 INSTALLED = $(VENV)/.installed
 FRESH = $(SOURCE)/_build/.fresh

@@ -7,13 +7,14 @@ from kanlib.vectors import fill, lanes, load, store
 
 
 @jit
-def add_products(a, at, b, there, total):
-    """Add a[s, k] b[s, l] to total[at[s] + k, there[s] + l] for all s, k and l."""
+def add_products(order, factor, a, at, b, there, total):
+    """Add factor a[s, k] b[s, l] to total[at[s] + k, there[s] + l] for all s in order, k and l."""
     rows, columns, width = a.shape[1], b.shape[1], lanes(b)
-    for s in range(len(a)):
+    f = a.dtype.type(factor)
+    for s in order:
         i, j = at[s], there[s]
         for k in range(0, rows - 3, 4):
-            v0, v1, v2, v3 = a[s, k], a[s, k + 1], a[s, k + 2], a[s, k + 3]
+            v0, v1, v2, v3 = f * a[s, k], f * a[s, k + 1], f * a[s, k + 2], f * a[s, k + 3]
             f0, f1, f2, f3 = fill(v0), fill(v1), fill(v2), fill(v3)
             m = i + k
             for l in range(0, columns - width + 1, width):
@@ -29,4 +30,4 @@ def add_products(a, at, b, there, total):
                 total[m + 3, j + l] += v3 * b[s, l]
         for k in range(rows - rows % 4, rows):
             for l in range(columns):
-                total[i + k, j + l] += a[s, k] * b[s, l]
+                total[i + k, j + l] += f * a[s, k] * b[s, l]

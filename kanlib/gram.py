@@ -37,14 +37,17 @@ def add(parts: Sequence[Part], total: Tensor) -> None:
             rows.scatter_add_(1, columns, values)
         total += 0.5 * (rows.T @ rows)
         return
-    matrix = total.numpy()
+    fixed = [not bool(offset.any()) for _, offset, _ in parts]
     for i, (start, offset, values) in enumerate(parts):
-        order = torch.argsort(offset)  # so that what is added to stays in the cache
-        mine, at = values[order], (start + offset[order]).numpy()
-        kernel.add_products((0.5 * mine).numpy(), at, mine.numpy(), at, matrix)
-        for other, shift, entries in parts[i + 1 :]:
-            there = (other + shift[order]).numpy()
-            kernel.add_products(mine.numpy(), at, entries[order].numpy(), there, matrix)
+        order = torch.argsort(offset).numpy()  # so that what is added to stays in the cache
+        for j, (other, shift, entries) in enumerate(parts[i:], i):
+            block, factor = total[start:, other:], 0.5 if i == j else 1.0
+            if fixed[i] and fixed[j]:
+                part = block[: values.shape[1], : entries.shape[1]]
+                part.addmm_(values.T, entries, alpha=factor)
+            else:
+                arrays = [x.numpy() for x in (values, offset, entries, shift, block)]
+                kernel.add_products(order, factor, *arrays)
 
 
 def completed(total: Tensor) -> Tensor:

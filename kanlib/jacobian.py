@@ -111,8 +111,11 @@ def _weight_runs(
 ) -> Iterator[Run]:
     """Yield one run for each input: r basis functions times Q outputs."""
     size = layer.weight.shape[-1] * layer.out_features
-    for p, grid in enumerate(layer.grids):
-        table, coefficients = bspline.pieces(grid).to(powers), powers[:, :, p]
+    grids = layer.grids
+    shared = all(grid is grids[0] for grid in grids)
+    tables = [bspline.pieces(grid).to(powers) for grid in grids[: 1 if shared else None]]
+    for p in range(layer.in_features):
+        table, coefficients = tables[0 if shared else p], powers[:, :, p]
         if len(table) == 1:
             basis = coefficients @ table[0].T
         else:

@@ -32,7 +32,7 @@ COSTS = ("work", "evaluations", "seconds")
 
 def race(
     starts: Mapping[int, KAN] | Sequence[KAN],
-    objective: Objective,
+    objective: Objective | Sequence[Objective],
     schedule: Schedule | Sequence[int],
     *,
     keep: Sequence[int],
@@ -51,7 +51,7 @@ def race(
     Args:
         starts: the coarse networks, by a number that names each, such as its seed. They are
             trained in place.
-        objective: see :func:`kanlib.training.train`.
+        objective: see :func:`kanlib.training.train`; or one for each level, e.g. with more points.
         schedule: epochs on each level, of each network.
         keep: how many go on to level 1, 2, and so on: one entry less than levels.
         validate: function from a network to the number by which networks are ranked, smallest
@@ -70,7 +70,7 @@ def race(
 
     Raises:
         TypeError: if an argument is of the wrong kind.
-        ValueError: if there is no start, or ``keep`` does not fit the schedule.
+        ValueError: if there is no start, or ``keep`` or ``objective`` does not fit the schedule.
 
     Examples:
         >>> from kanlib import MeanSquaredError
@@ -89,27 +89,31 @@ def race(
             "starts must hold at least one network and keep one entry less than levels, got "
             f"{len(field)} starts, {len(counts)} entries and {schedule.num_levels} levels"
         )
-    if validate is None:
-        fresh: Any = getattr(objective, "fresh", None)
-        validate = objective if fresh is None else fresh(FRESH)
-    first_n = next(iter(field.values())).n
-    cost = work or (lambda model: model.n / first_n)
-    objectives = {
-        name: copy.deepcopy(objective) if isinstance(objective, Stateful) else objective
-        for name in field
-    }
+    each = [*objective] if isinstance(objective, Sequence) else [objective] * schedule.num_levels
+    if len(each) != schedule.num_levels:
+        raise ValueError(
+            f"objective must be one, or one for each of {schedule.num_levels} levels, got "
+            f"{len(each)}"
+        )
+    first_n = getattr(next(iter(field.values())), "n", 1)
+    cost = work or (lambda model: getattr(model, "n", first_n) / first_n)
+    own: dict[int, Objective] = {}
     past: dict[int, list[Run]] = {name: [] for name in field}
     spent: list[dict[str, Any]] = []  # by all networks on each level so far
     pedigree: list[Entrant] = []
     for level, epochs in enumerate(schedule.epochs):
         entrants = []
+        score_of = validate or _fresh(each[level])
         for name, model in field.items():
+            if level == 0 or each[level] is not each[level - 1]:
+                stateful = isinstance(each[level], Stateful)
+                own[name] = copy.deepcopy(each[level]) if stateful else each[level]
             file = None if checkpoint is None else Path(checkpoint) / f"{level}-{name}.pt"
             with warnings.catch_warnings():  # whoever diverges is out, and the pedigree says so
                 warnings.filterwarnings("ignore", "training diverged")
                 run = train(
                     model,
-                    objectives[name],
+                    own[name],
                     epochs,
                     work_per_epoch=cost(model),
                     checkpoint=file,
@@ -118,7 +122,7 @@ def race(
                 )
             past[name].append(run)
             with torch.no_grad():
-                score = float(validate(run.model))
+                score = float(score_of(run.model))
             if run.status == "diverged" or math.isnan(score):
                 score = math.inf
             entrants.append(Entrant(level, name, run.loss, score, run.status))
@@ -139,6 +143,11 @@ def race(
             return _joined(past[winner], spent, status, pedigree)
         field = {e.name: refine(past[e.name][-1].model) for e in entrants if e.kept}
     raise AssertionError("a schedule has at least one level")
+
+
+def _fresh(objective: Any) -> Callable[[nn.Module], Any]:
+    """Return the loss at points that no training has seen, if the objective can draw them."""
+    return objective.fresh(FRESH) if hasattr(objective, "fresh") else objective
 
 
 def _total(levels: list[Level]) -> dict[str, Any]:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from kanlib.experiments import allen_cahn, burgers, knots, poisson, refinement, regression
+from kanlib.experiments import (
+    allen_cahn,
+    burgers,
+    knots,
+    poisson,
+    refinement,
+    regression,
+    second_order,
+)
 from kanlib.experiments.cases import Case, Experiment, PDECase
 
 __all__ = ["EXPERIMENTS", "Case", "Experiment", "PDECase", "find_case", "find_experiment"]
@@ -16,6 +24,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "allen-cahn": allen_cahn.EXPERIMENT,
     "knots": knots.EXPERIMENT,
     "refinement": refinement.EXPERIMENT,
+    "second-order": second_order.EXPERIMENT,
 }
 
 

@@ -40,19 +40,19 @@ NODES = 100
 ERROR_POINTS = (401, 51)
 
 
-def exact(points: Tensor) -> Tensor:
+def exact(points: Tensor, viscosity: float = VISCOSITY, nodes: int = NODES) -> Tensor:
     """Return the solution of Cole and Hopf at points (x, t) of shape (N, 2), as a column."""
     check_tensor("points", points, 2)
-    node, weight = np.polynomial.hermite.hermgauss(NODES)
+    node, weight = np.polynomial.hermite.hermgauss(nodes)
     s, log_weight = points.new_tensor(node), points.new_tensor(np.log(weight))
-    y = points[:, :1] - torch.sqrt(4 * VISCOSITY * points[:, 1:]) * s
-    density = torch.softmax(log_weight - torch.cos(math.pi * y) / (2 * math.pi * VISCOSITY), dim=1)
+    y = points[:, :1] - torch.sqrt(4 * viscosity * points[:, 1:]) * s
+    density = torch.softmax(log_weight - torch.cos(math.pi * y) / (2 * math.pi * viscosity), dim=1)
     return -(torch.sin(math.pi * y) * density).sum(dim=1, keepdim=True)
 
 
-def volume_residual(u: Jet) -> Tensor:
+def volume_residual(u: Jet, viscosity: float = VISCOSITY) -> Tensor:
     """Return u_t + u u_x - nu u_xx."""
-    return u.d(1) + u.value * u.d(0) - VISCOSITY * u.d(0, 0)
+    return u.d(1) + u.value * u.d(0) - viscosity * u.d(0, 0)
 
 
 class Burgers:
