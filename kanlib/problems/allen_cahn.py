@@ -137,7 +137,7 @@ class AllenCahn:
             check_option("points, if not a number,", points, ["grid"])
             inside = torch.cartesian_prod(x, (x + 1) / 2)
         else:
-            number = as_integer("points", points, 1, remedy=", or 'grid'")
+            number = as_integer("points", points, 1)
             generator = torch.Generator("cpu").manual_seed(seed)
             unit = torch.rand(number, 2, generator=generator, device="cpu", dtype=x.dtype)
             inside = unit * x.new_tensor([2.0, 1.0]) - x.new_tensor([1.0, 0.0])
