@@ -43,15 +43,19 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import jupytext
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellControlSignal, DeadKernelError
 from nbformat import NotebookNode
 
-BOOK = Path(__file__).resolve().parent.parent / "book"
+from kanlib.files import read, write_atomically
+
+ROOT = Path(__file__).resolve().parent.parent
+BOOK = ROOT / "book"
 CHECKED = "nbval-check-output"
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -75,6 +79,25 @@ def tags(cell: NotebookNode) -> list[str]:
 def has_parameters(notebook: NotebookNode) -> bool:
     """Tell whether a notebook has a cell that papermill can inject parameters after."""
     return any("parameters" in tags(cell) for cell in notebook.cells)
+
+
+def load(path: Path) -> NotebookNode:
+    """Return the notebook in a file, in the format that it has.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if it holds no notebook.
+    """
+    content = read(path)
+    try:
+        notebook = nbformat.reader.reads(content.decode())
+        nbformat.validate(notebook)
+    except Exception as error:  # nbformat raises many types on what is no notebook
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"{path} is no notebook ({reason}): restore it, or write it anew with from-md"
+        ) from None
+    return notebook
 
 
 def normalised(notebook: NotebookNode) -> NotebookNode:
@@ -108,7 +131,7 @@ def normalised_output(output: NotebookNode) -> NotebookNode:
 
 def problems(path: Path) -> list[str]:
     """Return what keeps a committed notebook from canonical form, one sentence each."""
-    notebook = nbformat.read(path, as_version=nbformat.NO_CONVERT)
+    notebook = load(path)
     if (notebook.nbformat, notebook.nbformat_minor) != (4, 5):
         return [f"format {notebook.nbformat}.{notebook.nbformat_minor}, expected 4.5"]
     found = []
@@ -130,30 +153,44 @@ def problems(path: Path) -> list[str]:
 
 def write(notebook: NotebookNode, path: Path) -> None:
     """Write a notebook in canonical form, all or nothing."""
-    temporary = path.with_suffix(".ipynb.part")
-    nbformat.write(normalised(notebook), temporary)
-    temporary.replace(path)
+    write_atomically(path, (nbformat.writes(normalised(notebook)) + "\n").encode())
 
 
 def from_md(source: Path, book: Path = BOOK) -> Path:
-    """Convert MyST markdown to ``book/<name>.ipynb`` and return its path."""
-    text = re.sub(r"\A---\n.*?\n---\n", "", source.read_text(), flags=re.DOTALL)  # front matter
-    notebook = jupytext.reads(text, fmt="md:myst")
+    """Convert MyST markdown to ``book/<name>.ipynb`` and return its path.
+
+    Raises:
+        OSError: if a file cannot be read or written.
+        ValueError: if the text is no MyST markdown, or its code no Python.
+    """
+    content = read(source)
+    try:
+        text = re.sub(r"\A---\n.*?\n---\n", "", content.decode(), flags=re.DOTALL)  # front matter
+        notebook = jupytext.reads(text, fmt="md:myst")
+    except Exception as error:  # of the decoder, of YAML or of jupytext
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{source} is no MyST markdown ({reason}): correct it") from None
     seen: set[str] = set()
     for cell in notebook.cells:
         digest = hashlib.sha1(cell.source.encode()).hexdigest()
         cell.id = next(digest[i : i + 8] for i in range(32) if digest[i : i + 8] not in seen)
         seen.add(cell.id)
     path = book / f"{source.stem}.ipynb"
-    write(notebook, path)
-    subprocess.run([sys.executable, "-m", "ruff", "format", "--quiet", str(path)], check=True)
-    write(nbformat.read(path, as_version=4), path)
+    with tempfile.TemporaryDirectory() as folder:
+        draft = Path(folder) / path.name
+        write(notebook, draft)
+        ruff = [sys.executable, "-m", "ruff", "format", "--config", ROOT / "pyproject.toml", draft]
+        done = subprocess.run(ruff, capture_output=True, text=True, check=False)
+        if done.returncode:
+            reason = done.stderr.strip().splitlines()[0].replace(f"{draft}:", "")
+            raise ValueError(f"{source} has code that is no Python ({reason}): correct it")
+        write(load(draft), path)
     return path
 
 
 def refresh(path: Path) -> None:
     """Execute a notebook in its own folder and store the outputs of its checked cells."""
-    notebook = nbformat.read(path, as_version=4)
+    notebook = nbformat.convert(load(path), 4)
     client = NotebookClient(
         notebook,
         timeout=CELL_TIMEOUT,
@@ -178,19 +215,22 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     failed = False
     for path in options.files or chapters():
-        if options.command == "from-md":
-            print(f"{path.name} → {from_md(path)}")
-        elif options.command == "refresh":
-            try:
+        try:
+            if options.command == "from-md":
+                print(f"{path.name} → {from_md(path)}")
+            elif options.command == "refresh":
                 refresh(path)
                 print(f"{path.name}: refreshed")
-            except CellExecutionError as error:
-                failed = True
-                print(f"{path.name}: left as it was\n{error}", file=sys.stderr)
-        else:
-            for problem in problems(path):
-                failed = True
-                print(f"{path}: {problem}", file=sys.stderr)
+            else:
+                for problem in problems(path):
+                    failed = True
+                    print(f"{path}: {problem}", file=sys.stderr)
+        except (CellControlSignal, DeadKernelError) as error:  # a cell raised, hung or ended Python
+            failed = True
+            print(f"{path.name}: left as it was\n{error}", file=sys.stderr)
+        except (OSError, ValueError) as error:
+            failed = True
+            print(f"error: {error}", file=sys.stderr)
     if options.command == "check" and failed:
         print("Run: python scripts/notebooks.py refresh CHAPTER", file=sys.stderr)
     return int(failed)

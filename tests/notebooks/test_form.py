@@ -1,6 +1,7 @@
 """The form of the committed chapters, the table of contents, and the tool that keeps them."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -124,6 +125,66 @@ def test_refresh_leaves_a_failing_notebook_as_it_was(draft):
     before = draft.read_bytes()
     assert notebooks.main(["refresh", str(draft)]) == 1
     assert draft.read_bytes() == before
+
+
+MALFORMED = {
+    "empty": b"",
+    "text": b"# 2.0 A draft",
+    "binary": b"\x80\x04\xff",
+    "deep": b"[" * 100_000,
+    "list": b"[]",
+    "number": b"1",
+    "object": b"{}",
+    "no cells": b'{"nbformat": 4, "nbformat_minor": 5, "metadata": {}}',
+    "version": b'{"nbformat": "4", "nbformat_minor": 5, "metadata": {}, "cells": []}',
+    "future": b'{"nbformat": 9, "nbformat_minor": 5, "metadata": {}, "cells": []}',
+    "cells": b'{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": 7}',
+    "cell": b'{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [7]}',
+    "source": b"""{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [
+        {"id": "a", "cell_type": "markdown", "metadata": {}, "source": 7}]}""",
+    "tags": b"""{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [
+        {"id": "a", "cell_type": "markdown", "metadata": {"tags": 7}, "source": ""}]}""",
+    "output": b"""{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [
+        {"id": "a", "cell_type": "code", "metadata": {}, "source": "", "execution_count": null,
+        "outputs": [{"text": "no type"}]}]}""",
+}
+
+
+@pytest.mark.parametrize("command", ["check", "refresh"])
+@pytest.mark.parametrize("content", MALFORMED.values(), ids=MALFORMED)
+def test_malformed_notebook_is_named_in_one_sentence(command, content, tmp_path, capfd):
+    path = tmp_path / "02-0-bad.ipynb"
+    path.write_bytes(content)
+    assert notebooks.main([command, str(path)]) == 1
+    err = capfd.readouterr().err.removesuffix("Run: python scripts/notebooks.py refresh CHAPTER\n")
+    assert re.fullmatch(rf"error: {path} is no notebook \(.*\): restore it, or .*\n", err)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("command", ["check", "refresh", "from-md"])
+def test_file_that_cannot_be_read_is_named_in_one_sentence(command, tmp_path, capfd):
+    for path, reason in ((tmp_path / "none.md", "does not exist"), (tmp_path, "it is a folder")):
+        assert notebooks.main([command, str(path)]) == 1
+        assert re.match(rf"error: .*{path}.*{reason}.*\n", capfd.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (DRAFT.replace("r = 1", "r = = 1"), "has code that is no Python"),
+        (DRAFT.replace(":tags: [parameters]", ":tags: [parameters"), "is no MyST markdown"),
+        ("\ud800", "is no MyST markdown"),
+    ],
+    ids=["code", "tags", "bytes"],
+)
+def test_malformed_draft_is_named_in_one_sentence_and_writes_nothing(
+    text, reason, tmp_path, capfd, monkeypatch
+):
+    (tmp_path / "bad.md").write_bytes(text.encode(errors="surrogatepass"))
+    monkeypatch.setattr(notebooks.from_md, "__defaults__", (tmp_path,))
+    assert notebooks.main(["from-md", str(tmp_path / "bad.md")]) == 1
+    assert re.fullmatch(rf"error: .*bad\.md {reason} \(.*\): correct it\n", capfd.readouterr().err)
+    assert [*tmp_path.iterdir()] == [tmp_path / "bad.md"]
 
 
 @pytest.mark.parametrize(
