@@ -177,8 +177,8 @@ def _allen_cahn(case: SecondOrderCase, seed: int, device: str) -> _Problem:
     def equal(u: Jet, v: Jet, x: Tensor) -> Tensor:
         return torch.cat([u.value - v.value, 0.1 * (u.d(0) - v.d(0))], dim=1)
 
-    def end(sign: float) -> Callable[[Tensor], Tensor]:
-        return lambda x: problem.inputs(torch.cat([torch.full_like(x[:, :1], sign), x[:, 1:]], 1))
+    def end(shift: float) -> Callable[[Tensor], Tensor]:
+        return lambda x: problem.inputs(x + x.new_tensor([shift, 0.0]))
 
     def terms(count: int, own: dict[str, Any]) -> dict[str, Term]:
         return {
