@@ -25,10 +25,10 @@ from benchmarks.measuring import FULL, QUICK, Effort, compare
 from benchmarks.networks import network, points, training_step
 from kanlib import KAN, MeanSquaredError, SplineLayer, train_multilevel
 from kanlib.files import write_atomically
+from kanlib.optimizers import paper_lbfgs
 from kanlib.planner import CALIBRATION, TERMS, CostModel, layers_of, measure_layers
 from kanlib.problems.regression import regression
 from kanlib.records import provenance
-from kanlib.training import lbfgs
 
 RECORD = ROOT / "book" / "results" / "planner.json"
 #: Widths, kind of the first layer, and points of the networks that are predicted.
@@ -46,7 +46,7 @@ GRIDS, ORDERS = (5, 40), (2, 4, 6)
 TRAININGS = (([2, 5, 1], "affine", 20_000), ([2, 20, 20, 1], "linear", 4096))
 OPTIMIZERS: dict[str, tuple[Any, list[int]]] = {
     "Adam": (torch.optim.Adam, [200, 100, 50, 25]),
-    "L-BFGS": (lbfgs, [8, 4, 2, 1]),
+    "L-BFGS": (paper_lbfgs, [8, 4, 2, 1]),
 }
 CALIBRATIONS = 4
 """Half of them are made before the networks are measured, half after."""

@@ -11,10 +11,12 @@ from kanlib.layers import SplineLayer
 from kanlib.multilevel import Schedule, train_multilevel
 from kanlib.networks import KAN, MLP
 from kanlib.objectives import MeanSquaredError
+from kanlib.optimizers import lbfgs, paper_lbfgs
 from kanlib.residuals import ResidualLoss, Term
-from kanlib.runs import Run
+from kanlib.runs import EndOfLevel, Run, State, Stop
 from kanlib.samplers import Sampler
-from kanlib.training import exponential_cycles, lbfgs, linear_ramp, train
+from kanlib.schedulers import exponential_cycles, linear_ramp
+from kanlib.training import train
 from kanlib.transfer import prolongation
 
 __version__ = "0.1.0"
@@ -23,6 +25,7 @@ __all__ = [
     "KAN",
     "MLP",
     "Attention",
+    "EndOfLevel",
     "Ensemble",
     "GaussNewton",
     "Jet",
@@ -33,11 +36,14 @@ __all__ = [
     "Sampler",
     "Schedule",
     "SplineLayer",
+    "State",
+    "Stop",
     "Term",
     "backend",
     "exponential_cycles",
     "lbfgs",
     "linear_ramp",
+    "paper_lbfgs",
     "prolongation",
     "propagate",
     "refine_adaptively",

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
 from kanlib.free_knots import check_fixed
-from kanlib.geometry import BASES, Iteration, new_optimizer
-from kanlib.layers import SplineLayer
+from kanlib.geometry import BASES, Iteration
 from kanlib.networks import KAN
+from kanlib.optimizers import OptimizerFactory, new_optimizer
 from kanlib.transfer import Prolongation, prolongation
 
 GRADIENTS = {"exp_avg", "momentum_buffer", "grad_avg"}
@@ -27,15 +27,13 @@ SQUARES = {"exp_avg_sq", "max_exp_avg_sq", "square_avg"}
 COUNTERS = {"step"}
 
 
-def carried_optimizer(
-    make: Callable[..., Optimizer], optimizer: Any, coarse: KAN, fine: KAN
-) -> Any:
+def carried_optimizer(make: OptimizerFactory, optimizer: Any, coarse: KAN, fine: KAN) -> Any:
     """Return a new optimizer for ``fine`` that goes on from the state of the coarse one.
 
     Args:
         make: function from parameters to a torch optimizer, or an iteration of Table 1.
-        optimizer: the optimizer of ``coarse``; one that has a method ``refined(fine)``, such as
-            Gauss-Newton, says itself what it carries.
+        optimizer: the optimizer of ``coarse``; tensors that it has beside the network stay. One
+            that has a method ``refined(fine)``, such as Gauss-Newton, says itself what it carries.
         coarse: the network that was trained.
         fine: its refinement.
 
@@ -44,36 +42,42 @@ def carried_optimizer(
     """
     if hasattr(optimizer, "refined"):
         return optimizer.refined(fine)
+    if not isinstance(coarse, KAN) or not isinstance(optimizer, Optimizer):
+        wrong = coarse if isinstance(optimizer, Optimizer) else optimizer
+        raise ValueError(
+            "optimizer_state='carried' needs a KAN and an optimizer of torch, got "
+            f"{type(wrong).__name__}: use optimizer_state='fresh'"
+        )
     check_fixed(coarse, "optimizer_state='carried'", "use optimizer_state='fresh'")
     carried = new_optimizer(make, fine)
-    basis = BASES[make.gradient] if isinstance(make, Iteration) else None
-    transfers = zip(fine.parameters(), _prolongations(coarse, fine, basis), strict=True)
-    twins: dict[Tensor, Any] = dict(zip(coarse.parameters(), transfers, strict=True))
+    twins = _twins(coarse, fine, BASES[make.gradient] if isinstance(make, Iteration) else None)
     if isinstance(optimizer, LBFGS):
         parameters = optimizer.param_groups[0]["params"]
         state = optimizer.state.get(parameters[0], {})  # L-BFGS keeps all with the first
-        shapes, prolongations = [p.shape for p in parameters], [twins[p][1] for p in parameters]
-        carried.state[twins[parameters[0]][0]] = _carried_lbfgs(state, shapes, prolongations)
+        found = [twins.get(p, (p, None)) for p in parameters]
+        shapes, prolongations = [p.shape for p in parameters], [p for _, p in found]
+        carried.state[found[0][0]] = _carried_lbfgs(state, shapes, prolongations)
         return carried
     for old, state in optimizer.state.items():
-        new, p = twins[old]
+        new, p = twins.get(old, (old, None))
         carried.state[new] = {key: _carried(key, state, p) for key in state}
     return carried
 
 
-def _prolongations(coarse: KAN, fine: KAN, basis: str | None) -> list[Prolongation | None]:
-    """Return, for each parameter in order, the prolongation of its optimizer state.
+def _twins(
+    coarse: KAN, fine: KAN, basis: str | None
+) -> dict[Tensor, tuple[Tensor, Prolongation | None]]:
+    """Return, for each coarse parameter, the fine one and the prolongation of its state.
 
     The state lives in the basis of the gradient: ``basis``, or that of each layer. None stands for
     a parameter that refinement leaves as it is.
     """
-    result: list[Prolongation | None] = []
-    for old, new in zip(coarse.layers, fine.layers, strict=True):
-        if isinstance(old, SplineLayer) and isinstance(new, SplineLayer):
-            result.append(prolongation(old.grid, new.grid, basis or old.basis))
-        else:
-            result += [None for _ in old.parameters()]
-    return result
+    layers = zip(coarse.spline_layers, fine.spline_layers, strict=True)
+    found = {
+        old.weight: prolongation(old.grid, new.grid, basis or old.basis) for old, new in layers
+    }
+    pairs = zip(coarse.parameters(), fine.parameters(), strict=True)
+    return {old: (new, found.get(old)) for old, new in pairs}
 
 
 def _carried(key: str, state: dict[str, Any], p: Prolongation | None) -> Any:

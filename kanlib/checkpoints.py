@@ -1,31 +1,35 @@
-"""Checkpoints: the state of a run in a file that never executes code when it is loaded."""
+"""Checkpoint files: checked for damage, never executing code, nothing in them but plain data."""
 
 from __future__ import annotations
 
 import io
 import warnings
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from kanlib.files import read, write_atomically
 
-FORMAT = "kanlib checkpoint 1"
+FORMAT = "kanlib checkpoint 2"
 
-#: What a checkpoint holds, which is the settings, where the run is, and all it goes on from.
+#: What a checkpoint holds, which is what identifies the run, where it is, and all it goes on from.
 FIELDS = {
     "settings": dict,
-    "level": int,
-    "epoch": int,
+    "identity": dict,
+    "loss": float,
+    "state": dict,
     "model": dict,
+    "grids": dict,
+    "trainable": list,
+    "beside": list,
     "good": list,
     "optimizer": dict,
     "scheduler": dict,
-    "history": dict,
-    "levels": list,
-    "work": float,
-    "evaluations": int,
+    "objective": dict,
     "seconds": float,
     "random": torch.Tensor,
     "random_cuda": list,
@@ -33,11 +37,45 @@ FIELDS = {
 }
 
 
-def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
-    """Write the state of a run (tensors, numbers, strings, lists and dicts) atomically."""
-    buffer = io.BytesIO()
-    torch.save({"format": FORMAT, **state}, buffer)
-    write_atomically(path, buffer.getvalue())
+def plain(value: Any) -> Any:
+    """Return a value with NumPy's scalars as Python's numbers and its arrays as tensors.
+
+    Examples:
+        >>> plain({"lr": np.float64(0.1), "betas": (np.float32(0.5), 1)})
+        {'lr': 0.1, 'betas': (0.5, 1)}
+    """
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value.copy())
+    if isinstance(value, Mapping):
+        return {plain(key): plain(each) for key, each in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(plain(each) for each in value)
+    return value
+
+
+def save_checkpoint(path: str | Path, state: dict[str, Any], *, check: bool = False) -> None:
+    """Write the state of a run (tensors, numbers, strings, lists and dicts) atomically.
+
+    Args:
+        path: the file.
+        state: what it holds; numbers and arrays of NumPy become those of Python and PyTorch.
+        check: make sure that what is written can be read again.
+
+    Raises:
+        OSError: if the file cannot be written.
+        TypeError: if the state holds what could not be read again; nothing is written.
+    """
+    state = {"format": FORMAT, **plain(state)}
+    data = _dumped(state)
+    if check and _loaded(data) is None:
+        bad = [name for name, each in state.items() if _loaded(_dumped(each)) is None]
+        raise TypeError(
+            f"checkpoint {path} could not be read again: keep nothing but tensors, numbers, "
+            f"strings, lists and dicts in the state of the {' and the '.join(bad)}"
+        )
+    write_atomically(path, data)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -45,18 +83,14 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Raises:
         OSError: if the file does not exist or cannot be read.
-        ValueError: if the file is truncated, not a checkpoint of kanlib, or carries code.
+        ValueError: if the file is damaged, not a checkpoint of kanlib, or carries code.
     """
-    data = read(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception:  # torch raises many types on damaged files, with advice to load them unsafely
+    state = _loaded(read(path))
+    if state is None:
         raise ValueError(
-            f"checkpoint {path} is truncated, foreign or carries code, which was not executed: "
-            "delete it and run again"
-        ) from None
+            f"checkpoint {path} is truncated, foreign, damaged or carries code, which was not "
+            "executed: delete it and run again"
+        )
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ValueError(
             f"checkpoint {path} was not written by this version of kanlib (expected format "
@@ -69,3 +103,27 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             "and run again"
         )
     return state
+
+
+def _dumped(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def _loaded(data: bytes) -> Any:
+    """Return what :func:`_dumped` wrote, or None if it is damaged, foreign or carries code."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as file:
+            entries = file.infolist()
+            stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+            # Entries of torch are not compressed: larger ones are a trap for the memory.
+            if not stored or sum(entry.file_size for entry in entries) > len(data):
+                return None
+            if file.testzip() is not None:  # checks all sums
+                return None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception:  # many types on damaged files, with advice to load them unsafely
+        return None

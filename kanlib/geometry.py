@@ -90,6 +90,10 @@ class Iteration:
             optimizer.register_step_post_hook(step.end)
         return optimizer
 
+    def bind(self, model: nn.Module, objective: Any) -> Optimizer:
+        """Return the same: what training calls, see :class:`kanlib.optimizers.Bindable`."""
+        return self(model)
+
     def _check(self, optimizer: Optimizer) -> None:
         if isinstance(optimizer, LBFGS) and self.geometry != self.gradient:
             raise ValueError(
@@ -104,11 +108,6 @@ class Iteration:
                         f"{key} must be 0 where a change of basis is involved, got {group[key]}: "
                         "it acts on weights, not on gradients; add a penalty to the objective"
                     )
-
-
-def new_optimizer(make: Callable[..., Any], model: nn.Module) -> Optimizer:
-    """Return a new optimizer: an :class:`Iteration` takes the model, others its parameters."""
-    return make(model) if isinstance(make, Iteration) else make([*model.parameters()])
 
 
 def check_row(geometry: str, gradient: str) -> None:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from functools import partial
+from operator import methodcaller
+from typing import TYPE_CHECKING, Any, Literal
 
-from torch import nn
-
+from kanlib._checks import check_option
 from kanlib.carry import carried_optimizer
-from kanlib.networks import KAN
 from kanlib.objectives import Objective
+from kanlib.options import Choices, checked, takes_options
 from kanlib.runs import Run
-from kanlib.training import Callback, OptimizerFactory, SchedulerFactory, Trainer, lbfgs
+from kanlib.training import Trainer, counts
 
-OPTIMIZER_STATES = ("fresh", "carried")
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+OptimizerState = Literal["fresh", "carried"]
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,11 @@ class Schedule:
     epochs: Sequence[int]
 
     def __post_init__(self) -> None:
-        epochs = tuple(self.epochs) if isinstance(self.epochs, Iterable) else ()
-        valid = all(isinstance(e, int) and not isinstance(e, bool) and e >= 0 for e in epochs)
-        if not epochs or not valid:
+        try:
+            epochs = tuple(counts(self.epochs)) if isinstance(self.epochs, Iterable) else ()
+        except ValueError:
+            epochs = ()
+        if not epochs:
             raise ValueError(
                 f"epochs must be a list of integers of at least 0, one a level, got {self.epochs!r}"
             )
@@ -61,23 +66,15 @@ class Schedule:
         return float(sum(count * 2**level for level, count in enumerate(self.epochs)))
 
 
+@takes_options
 def train_multilevel(
-    model: KAN,
+    model: Any,
     objective: Objective,
     schedule: Schedule | Sequence[int],
     *,
-    optimizer: OptimizerFactory = lbfgs,
-    scheduler: SchedulerFactory | None = None,
-    optimizer_state: str = "fresh",
-    refine: Callable[[Any], Any] = KAN.refine,
-    batches: Iterable[Any] | None = None,
-    metrics: Mapping[str, Callable[[nn.Module], float]] | None = None,
-    metrics_every: int = 1,
-    callbacks: Sequence[Callback] = (),
-    progress: bool = True,
-    checkpoint: str | Path | None = None,
-    checkpoint_every: float = 5.0,
-    resume: bool = False,
+    optimizer_state: OptimizerState = "fresh",
+    refine: Callable[[Any], Any] = methodcaller("refine"),  # it has no state
+    **options: Unpack[Choices],
 ) -> Run:
     """Train a KAN over a hierarchy of grids; each refinement keeps the function exactly.
 
@@ -85,20 +82,12 @@ def train_multilevel(
         model: the coarse network; it is trained in place on level 0.
         objective: ``objective(model)``, or ``objective(model, batch)``, returning a scalar loss.
         schedule: epochs on each level.
-        optimizer: function from parameters to a torch optimizer, called on each level.
-        scheduler: function from the optimizer to a torch scheduler; it restarts on each level
-            (see :func:`kanlib.training.linear_ramp`).
         optimizer_state: "fresh" starts the optimizer anew on each level; "carried" prolongs
             momenta and curvature information (SGD, Adam, AdamW, RMSprop, L-BFGS).
-        refine: function from a network to the next finer one, by default halving all intervals.
-        batches: see :func:`kanlib.training.train`, as all further arguments.
-        metrics: named functions of the model, recorded in ``run.history.metrics``.
-        metrics_every: epochs between evaluations of the metrics.
-        callbacks: functions of the :class:`kanlib.runs.State`, called after each epoch.
-        progress: show a progress bar if the run takes longer than a second.
-        checkpoint: file for checkpoints, written atomically.
-        checkpoint_every: least seconds between checkpoints.
-        resume: continue from the checkpoint if it exists; ``model`` must be as at the beginning.
+        refine: function from a network to the next finer one, by default its own
+            ``refine()``, which halves all intervals.
+        **options: see :class:`kanlib.options.Options`; on resuming, ``model`` must be as at the
+            beginning.
 
     Returns:
         The run; ``run.model`` is the network on the finest level reached.
@@ -106,8 +95,9 @@ def train_multilevel(
     Raises:
         TypeError: if an argument is of the wrong kind, e.g. a model without grids.
         ValueError: if an argument is out of range, the optimizer keeps a state that cannot be
-            carried, or the checkpoint belongs to another run.
-        OSError: if the checkpoint cannot be written; found out before the first step.
+            carried, or the checkpoint is damaged or belongs to another run.
+        OSError: if the checkpoint exists, and ``resume`` is not given, or cannot be written; found
+            out before the first step.
 
     Examples:
         >>> import torch
@@ -121,53 +111,22 @@ def train_multilevel(
     """
     if not isinstance(schedule, Schedule):
         schedule = Schedule(schedule)
-    if optimizer_state not in OPTIMIZER_STATES:
-        raise ValueError(
-            f"optimizer_state must be one of {OPTIMIZER_STATES}, got {optimizer_state!r}"
-        )
+    check_option("optimizer_state", optimizer_state, ("fresh", "carried"))
     if not isinstance(getattr(model, "n", None), int):
         raise TypeError(
             f"model must be a KAN, or have the number of intervals n and its own refine=, "
             f"got {type(model).__name__}: use train() for a model without grids"
         )
-    make: Any = optimizer
+    if not callable(refine):
+        raise TypeError(f"refine must be a function from a network to a finer one, got {refine!r}")
+    found, coarse_n = checked(options), model.n
     trainer = Trainer(
         objective,
-        list(schedule.epochs),
-        optimizer=optimizer,
-        scheduler=scheduler,
-        batches=batches,
-        metrics=metrics,
-        metrics_every=metrics_every,
-        callbacks=callbacks,
-        progress=progress,
-        checkpoint=checkpoint,
-        checkpoint_every=checkpoint_every,
+        schedule.epochs,
+        found,
+        lambda finer: finer.n / coarse_n,
+        {"optimizer_state": optimizer_state},
+        refine,
+        partial(carried_optimizer, found.optimizer) if optimizer_state == "carried" else None,
     )
-    trainer.settings["optimizer_state"] = optimizer_state
-    coarse, coarse_n = model, model.n
-
-    def build(level: int) -> KAN:
-        built = coarse
-        for _ in range(level):
-            built = refine(built)
-        return built
-
-    with trainer.bar:
-        model, start = trainer.restore(build) if resume else (model, None)
-        first = start["level"] if start else 0
-        current: Any = trainer.run_level(model, first, model.n / coarse_n, start=start)
-        for level in range(first + 1, schedule.num_levels):
-            if trainer.status != "completed":
-                break
-            carried = None
-            try:
-                fine = refine(model)
-                if optimizer_state == "carried":
-                    carried = carried_optimizer(make, current, model, fine)
-            except KeyboardInterrupt:
-                trainer.interrupt()
-                break
-            model = fine
-            current = trainer.run_level(model, level, model.n / coarse_n, carried)
-    return trainer.finish(model)
+    return trainer.run(model)

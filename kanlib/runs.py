@@ -37,6 +37,7 @@ class History:
 class Level:
     """Summary of one level of a run: its own epochs, work, evaluations and seconds.
 
+    ``steps`` counts the optimizer's steps that changed a parameter, ``idle`` the epochs without.
     ``message`` says why it ended before its last epoch, if it did.
     """
 
@@ -47,6 +48,8 @@ class Level:
     work: float
     evaluations: int
     seconds: float
+    steps: int
+    idle: int
     message: str = ""
 
 
@@ -67,15 +70,26 @@ class EndOfLevel(Stop):
 
 @dataclass
 class State:
-    """Where a run is after an epoch, for callbacks to read."""
+    """Where a run is: training goes on from it, callbacks read it, checkpoints hold it.
+
+    ``steps`` and ``idle`` count on the present level, as in :class:`Level`; ``work`` and
+    ``evaluations`` count from the start. ``ended`` and ``stopped`` are the reasons of the end of a
+    level, and of the run, before the last epoch.
+    """
 
     model: Any
-    level: int
-    epoch: int
-    work: float
-    evaluations: int
-    history: History
-    levels: list[Level]
+    optimizer: Any = None
+    scheduler: Any = None
+    level: int = 0
+    epoch: int = 0
+    steps: int = 0
+    idle: int = 0
+    work: float = 0.0
+    evaluations: int = 0
+    ended: str = ""
+    stopped: str = ""
+    history: History = field(default_factory=History)
+    levels: list[Level] = field(default_factory=list)
 
 
 @dataclass
@@ -100,7 +114,7 @@ class Run:
 
     ``status`` is "completed", "stopped" (by a callback or the optimizer), "interrupted" (Ctrl-C;
     the model holds the last finished step) or "diverged" (the model holds the last parameters with
-    a finite loss); ``message`` says where or why.
+    a finite loss); ``message`` says where or why, and names epochs in which no step was taken.
     ``work`` counts coarse epochs: an epoch on n intervals costs n / n_coarse. ``pedigree`` tells of
     all networks of a race.
     """
@@ -124,11 +138,13 @@ class Run:
 
     def __repr__(self) -> str:
         lines = [f"Run({self.status}{': ' + self.message if self.message else ''})"]
-        lines.append("level      n  parameters  epochs       loss      work     seconds")
+        lines.append(
+            "level      n  parameters  epochs   steps  evaluations       loss      work     seconds"
+        )
         for number, v in enumerate(self.levels):
             n = "-" if v.n is None else v.n
             lines.append(
-                f"{number:5d}  {n:>5}  {v.num_parameters:10d}  {v.epochs:6d}  {v.loss:9.3e}  "
-                f"{v.work:8g}  {v.seconds:10.2f}"
+                f"{number:5d}  {n:>5}  {v.num_parameters:10d}  {v.epochs:6d}  {v.steps:6d}  "
+                f"{v.evaluations:11d}  {v.loss:9.3e}  {v.work:8g}  {v.seconds:10.2f}"
             )
         return "\n".join(lines)

@@ -36,6 +36,7 @@ ORDER = [
     "squares",
     "samplers",
     "residuals",
+    "optimizers",
     "geometry",
     "problems",
     "files",
@@ -48,6 +49,9 @@ ORDER = [
     "jacobian",
     "runs",
     "gauss_newton",
+    "schedulers",
+    "options",
+    "snapshot",
     "training",
     "carry",
     "multilevel",
@@ -71,6 +75,8 @@ ORDER = [
 RUN_TIME = {"torch", "numpy", "tqdm"}
 BOOK_ONLY = {"ledger", "planner", "figures", "drawings", "explore"}
 OPTIONAL = {
+    "training": {"typing_extensions"},  # for type checkers only
+    "multilevel": {"typing_extensions"},
     "fused": {"numba"},
     "fused_gram": {"numba"},
     "vectors": {"numba", "llvmlite"},

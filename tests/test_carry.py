@@ -10,7 +10,8 @@ from torch import nn
 
 from kanlib import KAN, MeanSquaredError
 from kanlib.carry import carried_optimizer
-from kanlib.geometry import Iteration, new_optimizer
+from kanlib.geometry import Iteration
+from kanlib.optimizers import new_optimizer
 
 OPTIMIZERS = {
     "momentum": partial(torch.optim.SGD, lr=0.05, momentum=0.9),

@@ -1,8 +1,10 @@
 """Checkpoints that are checked and never execute code."""
 
+import copy
 import os
 import pickle
 import tarfile
+import tracemalloc
 import warnings
 import zipfile
 
@@ -41,7 +43,7 @@ def resumed(path):
 
 def test_checkpoint_returns_what_was_saved(state, tmp_path):
     assert state.keys() == {"format", *FIELDS}
-    assert (state["level"], state["epoch"]) == (1, 2)
+    assert (state["state"]["level"], state["state"]["epoch"]) == (1, 2)
     save_checkpoint(tmp_path / "c.pt", state)
     again = load_checkpoint(tmp_path / "c.pt")
     assert repr(again) == repr(state)
@@ -136,22 +138,30 @@ def test_checkpoint_with_a_missing_or_wrong_field_is_refused(name, state, tmp_pa
             resumed(path)
 
 
+def changed(state, name, value):
+    """Return the state with another value under a name, or names with dots between."""
+    first, _, rest = name.partition(".")
+    return {**state, first: changed(state[first], rest, value) if rest else value}
+
+
 DAMAGES = {
     "no settings": ("settings", {}),
-    "other epochs": ("settings", {"epochs": "many"}),
-    "level too high": ("level", 7),
-    "level too low": ("level", -1),
-    "epoch too high": ("epoch", 3),
-    "epoch too low": ("epoch", -1),
-    "no weights": ("model", {}),
+    "other epochs": ("settings.epochs", "many"),
+    "nowhere": ("state", {}),
+    "level too high": ("state.level", 7),
+    "level too low": ("state.level", -1),
+    "epoch too high": ("state.epoch", 3),
+    "epoch too low": ("state.epoch", -1),
     "no tensors": ("model", {"layers.0.weight": 1, "layers.0._extra_state": 2}),
     "nothing good": ("good", []),
     "numbers for good": ("good", [1.0] * 5),
+    "something beside": ("beside", [torch.ones(3)]),
     "no optimizer": ("optimizer", {}),
     "other optimizer": ("optimizer", {"state": 1, "param_groups": 2}),
-    "no history": ("history", {}),
-    "other levels": ("levels", [1]),
-    "unknown level": ("levels", [{"m": 3}]),
+    "no history": ("state.history", {}),
+    "other levels": ("state.levels", [1]),
+    "unknown level": ("state.levels", [{"m": 3}]),
+    "other grids": ("grids", {"layers.0": {"basis": "spline", "free": "", "breakpoints": 1}}),
     "short generator": ("random", torch.zeros(3, dtype=torch.uint8)),
     "many generators": ("random_batches", [1]),
 }
@@ -160,8 +170,69 @@ DAMAGES = {
 @pytest.mark.parametrize(("name", "value"), DAMAGES.values(), ids=DAMAGES)
 def test_checkpoint_with_damaged_content_is_refused(name, value, state, tmp_path):
     path = tmp_path / "c.pt"
-    save_checkpoint(path, {**state, name: value})
+    save_checkpoint(path, changed(state, name, value))
     before = path.read_bytes()
-    with pytest.raises(ValueError, match=r"checkpoint .*c\.pt is damaged or belongs to a .*delete"):
-        resumed(path)
+    model = network()
+    untrained = model.layers[0].weight.detach().clone()
+    with pytest.raises(
+        ValueError, match=r"checkpoint .*c\.pt (is damaged|belongs to .*): .*delete"
+    ):
+        train_multilevel(model, objective(), [2, 2], checkpoint=path, resume=True, progress=False)
     assert path.read_bytes() == before
+    assert torch.equal(model.layers[0].weight, untrained)
+
+
+def test_flipped_bit_is_noticed_wherever_it_is(state, tmp_path):
+    save_checkpoint(tmp_path / "whole.pt", state)
+    whole = (tmp_path / "whole.pt").read_bytes()
+    rng = np.random.default_rng(0)
+    path, noticed, trials = tmp_path / "c.pt", 0, 150
+    for place in rng.integers(0, len(whole), trials):
+        data = bytearray(whole)
+        data[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(bytes(data))
+        try:
+            found = load_checkpoint(path)
+        except ValueError:
+            noticed += 1
+        else:  # a bit of the padding, or of a time
+            assert repr(found) == repr(state)
+    assert noticed > 0.5 * trials
+
+
+def test_compressed_file_is_refused_before_it_grows(tmp_path):
+    path = tmp_path / "bomb.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data.pkl", b"\0" * 10**7)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="truncated, foreign, damaged"):
+        load_checkpoint(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10**6
+
+
+def test_entries_that_share_their_bytes_are_refused(tmp_path):
+    path = tmp_path / "bomb.pt"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("a", b"\0" * 10**4)
+        file.filelist += [copy.copy(file.filelist[0]) for _ in range(100)]
+    with pytest.raises(ValueError, match="truncated, foreign, damaged"):
+        load_checkpoint(path)
+
+
+def test_numbers_of_numpy_are_those_of_python_in_a_checkpoint(state, tmp_path):
+    odd = {"a": np.float32(0.5), "b": [np.int64(3), (np.bool_(True), None)], "c": np.arange(3.0)}
+    save_checkpoint(tmp_path / "c.pt", {**state, "scheduler": odd}, check=True)
+    found = load_checkpoint(tmp_path / "c.pt")["scheduler"]
+    assert (found["a"], found["b"]) == (0.5, [3, (True, None)])
+    assert torch.equal(found["c"], torch.arange(3.0, dtype=torch.float64))
+
+
+def test_what_could_not_be_read_again_is_not_written(state, tmp_path):
+    path = tmp_path / "c.pt"
+    with pytest.raises(
+        TypeError, match=r"c\.pt could not be read again: keep nothing but tensors.*"
+    ):
+        save_checkpoint(path, {**state, "scheduler": {"k": path}}, check=True)
+    assert not path.exists()

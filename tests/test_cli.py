@@ -137,7 +137,7 @@ def test_run_resumes_and_repeats_what_is_recorded(cli, monkeypatch):
 
 
 def test_run_that_diverges_is_kept_and_returns_1(cli, monkeypatch):
-    monkeypatch.setattr(experiments, "lbfgs", partial(torch.optim.SGD, lr=1e6))
+    monkeypatch.setattr(experiments, "paper_lbfgs", partial(torch.optim.SGD, lr=1e6))
     case = replace(REGRESSION.cases["mlp-5"], epochs=(40_000,))
     monkeypatch.setitem(EXPERIMENTS, "regression", replace(REGRESSION, cases={"mlp-5": case}))
     options = ["--quick", "--seed", "1", "--out", "r.json"]

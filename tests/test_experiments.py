@@ -141,7 +141,7 @@ def test_full_runs_use_the_points_and_epochs_of_the_paper(monkeypatch):
 def test_tight_cases_let_lbfgs_go_below_the_default_tolerances(small, monkeypatch):
     made = []
     monkeypatch.setattr(
-        experiments, "lbfgs", lambda p, **o: made.append(o) or torch.optim.LBFGS(p, **o)
+        experiments, "paper_lbfgs", lambda p, **o: made.append(o) or torch.optim.LBFGS(p, **o)
     )
     for name in ("spline-coarse", "spline-coarse-tight"):
         executed(name)

@@ -14,7 +14,19 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from kanlib import KAN, MLP, MeanSquaredError, Schedule, linear_ramp, train, train_multilevel
+from kanlib import (
+    KAN,
+    MLP,
+    KnotGrid,
+    MeanSquaredError,
+    Schedule,
+    linear_ramp,
+    train,
+    train_multilevel,
+)
+from kanlib.adaptive import refine_adaptively
+from kanlib.ensembles import Ensemble
+from kanlib.free_knots import FreeSplineLayer
 
 sgd = partial(torch.optim.SGD, lr=0.05)
 adam = partial(torch.optim.Adam, lr=0.02)
@@ -379,19 +391,178 @@ def test_resume_of_a_finished_run_returns_it(tmp_path):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"schedule": [1, 1, 1]}, r"epochs = \[1, 1\], this run has \[1, 1, 1\]"),
+        ({"schedule": [2, 1]}, r"epochs = \[1, 1\], this run has \[2, 1\]"),
+        ({"schedule": [1]}, r"epochs = \[1, 1\], this run has \[1\]"),
         ({"optimizer_state": "carried"}, "optimizer_state = fresh, this run has carried"),
-        ({"model": network(extension="clamp")}, "extension = linear"),
-        ({"model": KAN([2, 2, 1], n=5, first="affine").double()}, r"n = 6 \(model: 10\)"),
-        ({"refine": lambda model: model.refine().refine()}, r"n = 6 \(model: 12\)"),
+        ({"model": network(extension="clamp")}, "'extension': 'linear'.*'extension': 'clamp'"),
+        ({"model": KAN([2, 2, 1], n=5, first="affine").double()}, "'n': 3.*'n': 5"),
+        ({"wrap": lambda f: lambda model: 1.01 * f(model)}, "the loss .* objective or data"),
     ],
-    ids=["schedule", "state", "extension", "intervals", "refine"],
+    ids=["schedule", "levels", "state", "extension", "intervals", "objective"],
 )
 def test_resume_with_other_settings_is_refused(change, reason, tmp_path):
     options = {"schedule": [1, 1], "checkpoint": tmp_path / "c.pt"}
     run(**options)
-    with pytest.raises(ValueError, match=rf"checkpoint .*c\.pt .*{reason}.*; delete it to start"):
+    with pytest.raises(ValueError, match=rf"c\.pt belongs to another run: .*{reason}.*; delete"):
         run(**{**options, **change}, resume=True)
+
+
+def adaptively(model):
+    return refine_adaptively(model, model.n + 3)
+
+
+def to_relu(model):
+    return model.refine().to_basis("relu")
+
+
+def freely(model):
+    free = any(isinstance(layer, FreeSplineLayer) for layer in model.spline_layers)
+    return model.refine() if free else model.refine().free("input")
+
+
+@pytest.mark.parametrize("refine", [adaptively, to_relu, freely])
+@pytest.mark.parametrize("start", [lambda m: m, lambda m: m.free("layer")], ids=["fixed", "free"])
+def test_resume_after_any_refinement_ends_with_the_same_numbers(refine, start, tmp_path):
+    def job(wrap=lambda f: f, **options):
+        given = {"model": start(network()), "optimizer": adam, "refine": refine, **options}
+        return run([3, 2, 2], wrap=wrap, checkpoint_every=0.0, **given)
+
+    whole = job()
+    for number in range(4, whole.history.evaluations[-1] + 1, 3):
+        options = {"checkpoint": tmp_path / f"{number}.pt"}
+        with pytest.raises(Killed):
+            job(lambda f, n=number: at_call(n, f, Killed()), **options)
+        again = job(resume=True, **options)
+        assert numbers(again) == numbers(whole)
+        assert same(values(again.model), values(whole.model))
+        for left, right in zip(again.model.spline_layers, whole.model.spline_layers, strict=True):
+            assert all(map(KnotGrid.__eq__, left.grids, right.grids))
+            assert left.basis == right.basis
+
+
+def test_ensemble_is_refined_by_default_and_resumed(tmp_path):
+    def job(wrap=lambda f: f, **options):
+        model = Ensemble([network(seed) for seed in range(2)])
+        x, y = data()
+        objective = wrap(lambda m: (m(x) - y).square().mean())
+        return train_multilevel(
+            model,
+            objective,
+            [2, 2],
+            optimizer=adam,
+            progress=False,
+            checkpoint_every=0.0,
+            **options,
+        )
+
+    whole = job()
+    assert whole.model.n == 6
+    with pytest.raises(Killed):
+        job(lambda f: at_call(8, f, Killed()), checkpoint=tmp_path / "c.pt")
+    again = job(checkpoint=tmp_path / "c.pt", resume=True)
+    assert numbers(again) == numbers(whole)
+    assert same(values(again.model), values(whole.model))
+
+
+def test_extended_schedule_goes_on_with_the_numbers_of_the_longer_one(tmp_path):
+    run([2, 1], checkpoint=tmp_path / "c.pt")
+    for schedule in ([2, 3], [2, 3, 2]):
+        longer = run(schedule, checkpoint=tmp_path / "c.pt", resume=True)
+        assert numbers(longer) == numbers(run(schedule))
+
+
+def test_frozen_parameters_stay_so_on_finer_grids(tmp_path):
+    def job(wrap=lambda f: f, **options):
+        model = network()
+        model.layers[0].requires_grad_(False)
+        return run([1, 3], wrap=wrap, model=model, checkpoint_every=0.0, **options)
+
+    whole = job()
+    with pytest.raises(Killed):
+        job(lambda f: at_call(7, f, Killed()), checkpoint=tmp_path / "c.pt")
+    again = job(checkpoint=tmp_path / "c.pt", resume=True)
+    assert numbers(again) == numbers(whole)
+    assert not again.model.layers[0].weight.requires_grad
+
+
+class Scaled(KAN):
+    """A network with a number of its own beside the layers."""
+
+    def __init__(self):
+        super().__init__([2, 1], n=3, dtype=torch.float64)
+        self.k = nn.Parameter(torch.ones((), dtype=torch.float64))
+
+
+@pytest.mark.parametrize("state", ["fresh", "carried"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_parameter_of_the_network_is_trained_on_all_levels(name, state):
+    x, y = data()
+    model = Scaled()
+    finished = train_multilevel(
+        model,
+        lambda m: (m(x) - m.k * y).square().mean() + (m.k - 3.0).square(),
+        [3, 3],
+        optimizer=OPTIMIZERS[name],
+        optimizer_state=state,
+        progress=False,
+    )
+    assert finished.status == "completed"
+    assert float(finished.model.k.detach()) > float(model.k.detach()) > 1.0
+
+
+def test_tensor_beside_the_network_is_carried():
+    x, y = data()
+    for make in (torch.optim.Adam, lbfgs):
+        k = nn.Parameter(torch.ones((), dtype=torch.float64))
+        train_multilevel(
+            network(),
+            lambda m, k=k: (m(x) - k * y).square().mean() + (k - 3.0).square(),
+            [2, 2],
+            optimizer=lambda p, k=k, make=make: make([*p, k]),
+            optimizer_state="carried",
+            progress=False,
+        )
+        assert float(k.detach()) > 1.0
+
+
+def test_residual_that_reads_the_first_network_is_told():
+    x, y = data()
+    model = network()
+    model.k = nn.Parameter(torch.ones((), dtype=torch.float64))
+    with pytest.warns(RuntimeWarning, match=r"shapes \[\(\)\] at level 1 .*model.k = k") as caught:
+        train_multilevel(
+            model,
+            lambda m: (m(x) - model.k * y).square().mean(),
+            [1, 1],
+            optimizer=adam,
+            progress=False,
+        )
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize(
+    ("refine", "kind", "text"),
+    [
+        (lambda model: None, TypeError, "refine must return the finer model, got None"),
+        (lambda model: model, ValueError, "refine must return a new, finer .*got the same model"),
+        (lambda model: network(), ValueError, "finer model, got n = 3 after n = 3: use KAN.refine"),
+        (None, TypeError, "refine must be a function .*got None"),
+    ],
+)
+def test_refinement_that_is_none_is_named(refine, kind, text):
+    with pytest.raises(kind, match=text):
+        run([1, 1], refine=refine)
+
+
+def test_optimizer_of_the_coarse_network_is_refused_on_the_next_level():
+    model = network()
+    with pytest.raises(ValueError, match="optimizer Adam holds no parameter of this model"):
+        run([1, 1], model=model, optimizer=lambda p: torch.optim.Adam(model.parameters()))
+
+
+def test_schedule_takes_integers_of_numpy():
+    assert run(np.array([2, 1])).work == 4
+    assert train(network(), MeanSquaredError(*data()), np.int64(2), progress=False).work == 2
 
 
 # Real signals to real processes

@@ -6,9 +6,8 @@ from functools import partial
 import pytest
 import torch
 
-from kanlib import KAN, Attention, train_multilevel
+from kanlib import KAN, Attention, lbfgs, train_multilevel
 from kanlib.residuals import ResidualLoss, Term
-from kanlib.training import lbfgs
 
 X = torch.linspace(0, 1, 41, dtype=torch.float64)[:, None]
 ENDS = X[[0, -1]]

@@ -119,7 +119,7 @@ def test_runs_that_others_add_meanwhile_are_kept(small, tmp_path):
 
 
 def test_diverged_run_is_recorded_as_such(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(experiments, "lbfgs", partial(torch.optim.SGD, lr=1e6))
+    monkeypatch.setattr(experiments, "paper_lbfgs", partial(torch.optim.SGD, lr=1e6))
     out = tmp_path / "r.json"
     cases = {"mlp-5": replace(find_case("regression", "mlp-5"), epochs=(40_000,))}
     monkeypatch.setitem(EXPERIMENTS, "regression", replace(REGRESSION, cases=cases))

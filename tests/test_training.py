@@ -3,21 +3,46 @@
 import io
 import math
 import os
+import pickle
 import subprocess
 import sys
 import textwrap
+import warnings
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import CyclicLR, LinearLR, ReduceLROnPlateau, SequentialLR, StepLR
-from torch.utils.data import DataLoader, RandomSampler, TensorDataset
+from torch.optim.lr_scheduler import (
+    CyclicLR,
+    LambdaLR,
+    LinearLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+    StepLR,
+)
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    RandomSampler,
+    Subset,
+    TensorDataset,
+)
 from tqdm import tqdm
 
-from kanlib import KAN, MeanSquaredError, exponential_cycles, linear_ramp, train
-from kanlib.runs import History, Stop
+from kanlib import (
+    KAN,
+    MeanSquaredError,
+    Stop,
+    exponential_cycles,
+    linear_ramp,
+    paper_lbfgs,
+    train,
+)
+from kanlib.checkpoints import load_checkpoint
+from kanlib.runs import History
 from kanlib.training import DIVERGENCE_FACTOR
 
 OPTIMIZERS = {
@@ -202,7 +227,8 @@ def test_metrics_are_recorded_at_their_epochs_and_at_the_end():
 
 
 def test_run_prints_its_levels_and_status():
-    run = train(KAN([1, 1], n=4), lambda m: m(torch.ones(3, 1)).square().mean(), 2, progress=False)
+    goal = lambda m: m(torch.ones(3, 1)).square().mean()  # noqa: E731
+    run = train(KAN([1, 1], n=4), goal, 2, optimizer=OPTIMIZERS["sgd"], progress=False)
     lines = repr(run).splitlines()
     assert lines[0] == "Run(completed)"
     assert lines[2].split()[:4] == ["0", "4", "7", "2"]
@@ -343,7 +369,163 @@ def test_batches_are_not_drawn_before_training():
     assert torch.equal(seen[0], by_hand_first[0])
 
 
+def test_losses_with_batches_are_evaluated_once_a_level():
+    model, objective, data = batched_problem()
+    calls = []
+
+    def counting(model, batch):
+        calls.append(1)
+        return objective(model, batch)
+
+    train(model, counting, 1, optimizer=OPTIMIZERS["sgd"], batches=batches_of(data))
+    assert len(calls) == 3 + 3  # three steps, and the mean over three batches
+
+
+def test_batches_are_trained_with_adam_by_default():
+    def run(**options):
+        model, objective, data = batched_problem()
+        return train(model, objective, 2, batches=batches_of(data), progress=False, **options)
+
+    assert numbers(run()) == numbers(run(optimizer=partial(torch.optim.Adam, lr=1e-3)))
+
+
+# Steps
+
+
+def stalling(**options):
+    """Train on a loss that is below torch's absolute tolerances from the start."""
+    model, objective = problem()
+    small = MeanSquaredError(objective.x, 1e-5 * objective.y)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(1e-3)
+    return train(model, small, 10, progress=False, **options)
+
+
+def test_epochs_without_a_step_are_counted_and_told():
+    with pytest.warns(RuntimeWarning, match="no step was taken in .* of 10 epochs of level 0: L-B"):
+        run = stalling(optimizer=paper_lbfgs)
+    level = run.levels[0]
+    assert (level.epochs, level.steps + level.idle) == (10, 10)
+    assert level.idle > 0
+    assert "tolerance_change = 1e-09: choose smaller ones, as kanlib.lbfgs" in run.message
+    row = repr(run).splitlines()[2].split()
+    assert row[3:6] == ["10", str(level.steps), str(level.evaluations)]
+
+
+def test_default_optimizer_does_not_stall_on_small_losses():
+    run = stalling()
+    assert (run.levels[0].steps, run.message) == (10, "")
+    with pytest.warns(RuntimeWarning):
+        assert run.loss < 0.5 * stalling(optimizer=paper_lbfgs).loss
+
+
+def test_reason_of_an_idle_epoch_is_named():
+    def run(model, **options):
+        with pytest.warns(RuntimeWarning, match="no step was taken"):
+            return train(model, bowl, 2, progress=False, **options).message
+
+    sgd = partial(torch.optim.SGD, lr=0.0)
+    assert run(Bowl(), optimizer=sgd).endswith("the learning rate is 0")
+    assert run(Bowl(0.0)).endswith("2 of 2 epochs of level 0: the gradient is zero")
+
+
+def test_one_batch_that_moves_is_a_step_of_its_epoch():
+    model, objective, data = batched_problem()
+    batches = [*batches_of(data)]
+    run = train(model, objective, 2, optimizer=OPTIMIZERS["sgd"], batches=batches, progress=False)
+    assert (run.levels[0].steps, run.levels[0].idle) == (6, 0)
+
+
+class Beside:
+    """The loss (k w - 2)**2 of a bowl's w and a number k beside the model."""
+
+    def __init__(self, k):
+        self.k = k
+
+    def __call__(self, model):
+        return (self.k * model.w - 2.0).square()
+
+
+def test_tensor_that_nothing_changes_is_told():
+    for k in (
+        nn.Parameter(torch.ones(())),
+        torch.tensor(1.0, requires_grad=True),
+        nn.Parameter(torch.ones(1)).requires_grad_(),
+    ):
+        with pytest.warns(RuntimeWarning, match=r"objective reads tensors of shapes \[\(.*\)\]"):
+            train(Bowl(), lambda m, k=k: Beside(k)(m).sum(), 1, optimizer=OPTIMIZERS["sgd"])
+
+
+def test_parameter_that_the_optimizer_lacks_is_told():
+    model, objective = problem()
+    make = lambda p: torch.optim.SGD([*p][:1], lr=0.1)  # noqa: E731
+    with pytest.warns(RuntimeWarning, match=r"lacks 0.bias, 2.weight, 2.bias of the model"):
+        train(model, objective, 1, optimizer=make, progress=False)
+
+
+def test_points_that_require_gradients_are_no_mistake():
+    x = torch.rand(9, 2, dtype=torch.float64, requires_grad=True)
+    model, _ = problem()
+
+    def slopes(model):
+        (slope,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+        return (slope - 1.0).square().mean()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(model, slopes, 2, optimizer=OPTIMIZERS["sgd"], progress=False)
+
+
+def beside_run(wrap=lambda f: f, **options):
+    k = nn.Parameter(torch.ones((), dtype=torch.float64))
+    make = lambda p: torch.optim.Adam([*p, k], lr=0.1)  # noqa: E731
+    run = train(Bowl(), wrap(Beside(k)), 6, optimizer=make, progress=False, **options)
+    return run, value(k)
+
+
+def test_tensor_beside_the_model_is_trained_saved_and_put_back(tmp_path):
+    whole, k = beside_run()
+    assert k > 1.3
+    options = {"checkpoint": tmp_path / "c.pt", "checkpoint_every": 0.0}
+    with pytest.raises(Killed):
+        beside_run(lambda f: at_call(9, f, Killed()), **options)
+    again, resumed = beside_run(resume=True, **options)
+    assert (numbers(again), resumed) == (numbers(whole), k)
+    stopped, half = beside_run(lambda f: at_call(4, f, KeyboardInterrupt()))
+    assert stopped.loss == pytest.approx((half * value(stopped.model.w) - 2.0) ** 2)
+    with pytest.warns(RuntimeWarning, match="diverged"):
+        spoiled, undone = beside_run(lambda f: at_call(4, f, math.nan))
+    assert spoiled.loss == pytest.approx((undone * value(spoiled.model.w) - 2.0) ** 2)
+
+
 # Divergence
+
+
+def test_energies_may_fall_far_below_zero():
+    run = train(
+        Bowl(1e5),
+        lambda m: m() - 5e9,  # from 0 down to -5e9
+        5,
+        optimizer=partial(torch.optim.SGD, lr=0.5),
+        progress=False,
+    )
+    assert run.status == "completed"
+    assert run.history.loss[0] == 0.0
+    assert run.loss < -4e9
+
+
+def test_explosion_from_a_low_energy_is_divergence():
+    with pytest.warns(RuntimeWarning, match="diverged: loss became"):
+        run = train(
+            Bowl(1.0),
+            lambda m: m() - 1e3,
+            50,
+            optimizer=partial(torch.optim.SGD, lr=12.0),
+            progress=False,
+        )
+    assert run.status == "diverged"
+    assert 0 < run.loss < 1e9 * 1.001
 
 
 def test_explosion_is_reported_with_its_step_and_undone():
@@ -591,6 +773,42 @@ def shuffled_run(own_generator, wrap=lambda f: f, **options):
     )
 
 
+def own_batches(data):
+    sampler = RandomSampler(data, generator=torch.Generator().manual_seed(7))
+    return DataLoader(data, batch_sampler=BatchSampler(sampler, 10, drop_last=False))
+
+
+def distributed(data):
+    sampler = DistributedSampler(data, num_replicas=1, rank=0, shuffle=True)
+    return DataLoader(data, batch_size=10, sampler=sampler)
+
+
+def sampled_run(load, wrap=lambda f: f, **options):
+    model, objective, data = batched_problem()
+    return train(
+        model,
+        wrap(objective),
+        3,
+        optimizer=OPTIMIZERS["sgd"],
+        batches=load(data),
+        progress=False,
+        **options,
+    )
+
+
+def test_distributed_sampler_has_another_order_each_epoch():
+    model, objective, data = batched_problem()
+    loader, seen = distributed(data), []
+
+    def noting(model, batch):
+        seen.append(batch[0])
+        return objective(model, batch)
+
+    train(model, noting, 2, optimizer=OPTIMIZERS["sgd"], batches=loader, progress=False)
+    assert len(seen) == 9  # three batches in each epoch, and for the closing loss
+    assert not torch.equal(torch.cat(seen[:3]), torch.cat(seen[3:6]))
+
+
 RUNS = {
     "lbfgs": lbfgs_run,
     "ramp": partial(scheduled_run, "ramp"),
@@ -600,6 +818,8 @@ RUNS = {
     "shuffled": partial(shuffled_run, None),
     "shuffled-loader": partial(shuffled_run, "loader"),
     "shuffled-sampler": partial(shuffled_run, "sampler"),
+    "shuffled-batch-sampler": partial(sampled_run, own_batches),
+    "distributed": partial(sampled_run, distributed),
 }
 
 
@@ -620,7 +840,7 @@ def test_resume_after_many_kills_ends_with_the_same_numbers(tmp_path):
     options = {"checkpoint": tmp_path / "c.pt", "checkpoint_every": 0.0, "resume": True}
     for _ in range(99):
         try:
-            again = lbfgs_run(lambda objective: at_call(5, objective, Killed()), **options)
+            again = lbfgs_run(lambda objective: at_call(9, objective, Killed()), **options)
             break
         except Killed:
             pass
@@ -630,7 +850,7 @@ def test_resume_after_many_kills_ends_with_the_same_numbers(tmp_path):
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_resume_after_a_kill_while_a_checkpoint_is_written(call, tmp_path, monkeypatch):
     whole = lbfgs_run()
-    saves = 5  # at the beginning, after each epoch and at the end of the level
+    saves = 4  # at the beginning and after each epoch
     for number in range(1, saves + 1):
         options = {"checkpoint": tmp_path / f"{number}.pt", "checkpoint_every": 0.0}
         with monkeypatch.context() as patch:
@@ -646,7 +866,7 @@ def test_resume_of_a_finished_run_returns_it_without_a_step(tmp_path):
     calls = []
     again = lbfgs_run(lambda f: lambda model: calls.append(1) or f(model), resume=True, **options)
     assert numbers(again) == numbers(whole)
-    assert len(calls) == 2  # the loss it ends with
+    assert len(calls) == 2  # the loss it was saved with, and the one that it ends with
 
 
 def test_resume_without_a_checkpoint_starts_from_the_beginning(tmp_path):
@@ -682,22 +902,49 @@ def test_resume_after_ctrl_c_ends_with_the_same_numbers(tmp_path):
 
 def test_checkpoints_wait_for_their_time(tmp_path, monkeypatch):
     saved = []
-    monkeypatch.setattr("kanlib.training.save_checkpoint", lambda *_: saved.append(1))
+    monkeypatch.setattr("kanlib.snapshot.save_checkpoint", lambda *_, **__: saved.append(1))
     lbfgs_run(checkpoint=tmp_path / "c.pt", checkpoint_every=1e9)
     assert len(saved) == 2  # at both ends of the level
     lbfgs_run(checkpoint=tmp_path / "c.pt", checkpoint_every=0.0)
-    assert len(saved) == 2 + 5
+    assert len(saved) == 2 + 4  # and after each epoch
+
+
+OTHER_DATA = MeanSquaredError(*(torch.full((24, k), 0.5, dtype=torch.float64) for k in (2, 1)))
+
+
+def frozen(model):
+    model[0].bias.requires_grad_(False)
+    return model
 
 
 OTHERS = {
-    "epochs": ({"epochs": 4}, "epochs = \\[3\\], this run has \\[4\\]"),
+    "epochs": ({"epochs": 2}, "epochs = \\[3\\], this run has \\[2\\]"),
     "work": ({"work_per_epoch": 2.0}, "work_per_epoch = 1.0, this run has 2.0"),
     "optimizer": ({"optimizer": OPTIMIZERS["lbfgs"]}, "optimizer = Adam.*this run has LBFGS"),
     "rate": ({"optimizer": partial(torch.optim.Adam, lr=0.5)}, "lr=0.05.*lr=0.5"),
-    "scheduler": ({"scheduler": None}, "scheduler = LinearLR, this run has NoneType"),
-    "batches": ({"batches": [1]}, "batches = False, this run has True"),
-    "width": ({"model": nn.Linear(2, 1).double()}, "Missing key"),
-    "dtype": ({"model": problem()[0].float()}, "dtype of 0.weight = torch.float64"),
+    "group": (
+        {"optimizer": lambda p: torch.optim.Adam([{"params": p, "betas": (0.5, 0.9)}], lr=0.05)},
+        r"betas=\(0.9, 0.999\).*betas=\(0.5, 0.9\)",
+    ),
+    "groups": (
+        {"optimizer": lambda p: torch.optim.Adam([{"params": [q]} for q in p], lr=0.05)},
+        "for 4 tensors.*for 1 tensors",
+    ),
+    "scheduler": ({"scheduler": None}, "scheduler = LinearLR.*, this run has NoneType"),
+    "ramp": ({"scheduler": linear_ramp(0.01, 500)}, "total_iters=2.*total_iters=500"),
+    "batches": ({"batches": [1]}, "batches = None, this run has list of 1"),
+    "width": ({"model": nn.Linear(2, 1).double()}, "model = Sequential.*this run has Linear"),
+    "activation": (
+        {"model": nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)).double()},
+        r"1 = Tanh\(\), this run has ReLU",
+    ),
+    "dtype": ({"model": problem()[0].float()}, "parameter 0.weight = .*torch.float64"),
+    "frozen": ({"model": frozen(problem()[0])}, r"parameter 0.bias = .*this run has .*frozen"),
+    "data": ({"objective": OTHER_DATA}, "network has the loss .*so that objective or data"),
+    "objective": (
+        {"objective": lambda m: problem()[1](m) * 1.001},
+        "network has the loss .*so that objective or data",
+    ),
 }
 
 
@@ -715,10 +962,158 @@ def test_resume_with_other_settings_is_refused(change, reason, tmp_path):
     }
     train(**options)
     before = (tmp_path / "c.pt").read_bytes()
-    with pytest.raises(ValueError, match=f"checkpoint .*c.pt .*{reason}.*delete it") as error:
-        train(**options | change, resume=True)
-    assert str(tmp_path) in str(error.value)
+    options = {**options, "model": problem()[0], **change}
+    untrained, random = values(options["model"]), torch.get_rng_state()
+    with pytest.raises(ValueError, match=f"c.pt belongs to another run: .*{reason}.*delete it"):
+        train(**options, resume=True)
     assert (tmp_path / "c.pt").read_bytes() == before
+    assert same(values(options["model"]), untrained)
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def batches_of(data, **options):
+    return DataLoader(data, **{"batch_size": 8, **options})
+
+
+def other_targets(data):
+    x, y = data.tensors
+    return TensorDataset(x, y + 1e-3)
+
+
+OTHER_BATCHES = {
+    "size": lambda data: batches_of(data, batch_size=4),
+    "last": lambda data: batches_of(data, drop_last=True),
+    "order": lambda data: batches_of(data, shuffle=True),
+    "data": lambda data: batches_of(other_targets(data)),
+    "fewer": lambda data: batches_of(Subset(data, range(16))),
+    "list": lambda data: [*batches_of(data)],
+}
+
+
+@pytest.mark.parametrize("other", OTHER_BATCHES.values(), ids=OTHER_BATCHES)
+def test_resume_with_other_batches_is_refused(other, tmp_path):
+    model, objective, data = batched_problem()
+    options = {"optimizer": OPTIMIZERS["sgd"], "checkpoint": tmp_path / "c.pt", "progress": False}
+    train(model, objective, 2, batches=batches_of(data), **options)
+    again = train(
+        batched_problem()[0], objective, 2, batches=batches_of(data), resume=True, **options
+    )
+    assert again.status == "completed"
+    with pytest.raises(ValueError, match=r"belongs to another run: it has batches = "):
+        train(batched_problem()[0], objective, 2, batches=other(data), resume=True, **options)
+
+
+def test_finished_run_is_extended_with_the_numbers_of_a_longer_one(tmp_path):
+    def run(epochs, **options):
+        model, objective = problem()
+        make = OPTIMIZERS["adam"]
+        return train(model, objective, epochs, optimizer=make, progress=False, **options)
+
+    run(3, checkpoint=tmp_path / "c.pt")
+    longer = run(6, checkpoint=tmp_path / "c.pt", resume=True)
+    assert numbers(longer) == numbers(run(6))
+
+
+def test_checkpoint_is_not_overwritten_without_resume(tmp_path):
+    path = tmp_path / "c.pt"
+    lbfgs_run(checkpoint=path)
+    before = path.read_bytes()
+    with pytest.raises(FileExistsError, match=r"c\.pt exists: pass resume=True .*delete it"):
+        lbfgs_run(checkpoint=path)
+    assert path.read_bytes() == before
+    other = tmp_path / "notes"
+    other.write_text("not a checkpoint")
+    with pytest.raises(FileExistsError, match="notes exists: pass resume=True"):
+        lbfgs_run(checkpoint=other)
+
+
+def test_checkpoint_without_a_step_is_in_nobodys_way(tmp_path):
+    def wrong(model):
+        raise ZeroDivisionError
+
+    options = {"checkpoint": tmp_path / "c.pt", "checkpoint_every": 0.0}
+    for resume in (False, True):
+        with pytest.raises(Killed):
+            lbfgs_run(lambda f: at_call(3, f, Killed()), **options, resume=resume)
+        assert (tmp_path / "c.pt").exists()
+    with pytest.raises(ZeroDivisionError):
+        lbfgs_run(lambda f: wrong, **options)
+    assert numbers(lbfgs_run(resume=True, **options)) == numbers(lbfgs_run())
+
+
+def test_relative_checkpoint_stays_where_it_was(tmp_path, monkeypatch):
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    lbfgs_run(checkpoint="c.pt", callbacks=[lambda state: os.chdir(tmp_path / "other")])
+    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["c.pt"]
+    assert not [*(tmp_path / "other").iterdir()]
+
+
+def test_seconds_go_on_from_those_before_an_interruption(tmp_path, monkeypatch):
+    clock = iter(range(10**6))
+    monkeypatch.setattr("kanlib.snapshot.time.perf_counter", lambda: float(next(clock)))
+    options = {"checkpoint": tmp_path / "c.pt", "checkpoint_every": 0.0}
+    with pytest.raises(Killed):
+        lbfgs_run(lambda f: at_call(9, f, Killed()), **options)
+    before = load_checkpoint(tmp_path / "c.pt")["seconds"]
+    run = lbfgs_run(resume=True, **options)
+    assert before > 3
+    assert run.history.seconds == sorted(run.history.seconds)
+    assert run.history.seconds[-1] > before
+    assert run.levels[0].seconds >= run.history.seconds[-1]
+
+
+NUMPY = {
+    "rate": {"optimizer": partial(torch.optim.Adam, lr=np.float64(0.05))},
+    "betas": {"optimizer": partial(torch.optim.Adam, betas=(np.float64(0.5), np.float64(0.9)))},
+    "lbfgs": {"optimizer": partial(torch.optim.LBFGS, lr=np.float64(0.5), max_iter=np.int64(3))},
+    "step": {"scheduler": lambda o: StepLR(o, np.int64(2), gamma=np.float64(0.5))},
+    "lambda": {"scheduler": lambda o: LambdaLR(o, lambda k: np.float64(0.5) ** k)},
+    "ramp": {"scheduler": linear_ramp(np.float64(1e-3), np.int64(2))},
+    "work": {"work_per_epoch": np.float64(2.0)},
+}
+
+
+@pytest.mark.parametrize("options", NUMPY.values(), ids=NUMPY)
+def test_numbers_of_numpy_are_saved_and_resumed(options, tmp_path):
+    def run(wrap=lambda f: f, **more):
+        model, objective = problem()
+        given = {"optimizer": OPTIMIZERS["adam"], **options, **more}
+        return train(model, wrap(objective), 5, progress=False, **given)
+
+    whole = run()
+    more = {"checkpoint": tmp_path / "c.pt", "checkpoint_every": 0.0}
+    with pytest.raises(Killed):
+        run(lambda f: at_call(7, f, Killed()), **more)
+    assert numbers(run(**more, resume=True)) == numbers(whole)
+
+
+def test_state_that_could_not_be_read_again_is_known_before_it_is_needed(tmp_path):
+    class Odd(torch.optim.SGD):
+        def step(self, closure):
+            loss = super().step(closure)
+            self.state["odd"] = {"object": pytest}
+            return loss
+
+        def state_dict(self):
+            return {**super().state_dict(), "odd": type("Odd", (), {}) if self.state else None}
+
+    model, objective = problem()
+    with pytest.raises((TypeError, AttributeError)):
+        train(model, objective, 5, optimizer=Odd, checkpoint=tmp_path / "c", checkpoint_every=0.0)
+
+
+@pytest.mark.parametrize("make", [torch.optim.NAdam, torch.optim.RAdam, torch.optim.ASGD])
+def test_resumed_optimizer_keeps_the_types_of_its_state(make, tmp_path):
+    def run(wrap=lambda f: f, **options):
+        model, objective = problem()
+        return train(model, wrap(objective), 6, optimizer=make, progress=False, **options)
+
+    whole = run()
+    options = {"checkpoint": tmp_path / "c.pt", "checkpoint_every": 0.0}
+    with pytest.raises(Killed):
+        run(lambda f: at_call(8, f, Killed()), **options)
+    assert numbers(run(resume=True, **options)) == numbers(whole)
 
 
 def test_resume_needs_a_checkpoint():
@@ -750,6 +1145,21 @@ def test_callbacks_see_the_state_after_each_epoch():
     model, objective = problem()
     train(model, objective, 3, optimizer=OPTIMIZERS["sgd"], callbacks=[note], progress=False)
     assert seen == [(1, 1, 1, 1), (2, 2, 2, 2), (3, 3, 3, 3)]
+
+
+def test_stopped_run_is_resumed_where_it_stopped(tmp_path):
+    def stop(state):
+        if state.epoch == 3:
+            raise Stop("three are enough")
+
+    options = {"callbacks": [stop], "checkpoint": tmp_path / "c.pt"}
+    model, objective = problem()
+    make = OPTIMIZERS["sgd"]
+    whole = train(model, objective, 9, optimizer=make, progress=False, **options)
+    model, objective = problem()
+    again = train(model, objective, 9, optimizer=make, progress=False, **options, resume=True)
+    assert numbers(again) == numbers(whole)
+    assert same(values(again.model), values(whole.model))
 
 
 def test_callback_ends_the_run_with_its_reason():
@@ -832,6 +1242,16 @@ def adam(model):
     return torch.optim.Adam(model.parameters())
 
 
+class Deaf(torch.optim.SGD):
+    def step(self, closure=None):
+        pass
+
+
+class Closed(torch.optim.SGD):
+    def step(self):
+        pass
+
+
 MISTAKES = {
     "objective": (lambda m: {"objective": None}, TypeError, "objective must be .*got None"),
     "vector": (lambda m: {"objective": vector}, ValueError, r"scalar tensor.*mean.*\(4, 1\)"),
@@ -850,7 +1270,102 @@ MISTAKES = {
         TypeError,
         "optimizer must be a function .*partial.*got Adam",
     ),
-    "no optimizer": (lambda m: {"optimizer": None}, TypeError, "optimizer must be .*got None"),
+    "number for an optimizer": (
+        lambda m: {"optimizer": 1e-3},
+        TypeError,
+        "optimizer must be .*got 0.001",
+    ),
+    "other parameters": (
+        lambda m: {"optimizer": lambda p: torch.optim.Adam(nn.Linear(1, 1).parameters())},
+        ValueError,
+        "optimizer Adam holds no parameter of this model.*build it from the parameters",
+    ),
+    "no closure": (
+        lambda m: {"optimizer": Deaf},
+        TypeError,
+        "optimizer must call the closure .*Deaf does not",
+    ),
+    "step without argument": (
+        lambda m: {"optimizer": Closed},
+        TypeError,
+        r"optimizer must have step\(closure\).*Closed.step takes no argument",
+    ),
+    "other scheduler": (
+        lambda m: {"optimizer": OPTIMIZERS["sgd"], "scheduler": lambda o: StepLR(adam(m), 1)},
+        ValueError,
+        "scheduler StepLR was built of another optimizer.*build it from",
+    ),
+    "option": (
+        lambda m: {"metrics_evry": 2},
+        TypeError,
+        "there is no option 'metrics_evry': did you mean metrics_every",
+    ),
+    "text for batches": (
+        lambda m: {"batches": "ab"},
+        TypeError,
+        "batches must be a DataLoader, or a list of batches.*got 'ab'",
+    ),
+    "number for batches": (lambda m: {"batches": 5}, TypeError, "batches must be .*got 5"),
+    "tensor for batches": (
+        lambda m: {"batches": torch.zeros(3, 2)},
+        TypeError,
+        "batches must be .*got Tensor",
+    ),
+    "list of metrics": (
+        lambda m: {"metrics": [value]},
+        TypeError,
+        "metrics must be a dict of names and functions .*got list",
+    ),
+    "function for metrics": (
+        lambda m: {"metrics": value},
+        TypeError,
+        "metrics must be a dict .*got function",
+    ),
+    "number in metrics": (
+        lambda m: {"metrics": {"error": 1.0}},
+        TypeError,
+        "metrics must hold functions.*got 1.0",
+    ),
+    "function for callbacks": (
+        lambda m: {"callbacks": value},
+        TypeError,
+        r"callbacks must hold functions, e.g. \[function\], got function",
+    ),
+    "half metrics_every": (
+        lambda m: {"metrics_every": 1.5},
+        TypeError,
+        "metrics_every must be an integer.*got 1.5",
+    ),
+    "true metrics_every": (
+        lambda m: {"metrics_every": True},
+        TypeError,
+        "metrics_every must be an integer.*got True",
+    ),
+    "checkpoint": (
+        lambda m: {"checkpoint": True},
+        TypeError,
+        "checkpoint must be the path of a file.*got True",
+    ),
+    "negative checkpoint_every": (
+        lambda m: {"checkpoint_every": -1},
+        ValueError,
+        "checkpoint_every must be a finite number of at least 0, got -1",
+    ),
+    "nan checkpoint_every": (
+        lambda m: {"checkpoint_every": math.nan},
+        ValueError,
+        "checkpoint_every must be .*got nan",
+    ),
+    "resume": (
+        lambda m: {"resume": "no"},
+        TypeError,
+        "resume must be True or False, got 'no'",
+    ),
+    "metric": (
+        lambda m: {"metrics": {"error": vector}},
+        TypeError,
+        r"metric 'error' must return a number, got shape \(4, 1\): take a mean",
+    ),
     "factory of nothing": (
         lambda m: {"optimizer": lambda p: None},
         TypeError,
@@ -903,32 +1418,39 @@ def test_train_names_the_mistake_and_changes_nothing(change, kind, text):
     assert not tqdm._instances
 
 
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [
-        ((0.0, 10), "initial_lr must be positive.*got 0.0, 10"),
-        ((math.nan, 10), "initial_lr must be positive.*got nan, 10"),
-        ((1e-3, 0), "steps at least 1, got 0.001, 0"),
-    ],
-)
-def test_linear_ramp_names_the_mistake(arguments, text):
-    with pytest.raises(ValueError, match=text):
-        linear_ramp(*arguments)
+RATES = {
+    "zero": ({"initial_lr": 0.0}, ValueError, "initial_lr must be a finite number above 0, got 0"),
+    "nan": ({"initial_lr": math.nan}, ValueError, "initial_lr must be .*got nan"),
+    "text": ({"initial_lr": "1"}, TypeError, "initial_lr must be .*got '1'"),
+    "no steps": ({"steps": 0}, ValueError, "steps must be at least 1, got 0"),
+    "nan steps": ({"steps": math.nan}, TypeError, "steps must be an integer.*got nan"),
+    "half steps": ({"steps": 2.5}, TypeError, "steps must be an integer.*got 2.5"),
+    "true steps": ({"steps": True}, TypeError, "steps must be an integer.*got True"),
+}
+CYCLES = {
+    "gamma 0": ({"gamma": 0.0}, ValueError, "gamma must be .*above 0, got 0.0"),
+    "gamma 1.1": ({"gamma": 1.1}, ValueError, "gamma must be at most 1, got 1.1"),
+    "gamma nan": ({"gamma": math.nan}, ValueError, "gamma must be .*got nan"),
+}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [
-        ((0.0, 10, 0.9), "initial_lr must be positive.*got 0.0, 10, 0.9"),
-        ((1e-3, 0, 0.9), "steps at least 1.*got 0.001, 0, 0.9"),
-        ((1e-3, 10, 0.0), r"gamma in \(0, 1\], got 0.001, 10, 0.0"),
-        ((1e-3, 10, 1.1), r"gamma in \(0, 1\], got 0.001, 10, 1.1"),
-        ((1e-3, 10, math.nan), r"gamma in \(0, 1\], got 0.001, 10, nan"),
-    ],
-)
-def test_exponential_cycles_name_the_mistake(arguments, text):
-    with pytest.raises(ValueError, match=text):
-        exponential_cycles(*arguments)
+@pytest.mark.parametrize(("change", "error", "text"), RATES.values(), ids=RATES)
+def test_schedulers_name_the_mistake(change, error, text):
+    with pytest.raises(error, match=text):
+        linear_ramp(**{"initial_lr": 1e-3, "steps": 10, **change})
+    with pytest.raises(error, match=text):
+        exponential_cycles(**{"initial_lr": 1e-3, "steps": 10, "gamma": 0.9, **change})
+
+
+@pytest.mark.parametrize(("change", "error", "text"), CYCLES.values(), ids=CYCLES)
+def test_cycles_name_a_wrong_decay(change, error, text):
+    with pytest.raises(error, match=text):
+        exponential_cycles(**{"initial_lr": 1e-3, "steps": 10, "gamma": 0.9, **change})
+
+
+@pytest.mark.parametrize("schedule", [linear_ramp(1e-3, 5), exponential_cycles(1e-3, 5, 0.9)])
+def test_schedulers_can_be_sent_to_other_processes(schedule):
+    assert pickle.loads(pickle.dumps(schedule)) == schedule
 
 
 @pytest.mark.parametrize("schedule", [linear_ramp(0.1, 5), exponential_cycles(0.1, 5, 0.9)])

@@ -30,6 +30,7 @@ from kanlib.experiments import burgers, pdes
 from kanlib.experiments.cases import Experiment, Solutions, ended, train_case
 from kanlib.networks import KAN
 from kanlib.objectives import MeanSquaredError, Objective
+from kanlib.optimizers import paper_lbfgs
 from kanlib.problems import as_seed
 from kanlib.problems.burgers import Burgers
 from kanlib.problems.regression import TEST_SEED_OFFSET, regression
@@ -166,7 +167,7 @@ def setting(
         return loss, loss.problem.error, inputs, {"optimizer": optimizer, "scheduler": scheduler}
     x, y, x_test, y_test = data_of(target, seed, POINTS[target] // divisor, device)
     test = torch.no_grad()(MeanSquaredError(x_test, y_test))
-    return MeanSquaredError(x, y), lambda model: float(test(model)), x, {}
+    return MeanSquaredError(x, y), lambda model: float(test(model)), x, {"optimizer": paper_lbfgs}
 
 
 def prepared(

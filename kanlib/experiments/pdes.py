@@ -13,12 +13,13 @@ from kanlib._checks import check_option
 from kanlib.attention import Attention
 from kanlib.experiments.cases import PDECase, Solutions, ended, train_case
 from kanlib.networks import KAN, MLP
+from kanlib.optimizers import paper_lbfgs
 from kanlib.runs import Run
-from kanlib.training import exponential_cycles, lbfgs, linear_ramp
+from kanlib.schedulers import exponential_cycles, linear_ramp
 
 QUICK_DIVISOR = 50
 #: L-BFGS that goes on below torch's default tolerances, which losses of this size reach.
-LBFGS = partial(lbfgs, tolerance_grad=1e-12, tolerance_change=1e-14, history_size=50)
+LBFGS = partial(paper_lbfgs, tolerance_grad=1e-12, tolerance_change=1e-14, history_size=50)
 #: Times that the error is measured in a run, besides the ends of the levels.
 MEASUREMENTS = 60
 
@@ -115,7 +116,7 @@ def adam(
         raise ValueError(f"choose ramp or cycle, got ramp={ramp} and cycle={cycle}")
     kind: Callable[..., Any] = torch.optim.AdamW if weight_decay else torch.optim.Adam
     options = {"weight_decay": weight_decay} if weight_decay else {}
-    scheduler = None
+    scheduler: Callable[..., Any] | None = None
     if ramp is not None:
         scheduler = linear_ramp(start_lr, ramp)
     elif cycle is not None:

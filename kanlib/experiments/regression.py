@@ -11,9 +11,9 @@ from torch import nn
 from kanlib.experiments.cases import Case, Experiment, Solutions, train_case
 from kanlib.networks import KAN, MLP
 from kanlib.objectives import MeanSquaredError
+from kanlib.optimizers import OptimizerFactory, paper_lbfgs
 from kanlib.problems.regression import regression
 from kanlib.runs import Run
-from kanlib.training import OptimizerFactory, lbfgs
 
 COARSE_N = 5
 QUICK_POINTS, QUICK_DIVISOR = 2000, 4
@@ -158,9 +158,9 @@ def run_regression(
     model: nn.Module = MLP(**network) if case.mlp else KAN(**network)
     if isinstance(model, KAN) and network["first"] == "affine":
         model.calibrate(data.x)
-    optimizer: OptimizerFactory = lbfgs
+    optimizer: OptimizerFactory = paper_lbfgs
     if case.tight:
-        optimizer = partial(lbfgs, tolerance_grad=1e-14, tolerance_change=1e-16)
+        optimizer = partial(paper_lbfgs, tolerance_grad=1e-14, tolerance_change=1e-16)
     run = train_case(
         case,
         model,
