@@ -73,7 +73,7 @@ def compare(theirs: Sequence[float], ours: Sequence[float]) -> Comparison:
 
     Example:
         >>> print(compare([4.0, 6.0, 8.0], [1.0, 2.0, 2.0]))
-        4 (2 to 8)
+        4.0 (2.0 to 8.0)
     """
     a, b = np.asarray(theirs, dtype=np.float64), np.asarray(ours, dtype=np.float64)
     for name, values, most in (("theirs", a, math.inf), ("ours", b, np.finfo(np.float64).max)):
@@ -126,9 +126,15 @@ def figures_of(
     return [math.inf if value is None else value for value in found]
 
 
+def solved(record: dict[str, Any], *cases: str, below: float = 0.2) -> str:
+    """Return how many runs of some cases end with an error below a bound, as "none of 3"."""
+    found = [error for case in cases for error in figures_of(record, case, "error")]
+    return f"{sum(error < below for error in found) or 'none'} of {len(found)}"
+
+
 def plain(value: float) -> str:
-    """Return two digits without a power of ten, as far as that is legible: 0.0031, 220, 13000."""
-    return f"{float(f'{value:.2g}'):g}"
+    """Return a ratio with two digits and no power of ten where that is legible: 0.40, 1.0, 220."""
+    return f"{value:#.2g}" if value < 9.95 else f"{float(f'{value:.2g}'):g}"
 
 
 @cache

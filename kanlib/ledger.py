@@ -26,9 +26,11 @@ BOOK = Path(__file__).resolve().parents[1] / "book"
 """The folder of the chapters, if this is kanlib in its repository."""
 CLAIMS = BOOK / "claims"
 FIELDS = ("id", "statement", "source", "paper", "verdict", "what", "measured", "test")
-VERDICTS = ("reproduced", "corrected", "not reproduced")
+VERDICTS = ("reproduced", "corrected", "not reproduced", "undecided")
 NOT_IN_PAPER = "not in the paper"
-"""The source of a statement that this book adds."""
+"""The source of a statement that this book adds; its verdict is MEASURED."""
+MEASURED = "measured"
+AUTHORS = ("the paper", "the predecessor", "this book")
 
 PLACES = {
     "section 1": 0.0, "section 2": 0.1, "section 2.1": 0.2, "lemma 1": 3.1, "lemma 2": 4.1,
@@ -52,7 +54,7 @@ def load_claims(folder: Path | None = None) -> dict[str, list[dict[str, Any]]]:
 
     Raises:
         ValueError: if an entry lacks a field or has another one, if its verdict is not one of
-            VERDICTS, or if two entries share an id.
+            VERDICTS, or contradicts its criterion, or if two entries share an id.
     """
     files = sorted((folder or CLAIMS).glob("*.json"))
     claims = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
@@ -60,14 +62,49 @@ def load_claims(folder: Path | None = None) -> dict[str, list[dict[str, Any]]]:
     for chapter, entries in claims.items():
         for entry in entries:
             name = f"{chapter}.json, claim {entry.get('id')!r}"
-            if set(entry) != set(FIELDS):
+            if set(entry) - {"criterion"} != set(FIELDS):
                 raise ValueError(f"{name} has the fields {sorted(entry)}: expected {FIELDS}")
-            if entry["verdict"] not in VERDICTS:
-                raise ValueError(f"{name} has verdict {entry['verdict']!r}: expected {VERDICTS}")
+            allowed = (MEASURED,) if entry["source"] == NOT_IN_PAPER else VERDICTS
+            if entry["verdict"] not in allowed:
+                raise ValueError(f"{name} has verdict {entry['verdict']!r}: expected {allowed}")
+            if "criterion" in entry and holds(entry) != (entry["verdict"] == "reproduced"):
+                raise ValueError(
+                    f"{name} is {entry['verdict']!r} with {entry['measured']:g}, against its "
+                    f"criterion {entry['criterion']!r} and the paper's {entry['paper']!r}"
+                )
             if entry["id"] in seen:
                 raise ValueError(f"{name} is already in another place: give it another id")
             seen.add(entry["id"])
     return claims
+
+
+def holds(entry: dict[str, Any]) -> bool:
+    """Tell whether the measured number of an entry keeps the entry's criterion.
+
+    A criterion is "factor 2", of the number that the paper prints first, or "above 10" or
+    "below 0.1".
+
+    Raises:
+        ValueError: if it is none of these, or the paper prints no number.
+    """
+    found = re.fullmatch(r"(factor|above|below) (\d\S*)", entry["criterion"])
+    number = re.match(r"\d[\d.]*(?:e[+-]?\d+)?", entry["paper"])
+    if not found or (found[1] == "factor" and not number):
+        raise ValueError(
+            f"criterion {entry['criterion']!r} of claim {entry['id']!r} cannot be applied to the "
+            f"paper's {entry['paper']!r}: expected 'factor 2' of a number, 'above 10' or 'below 1'"
+        )
+    bound, measured = float(found[2]), float(entry["measured"])
+    if found[1] == "factor" and number:
+        return 1 / bound <= measured / float(number[0]) <= bound
+    return measured > bound if found[1] == "above" else measured < bound
+
+
+def author(entry: dict[str, Any]) -> str:
+    """Return whose statement an entry is: one of AUTHORS."""
+    if entry["source"] == NOT_IN_PAPER:
+        return "this book"
+    return "the predecessor" if named(entry["source"]) == ["predecessor"] else "the paper"
 
 
 def claim(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from kanlib.comparison import compare, compare_cases, plain
+from kanlib.comparison import compare, compare_cases, plain, solved
 
 SIZES = [(5, 5), (3, 3), (3, 5), (5, 3), (1, 3), (1, 1), (4, 7), (8, 6)]
 
@@ -109,8 +109,25 @@ def test_comparison_of_cases_reads_every_seed_at_the_end_or_after_some_work():
         compare_cases(record, "coarse", "levels", "error")
 
 
+def test_solved_counts_the_runs_below_a_bound():
+    record = {"runs": [run("a", 1, 0.1, []), run("a", 2, None, []), run("b", 1, 0.19, [])]}
+    assert solved(record, "a") == "1 of 2"
+    assert solved(record, "a", "b") == "2 of 3"
+    assert solved(record, "a", "b", below=0.1) == "none of 3"
+
+
 @pytest.mark.parametrize(
-    ("value", "text"), [(219.6, "220"), (0.00312, "0.0031"), (12960.0, "13000"), (math.inf, "inf")]
+    ("value", "text"),
+    [
+        (219.6, "220"),
+        (0.00312, "0.0031"),
+        (0.4, "0.40"),
+        (1.004, "1.0"),
+        (9.94, "9.9"),
+        (9.96, "10"),
+        (12960.0, "13000"),
+        (math.inf, "inf"),
+    ],
 )
 def test_plain_has_two_digits_and_no_power_of_ten(value, text):
     assert plain(value) == text

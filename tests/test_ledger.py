@@ -89,6 +89,12 @@ def test_claim_does_not_record_what_breaks_a_bound_in_silence(folder, monkeypatc
     ("entry", "message"),
     [
         ({**ENTRY, "verdict": "perhaps"}, "perhaps"),
+        ({**ENTRY, "verdict": "measured"}, "measured"),
+        ({**ENTRY, "source": "not in the paper"}, "reproduced"),
+        ({**ENTRY, "criterion": "factor 1.5", "measured": 3.1}, "against its criterion"),
+        ({**ENTRY, "criterion": "above 1", "verdict": "not reproduced"}, "against its criterion"),
+        ({**ENTRY, "criterion": "near 2"}, "cannot be applied"),
+        ({**ENTRY, "criterion": "factor 2", "paper": "some"}, "cannot be applied"),
         ({k: v for k, v in ENTRY.items() if k != "test"}, "fields"),
         ({**ENTRY, "note": ""}, "note"),
         (ENTRY, "another place"),
@@ -98,6 +104,38 @@ def test_load_claims_names_a_faulty_entry(folder, entry, message):
     write(folder / "03-y.json", entry)
     with pytest.raises(ValueError, match=message):
         ledger.load_claims()
+
+
+@pytest.mark.parametrize(
+    ("criterion", "paper", "measured", "kept"),
+    [
+        ("factor 2", "3.67e-5 (7.19e-5)", 7.3e-5, True),
+        ("factor 2", "3.67e-5 (7.19e-5)", 7.4e-5, False),
+        ("factor 2", "3.67e-5", 1.84e-5, True),
+        ("factor 2", "3.67e-5", 1.83e-5, False),
+        ("factor 2", "69", float("nan"), False),
+        ("factor 1.1", "6 for r = 3", 5.77, True),
+        ("above 10", "", 10.0, False),
+        ("above 10", "", 11.0, True),
+        ("below 0.1", "", 0.1, False),
+        ("below 0.1", "", -3.0, True),
+    ],
+)
+def test_criterion_is_applied_to_the_measured_number(criterion, paper, measured, kept):
+    entry = {**ENTRY, "criterion": criterion, "paper": paper, "measured": measured}
+    assert ledger.holds(entry) is kept
+
+
+@pytest.mark.parametrize(
+    ("source", "author"),
+    [
+        ("Table 2, section 5.1", "the paper"),
+        ("arXiv:2505.18131", "the predecessor"),
+        ("not in the paper", "this book"),
+    ],
+)
+def test_author_tells_whose_statement_it_is(source, author):
+    assert ledger.author({**ENTRY, "source": source}) == author
 
 
 @pytest.mark.parametrize(
@@ -172,8 +210,9 @@ def test_typeset_raises_and_lowers(text, markdown):
 
 
 def test_ordered_claims_puts_what_is_new_at_the_end_of_its_chapter(folder):
-    entries = [("a", "Table 2"), ("b", "not in the paper"), ("c", "Section 5.1")]
-    write(folder / "05-1-z.json", *({**ENTRY, "id": i, "source": s} for i, s in entries))
+    own = {"source": "not in the paper", "verdict": "measured"}
+    entries = [("a", {"source": "Table 2"}), ("b", own), ("c", {"source": "Section 5.1"})]
+    write(folder / "05-1-z.json", *({**ENTRY, "id": i, **new} for i, new in entries))
     ordered = ledger.ordered_claims()
     assert [ledger.section(entry) for entry in ordered][1:3] == ["Section 2.2", "Section 5.1"]
     found = [(entry["id"], entry["chapter"]) for entry in ordered]
@@ -214,6 +253,17 @@ def test_chapter_and_ledger_agree(chapter):
     listed = {entry["id"] for entry in BOOK_CLAIMS.get(chapter, [])}
     assert ids <= listed, "the chapter measures a claim that its file lacks"
     assert listed <= strings, "the file has a claim that its chapter does not measure"
+
+
+@pytest.mark.parametrize(
+    "entry", [e for es in BOOK_CLAIMS.values() for e in es], ids=lambda e: e["id"]
+)
+def test_experiments_of_the_paper_have_a_criterion(entry):
+    """The experiments are section 5 up to the theory of the appendices, and Figure 9."""
+    if ledger.author(entry) == "the paper" and entry["verdict"] != "corrected":
+        at = ledger.place(entry["source"])
+        numbers = ledger.PLACES["section 5"] <= at < ledger.PLACES["appendix a"] or at >= 42
+        assert "criterion" in entry or not numbers
 
 
 @pytest.mark.parametrize("chapter", BOOK_CLAIMS)
