@@ -46,6 +46,7 @@ ORDER = [
     "coordinates",
     "fused_gram",
     "gram",
+    "rows",
     "jacobian",
     "runs",
     "gauss_newton",

@@ -8,9 +8,10 @@ from torch.func import functional_call, jacrev, vmap
 
 from kanlib import KAN, MLP, Jet, MeanSquaredError, SplineLayer, prolongation, propagate
 from kanlib.coordinates import Coordinates
-from kanlib.jacobian import jacobian, rows
+from kanlib.jacobian import jacobian
 from kanlib.kernels import backend
 from kanlib.residuals import ResidualLoss, Term
+from kanlib.rows import rows
 from kanlib.squares import Residual, sum_of_squares
 
 N = 23
