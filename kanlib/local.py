@@ -34,9 +34,10 @@ def evaluate(
 ) -> Tensor:
     """Evaluate a layer of splines and propagate derivatives through it.
 
-    Two contractions give the same sums. The dense one multiplies the values of all functions by
-    the weights; it takes O(n) work a point. The local one looks up the r weights that a point
-    needs; it is faster when there are no more outputs than functions.
+    Two contractions give the same sums. The dense one multiplies the values of all functions, a
+    row of n + r - 1 for each channel of a point and an input, by the weights. The local one looks
+    up the weights that a point needs, r for each output, whatever n and C. Both take time and
+    memory in proportion to what they lay out, so the one that lays out less is taken.
 
     Args:
         z: channels of the inputs, (C, ..., P): values, first derivatives, second derivatives.
@@ -54,7 +55,7 @@ def evaluate(
     r = weight.shape[-1] // n if table is None else table.shape[-1]
     index, powers = power_jets(z, breakpoints, r, pairs, extension)
     outputs, inputs, size = weight.shape
-    if table is not None and outputs > size:
+    if table is not None and len(z) * size <= r * outputs:
         if len(table) == 1:
             values = powers @ table[0].T
         else:

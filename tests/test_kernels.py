@@ -6,7 +6,7 @@ import torch
 from scipy.interpolate import BSpline
 from torch.func import functional_call
 
-from kanlib import KAN, KnotGrid, SplineLayer, kernels
+from kanlib import KAN, KnotGrid, SplineLayer, bspline, kernels
 from kanlib.derivatives import Jet, propagate
 
 UNEVEN = [0.0, 0.07, 0.2, 0.24, 0.5, 0.9, 1.0]
@@ -140,6 +140,37 @@ def test_basis_has_single_precision_on_fine_grids(name):
     exact = BSpline.design_matrix(x[:, 0].double().numpy(), grid.knots.numpy(), 3).toarray()
     with kernels.backend(name), torch.no_grad():
         assert np.abs(made(x).numpy() - exact).max() < 2e-6
+
+
+def saved_bytes(evaluate):
+    """Return the memory that an evaluation keeps for its gradient."""
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        evaluate()
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(1, 1), (7, 300), (40, 40), (3, 100)])
+@pytest.mark.parametrize("n", [7, 49, 400])
+@pytest.mark.parametrize("uniform", [True, False])
+def test_reference_keeps_no_more_than_a_dense_evaluation(inputs, outputs, n, uniform):
+    grid = KnotGrid(4, [(i / n) ** (1 if uniform else 2) for i in range(n + 1)])
+    made = SplineLayer(inputs, outputs, grid, dtype=torch.float64)
+    x = torch.rand(200, inputs, dtype=torch.float64)
+    dense = [bspline.dense_basis(x[:, p : p + 1], grid) for p in range(inputs)]
+    y = torch.einsum("npi,qpi->nq", torch.cat(dense, 1), made.weight)
+    with kernels.backend("torch"):
+        kept = saved_bytes(lambda: made(x))
+        torch.testing.assert_close(made(x), y)
+    # Beside one row of all functions for each point and input, or r weights for each output:
+    few = 4 * made.weight.nbytes + 16 * 8 * x.nbytes
+    assert kept <= x.nbytes * min(grid.num_basis, 4 * outputs) + few
 
 
 @pytest.mark.slow

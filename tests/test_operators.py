@@ -12,9 +12,11 @@ import time
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from grids import GRID_NAMES, GRIDS
+from scipy.interpolate import BSpline
 from torch.func import functional_call, stack_module_state, vmap
 
 from kanlib import KAN, KnotGrid, SplineLayer, kernels
@@ -127,6 +129,69 @@ def test_intervals_are_those_of_the_reference(points, shift):
         with kernels.backend(name):
             values.append(layer(near))
     assert torch.equal(*values)
+
+
+@pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
+def threads(request, monkeypatch):
+    """Share the work, however little it is, among some threads."""
+    from kanlib import launch
+
+    monkeypatch.setattr(launch, "WORK", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: request.param)
+    return request.param
+
+
+def ugly(n, graded, shift=0.0):
+    """Return breakpoints that floats do not have exactly."""
+    return [shift + (i / n) ** (2 if graded else 1) for i in range(n + 1)]
+
+
+def near_knots(grid):
+    """Return the breakpoints and one unit in the last place on both sides, within [a, b]."""
+    t = grid.breakpoints.numpy()
+    points = np.concatenate([t, np.nextafter(t, np.inf)[:-1], np.nextafter(t, -np.inf)[1:]])
+    return torch.from_numpy(points)
+
+
+@pytest.mark.parametrize("name", ["torch", "numba"])
+@pytest.mark.parametrize("shift", [0.0, 0.1, -3.7])
+@pytest.mark.parametrize("graded", [False, True], ids=["uniform", "graded"])
+@pytest.mark.parametrize("n", [7, 49, 107])
+def test_points_next_to_knots_are_in_the_right_interval(n, graded, shift, name):
+    """The spline of order 1 with weights 0, 1, ... against a search among the breakpoints."""
+    layer = make_layer(ugly(n, graded, shift), 1, 1, 1)
+    layer.weight.data[0, 0] = torch.arange(float(n))
+    x, t = near_knots(layer.grid), layer.grid.breakpoints.numpy()
+    expected = (np.searchsorted(t, x.numpy(), side="right") - 1).clip(0, n - 1)
+    with kernels.backend(name):
+        assert layer(x[:, None])[:, 0].tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("name", ["torch", "numba"])
+@pytest.mark.parametrize("r", [2, 4])
+@pytest.mark.parametrize("graded", [False, True], ids=["uniform", "graded"])
+@pytest.mark.parametrize("n", [7, 49])
+def test_values_and_gradients_are_those_of_scipy(n, graded, r, name, threads):
+    """At random points and next to knots, for many inputs, of which threads share the gradients."""
+    inputs, outputs = 37, 3
+    layer = make_layer(ugly(n, graded), r, inputs, outputs)
+    knots, near = layer.grid.knots.numpy(), near_knots(layer.grid)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(len(near) + 130, inputs, dtype=torch.float64, generator=generator)
+    for p in range(inputs):
+        x[: len(near), p] = near.roll(p)
+    direction = torch.randn(len(x), outputs, dtype=torch.float64, generator=generator)
+    y, by_x, by_weight = run(name, layer, x[None], (), direction[None])
+    w, g = layer.weight.detach().numpy(), direction.numpy()
+    expected = [np.zeros(y.shape[1:]), np.zeros(x.shape), np.zeros(w.shape)]
+    for p in range(inputs):
+        functions = BSpline(knots, np.eye(layer.grid.num_basis), r - 1)
+        basis, slopes = functions(x[:, p]), functions.derivative()(x[:, p])
+        expected[0] += basis @ w[:, p].T
+        expected[1][:, p] = ((slopes @ w[:, p].T) * g).sum(1)
+        expected[2][:, p] = g.T @ basis
+    computed = y[0].detach(), by_x[0], by_weight
+    assert_close(computed, [torch.from_numpy(each) for each in expected], 1e-12)
 
 
 def grid_each(uniform):
@@ -671,7 +736,6 @@ print(int((target[0, 0] == source[0, :, 0].T).all()), sum(fused.lay_out.stats.ca
 
 def test_vectors_may_be_added_in_any_order_and_products_fused():
     import numba
-    import numpy as np
 
     from kanlib.vectors import load, store
 
