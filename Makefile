@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PEERS ?= .venv-bench
+LOWEST ?= .venv-lowest
 JOBS ?= 2
 SOURCE ?= .
 CHAPTERS ?= $(wildcard book/*.ipynb)
@@ -14,16 +15,19 @@ FRESH = $(SOURCE)/_build/.fresh
 INPUTS = $(wildcard kanlib/*.py kanlib/*/*.py book/*.py book/claims/*.json book/results/*.json) requirements.txt
 PYTEST = $(BIN)/python -m pytest
 SHORT = --no-header -q
+# The tests of the library itself, which need none of the book's packages.
+LIBRARY = $(patsubst %,tests/test_%.py,knots bspline truncated_power change_of_basis transfer layers \
+	networks kernels operators devices interrupts free_knots derivatives ensembles training multilevel)
 
 # One thread a process: numbers do not depend on the machine, and processes do not compete.
 export OMP_NUM_THREADS = 1
 export PYDEVD_DISABLE_FILE_VALIDATION = 1
 
-.PHONY: help book test check reproduce bench lab format clean install
+.PHONY: help book test check test-lowest reproduce bench lab format clean install
 .PHONY: html lint types unit doctest nbval papermill planted browser
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 20
 
 book: html  ## build the book as HTML
 	@echo "The book: $(abspath $(SOURCE))/_build/html/index.html"
@@ -33,6 +37,9 @@ test: lint types unit doctest nbval papermill planted html browser  ## run every
 check: lint types  ## run the quick part of the tests
 	@echo "Quick tests"
 	@$(PYTEST) $(SHORT) -n $(JOBS) -m "not slow" tests --ignore=tests/notebooks --ignore=tests/browser
+
+test-lowest: $(LOWEST)/.installed  ## run quick tests on the lowest versions of pyproject.toml
+	@$(LOWEST)/bin/python -m pytest $(SHORT) -n $(JOBS) -m "not slow" $(LIBRARY)
 
 reproduce: install  ## compute every record of book/results anew, or go on where it stopped
 	@for name in $(EXPERIMENTS); do \
@@ -69,6 +76,16 @@ $(PEERS)/.installed: benchmarks/requirements.txt
 	@$(PYTHON) -m venv $(PEERS)
 	@$(PEERS)/bin/pip install -qq --disable-pip-version-check -r $<
 	@$(PEERS)/bin/pip install -qq --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+# NumPy's lowest version has wheels for Python up to 3.12, and the script needs 3.11.
+$(LOWEST)/.installed: pyproject.toml requirements.txt scripts/lowest.py
+	@echo "Installing the lowest versions into $(LOWEST)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in {(3, 11), (3, 12)} and "Python 3.11 or 3.12 is needed: make test-lowest PYTHON=python3.12")'
+	@$(PYTHON) -m venv $(LOWEST)
+	@$(PYTHON) scripts/lowest.py > $(LOWEST)/requirements.txt
+	@$(LOWEST)/bin/pip install -qq --disable-pip-version-check -r $(LOWEST)/requirements.txt
+	@$(LOWEST)/bin/pip install -qq --disable-pip-version-check --no-deps -e .
 	@touch $@
 
 # A build that failed is forgotten: the next one would say nothing of pages it has already read.

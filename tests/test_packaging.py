@@ -1,12 +1,16 @@
 """What is installed: the pins mirror the extras, and at run time three packages are enough."""
 
+import subprocess
+import sys
 from importlib.metadata import requires, version
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-REQUIREMENTS = Path(__file__).parents[1] / "requirements.txt"
+ROOT = Path(__file__).parents[1]
+REQUIREMENTS = ROOT / "requirements.txt"
 DECLARED = [Requirement(line) for line in requires("kanlib") or []]
 
 
@@ -26,6 +30,19 @@ def test_requirements_are_exact_versions_without_a_place():
         (specifier,) = requirement.specifier
         assert specifier.operator == "=="
         assert requirement.url is None
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib came with Python 3.11")
+def test_lowest_versions_are_those_of_pyproject():
+    text = (ROOT / "pyproject.toml").read_text()
+    output = subprocess.check_output([sys.executable, ROOT / "scripts" / "lowest.py"], text=True)
+    lowest = [Requirement(line) for line in output.splitlines()]
+    assert {"torch", "numpy", "tqdm", "numba", "scipy", "pytest"} <= {each.name for each in lowest}
+    for requirement in lowest:
+        (specifier,) = requirement.specifier
+        assert specifier.operator == "=="
+        bound = f'"{requirement.name}>={specifier.version}"'
+        assert bound in text or str(requirement) in REQUIREMENTS.read_text()
 
 
 def test_every_declared_package_is_pinned_within_its_bounds():
