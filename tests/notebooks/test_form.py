@@ -187,6 +187,20 @@ def test_malformed_draft_is_named_in_one_sentence_and_writes_nothing(
     assert [*tmp_path.iterdir()] == [tmp_path / "bad.md"]
 
 
+def names_a_file_by_its_working_folder(source):
+    return re.search(r"""from ledger|Path\(\)|["'](results|claims|\.\.)/""", source)
+
+
+def test_chapters_name_no_file_by_their_working_folder():
+    """A downloaded chapter runs in any folder: claims and records are found through kanlib."""
+    for source in ("from ledger import claim", 'load_record("results/x.json")', "Path().glob(a)"):
+        assert names_a_file_by_its_working_folder(source)
+    for path in notebooks.chapters():
+        for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type == "code":
+                assert not names_a_file_by_its_working_folder(cell.source), path.name
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
