@@ -307,11 +307,11 @@ def _by_autograd(module: Any, jet: Jet) -> Jet:
                 f"propagate needs a function of each point, but {part} mixes points: call "
                 "model.eval() with running statistics, or leave it out"
             )
-    jet = replace(jet, smoothness=min([jet.smoothness, *map(_smoothness, parts)]))
+    jet = replace(jet, smoothness=min([jet.smoothness, *map(smoothness, parts)]))
     return jet.through(module, name=type(module).__name__)
 
 
-def _smoothness(module: nn.Module) -> float:
+def smoothness(module: nn.Module) -> float:
     """Return how many derivatives a layer has, not counting its children."""
     if isinstance(module, SplineLayer):
         return module.grids[0].order - 1
@@ -384,7 +384,7 @@ def propagate(module: Any, jet: Jet) -> Jet:
 def _(module: SplineLayer, jet: Jet) -> Jet:
     check_input(jet.value, module.in_features, module.weight)
     channels = module.propagate(jet.channels, jet.pairs)
-    return replace(jet, channels=channels, smoothness=min(jet.smoothness, _smoothness(module)))
+    return replace(jet, channels=channels, smoothness=min(jet.smoothness, smoothness(module)))
 
 
 @propagate.register
@@ -467,7 +467,7 @@ def _(module: nn.GELU, jet: Jet) -> Jet:
 @propagate.register
 def _(module: nn.ReLU, jet: Jet) -> Jet:
     z = jet.value
-    jet = replace(jet, smoothness=min(jet.smoothness, _smoothness(module)))
+    jet = replace(jet, smoothness=min(jet.smoothness, smoothness(module)))
     return jet.chain(F.relu(z), (z > 0).to(z))
 
 

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from kanlib.derivatives import Jet, propagate
+from kanlib.derivatives import Jet, propagate, smoothness
+from kanlib.described import Described, check_copyable, description, difference
 from kanlib.free_knots import check_fixed
 
 
-class Ensemble(nn.Module):
+class Ensemble(Described):
     """S networks of one architecture as one module, its parameters stacked along a new first axis.
 
     Args:
@@ -31,7 +32,9 @@ class Ensemble(nn.Module):
         Input (N, P), the same for all, or (S, N, P), one each; output (S, N, Q).
 
     Raises:
-        ValueError: if there is no member, or the members differ in more than parameters.
+        TypeError: if the members are not networks.
+        ValueError: if there is no member, or the members differ in more than the values of their
+            parameters: class, grids, basis, extension, activation, hooks, frozen parameters, ...
 
     Examples:
         >>> from kanlib import KAN
@@ -42,18 +45,26 @@ class Ensemble(nn.Module):
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
+        if isinstance(members, nn.Module) and not isinstance(members, nn.ModuleList):
+            raise TypeError(f"members must be a list of networks, got {type(members).__name__}")
         members = list(members)
         if not members:
             raise ValueError("members must hold at least one network, got none")
         for member in members:
+            if not isinstance(member, nn.Module):
+                raise TypeError(f"members must be networks, got {type(member).__name__}")
             check_fixed(member, "Ensemble", "train each network on its own")
-        kinds = [_architecture(member) for member in members]
-        for position, kind in enumerate(kinds):
-            if kind != kinds[0]:
+            check_copyable(member, "Ensemble")
+        for position, member in enumerate(members):
+            differing = difference(members[0], member)
+            if differing:
                 raise ValueError(
-                    f"members must have one architecture, but member {position} differs from "
-                    "member 0 in its layers, shapes, dtype or device: train it on its own"
+                    "members must be one function but for the values of their parameters, but "
+                    f"member {position} differs from member 0 in {differing}: train it on its own"
                 )
+        self._hold(members)
+
+    def _hold(self, members: Sequence[nn.Module]) -> None:
         # A list hides the template from nn.Module: its own parameters are never used.
         self._template: list[Any] = [copy.deepcopy(members[0])]
         self._names = [name for name, _ in members[0].named_parameters()]
@@ -61,6 +72,15 @@ class Ensemble(nn.Module):
         for values in zip(*(member.parameters() for member in members), strict=True):
             stack = torch.stack([value.detach() for value in values])
             self.stacked.append(nn.Parameter(stack, requires_grad=values[0].requires_grad))
+
+    @property
+    def template(self) -> Any:
+        """A network of the architecture; the values of its parameters mean nothing."""
+        return self._template[0]
+
+    def describe(self) -> dict[str, Any]:
+        """Return the number of networks, and what each is."""
+        return {"members": self.num_members, **description(self._template[0])}
 
     @property
     def num_members(self) -> int:
@@ -92,7 +112,8 @@ class Ensemble(nn.Module):
         each = self._each("channels", channels[0], 2)
         module = _Propagated(self._template[0], jet)
         mapped = self._map(module, channels.movedim(1, 0) if each else channels, each, "module.")
-        return replace(jet, channels=mapped.movedim(0, 1))
+        smooth = min([jet.smoothness, *map(smoothness, self._template[0].modules())])
+        return replace(jet, channels=mapped.movedim(0, 1), smoothness=smooth)
 
     def _each(self, name: str, x: Tensor, dimensions: int) -> bool:
         """Return whether every network has an input of its own."""
@@ -125,7 +146,10 @@ class Ensemble(nn.Module):
 
     def refine(self) -> Ensemble:
         """Return the ensemble of the refined networks: the same functions."""
-        return Ensemble([member.refine() for member in self.members()])
+        check_copyable(self, "a copy of an ensemble")
+        fine = copy.deepcopy(self)
+        fine._hold([member.refine() for member in self.members()])
+        return fine
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Ensemble:
         super()._apply(fn, recurse)
@@ -151,11 +175,3 @@ class _Propagated(nn.Module):
 
     def forward(self, channels: Tensor) -> Tensor:
         return propagate(self.module, replace(self._jet, channels=channels)).channels
-
-
-def _architecture(module: nn.Module) -> tuple[Any, ...]:
-    """Return what members of an ensemble must have in common."""
-    parameters = [
-        (name, p.shape, p.dtype, p.device, p.requires_grad) for name, p in module.named_parameters()
-    ]
-    return repr(module), parameters

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from kanlib import bspline, kernels, truncated_power
 from kanlib._checks import BASES, check_option
+from kanlib.described import alteration, check_copyable
 from kanlib.knots import KnotGrid, extended
 from kanlib.layers import SplineLayer, convert_weights
 from kanlib.local import Pairs
@@ -147,6 +148,13 @@ class FreeSplineLayer(SplineLayer):
             raise TypeError(f"layer must be a SplineLayer, got {type(layer).__name__}")
         if isinstance(layer, FreeSplineLayer):
             raise ValueError("layer has free knots already: use it as it is, or refine() it")
+        altered = alteration(layer, SplineLayer)
+        if altered or type(layer) is not SplineLayer or "weight" not in layer._parameters:
+            raise ValueError(
+                "layer must be a plain SplineLayer to free its knots, got one with "
+                f"{altered or f'the class {type(layer).__name__}'}, which would be lost: remove "
+                "that first"
+            )
         if per not in SHARING:
             raise ValueError(f"per must be one of {SHARING}, got {per!r}")
         if layer.grid.order == 1:
@@ -257,6 +265,7 @@ class FreeSplineLayer(SplineLayer):
         return torch.stack([change(weight[:, p], p) for p in range(self.in_features)], dim=1)
 
     def _copy(self, weight: Tensor, knots: FreeKnots, basis: str) -> FreeSplineLayer:
+        check_copyable(self, "a copy of a layer")
         layer = copy.deepcopy(self)
         layer.weight = nn.Parameter(weight.to(self.weight), self.weight.requires_grad)
         layer.knots, layer.basis = knots, basis

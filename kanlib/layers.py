@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from kanlib import bspline, kernels, truncated_power
 from kanlib._checks import BASES, EXTENSIONS, as_integer, check_input, check_option
 from kanlib.change_of_basis import ChangeOfBasis
-from kanlib.described import Described
+from kanlib.described import Described, alteration, check_copyable, check_same
 from kanlib.knots import KnotGrid
 from kanlib.local import Pairs
 from kanlib.transfer import check_nested, prolongation
@@ -227,7 +228,7 @@ class SplineLayer(Described):
         """
         fine = self.grid.refine() if grid is None else grid
         weight = prolongation(self.grid, fine, self.basis).apply(self.weight.detach())
-        return self.like(fine, self.basis, weight)
+        return self._kept(self.like(fine, self.basis, weight), "refine")
 
     def to_basis(self, basis: str) -> SplineLayer:
         """Return a new layer that is the same function with weights in ``basis``.
@@ -240,27 +241,31 @@ class SplineLayer(Described):
         """
         check_option("basis", basis, BASES)
         weight = convert_weights(self.weight.detach().cpu().double(), self.grid, self.basis, basis)
-        return self.like(self.grid, basis, weight)
+        return self._kept(self.like(self.grid, basis, weight), "to_basis")
+
+    def _kept(self, other: SplineLayer, user: str) -> SplineLayer:
+        if alteration(self, SplineLayer):
+            check_same(self, other, self.in_features, user)
+        return other
 
     def like(self, grid: KnotGrid, basis: str, weight: Tensor) -> SplineLayer:
-        """Return a layer with the options of this one on another grid or in another basis."""
-        with torch.random.fork_rng(devices=[]):  # the draw of the new layer is overwritten
-            layer = SplineLayer(
-                self.in_features,
-                self.out_features,
-                grid,
-                basis=basis,
-                extension=self.extension,
-                init_scale=self.init_scale,
-                init_basis=self.init_basis,
-                prolonged_from=self.prolonged_from,
-                device=self.weight.device,
-                dtype=self.weight.dtype,
+        """Return this layer, its class and hooks included, on another grid or in another basis.
+
+        Raises:
+            ValueError: if the weights are computed from others, or forward is put on this object.
+        """
+        check_copyable(self, "a copy of a layer")
+        if "weight" not in self._parameters:
+            raise ValueError(
+                "weight must be a parameter of its own for a copy on another grid or basis, but it "
+                "is computed from others: make it permanent, e.g. with "
+                "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')"
             )
-        with torch.no_grad():
-            layer.weight.copy_(weight)
-        layer.weight.requires_grad_(self.weight.requires_grad)
-        return layer.train(self.training)
+        layer = copy.deepcopy(self, {id(self.weight): None})
+        layer.grid, layer.basis = grid, basis
+        layer.weight = nn.Parameter(weight.to(self.weight), self.weight.requires_grad)
+        layer._build_tables()
+        return layer
 
     def describe(self) -> dict[str, Any]:
         """Return what defines the function besides the weights, as plain numbers and strings."""

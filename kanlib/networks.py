@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kanlib._checks import as_integer, check_input
+from kanlib._checks import as_integer, check_input, check_tensor
+from kanlib.described import Described, alteration, check_copyable, check_same, reached
 from kanlib.free_knots import FreeSplineLayer
 from kanlib.knots import KnotGrid
 from kanlib.layers import SplineLayer
@@ -182,7 +184,7 @@ class KAN(nn.Module):
             grid = None if breakpoints is None else KnotGrid(layer.grids[0].order, breakpoints)
             return layer.refine(grid)
 
-        return self.mapped(refined)
+        return self._kept(self.mapped(refined), "refine")
 
     def to_basis(self, basis: str) -> KAN:
         """Return a new network that is the same function with spline weights in ``basis``.
@@ -202,7 +204,7 @@ class KAN(nn.Module):
             >>> torch.allclose(model(x), model.to_basis("relu")(x))
             True
         """
-        return self.mapped(lambda layer: layer.to_basis(basis))
+        return self._kept(self.mapped(lambda layer: layer.to_basis(basis)), "to_basis")
 
     def free(self, per: str = "input", floor: float = 0.1) -> KAN:
         """Return a new network that is the same function, with knots that train with its weights.
@@ -223,11 +225,23 @@ class KAN(nn.Module):
             >>> model.num_parameters, model.refine().n  # 5 x 5 spacings beside 55 weights
             (80, 10)
         """
-        return self.mapped(lambda layer: FreeSplineLayer(layer, per=per, floor=floor))
+        free = self.mapped(lambda layer: FreeSplineLayer(layer, per=per, floor=floor))
+        return self._kept(free, "free")
 
     def mapped(self, change: Callable[[SplineLayer], SplineLayer]) -> KAN:
-        """Return a copy of this network in which the spline layers are changed."""
+        """Return a copy of this network, its class and hooks included, with other spline layers.
+
+        Raises:
+            ValueError: if a copy would be another function: forward is put on one object, or
+                weights are computed from others by hooks.
+        """
+        check_copyable(self, "a copy of a network")
         return copy.deepcopy(self, {id(layer): change(layer) for layer in self.spline_layers})
+
+    def _kept(self, other: KAN, user: str) -> KAN:
+        if alteration(self, KAN):
+            check_same(self, other, self.widths[0], user)
+        return other
 
     @torch.no_grad()
     def calibrate(self, x: Tensor) -> KAN:
@@ -244,8 +258,9 @@ class KAN(nn.Module):
             This network, changed in place.
 
         Raises:
-            ValueError: if the first layer is a spline layer, hidden values are normalised, or x
-                is not a finite (N, P) tensor.
+            TypeError: if x is not a tensor of the dtype of the network.
+            ValueError: if the first layer is a spline layer or altered, hidden values are
+                normalised, or x is not a finite (N, P) tensor.
         """
         maps = [layer for layer in self.layers if isinstance(layer, InputMap)]
         first = self.layers[len(maps)]
@@ -259,14 +274,24 @@ class KAN(nn.Module):
                 "calibrate is of no use where hidden values are normalised: choose "
                 "normalisation=None, or do without it"
             )
+        if alteration(first, nn.Linear) or "weight" not in first._parameters:
+            raise ValueError(
+                "calibrate needs a plain first layer, but it overrides forward, has hooks, or its "
+                "weight is computed from others: calibrate before that"
+            )
+        check_tensor("x", x)
         if x.ndim != 2 or x.shape[0] < 2 or x.shape[1] != self.widths[0]:
             raise ValueError(
                 f"x must have shape (N, {self.widths[0]}) with N >= 2, got {tuple(x.shape)}"
             )
+        check_input(x, self.widths[0], first.weight)
         if not torch.isfinite(x).all():
             raise ValueError("x must be finite, got NaN or infinite entries: remove those rows")
         a, b = next(self.spline_layers).domain
-        z = first(maps[0](x) if maps else x)
+        entered = reached(self, x, lambda module: module is first)
+        if entered is None:
+            raise ValueError("calibrate needs a network whose forward evaluates its layers")
+        z = first(entered[1])
         low, high = z.min(dim=0).values, z.max(dim=0).values
         if first.bias is not None:
             spread = high - low
@@ -286,7 +311,7 @@ class KAN(nn.Module):
         return f"widths={self.widths}, parameters={self.num_parameters}"
 
 
-class MLP(nn.Module):
+class MLP(Described):
     """A multilayer perceptron with biases on the hidden layers and none on the output.
 
     Args:
@@ -321,6 +346,7 @@ class MLP(nn.Module):
         self.widths = _checked_widths(widths)
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {list(ACTIVATIONS)}, got {activation!r}")
+        self.activation = activation
         layers: list[nn.Module] = []
         if input_domain is not None:
             layers.append(_input_map(input_domain, self.widths[0], (-1.0, 1.0), device, dtype))
@@ -339,6 +365,10 @@ class MLP(nn.Module):
         """Evaluate the network at x of shape (..., widths[0])."""
         check_input(x, self.widths[0], _weight(self.layers))
         return self.layers(x)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the widths and the activation."""
+        return {"widths": self.widths, "activation": self.activation}
 
     def extra_repr(self) -> str:
         """Show widths and the number of parameters."""
@@ -371,7 +401,8 @@ def _linear(
 
 def _checked_widths(widths: Sequence[int]) -> list[int]:
     try:
-        sizes = [as_integer("width", width, minimum=1) for width in widths]
+        unordered = isinstance(widths, dict | set | frozenset | str | bytes)
+        sizes = [] if unordered else [as_integer("width", w, minimum=1) for w in widths]
     except (TypeError, ValueError):
         sizes = []
     if len(sizes) < 2:

@@ -23,12 +23,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from kanlib._checks import check_tensor
+from kanlib._checks import as_number, check_tensor
 from kanlib.attention import Attention
 from kanlib.derivatives import Jet, propagate
-from kanlib.layers import SplineLayer
-from kanlib.networks import KAN
+from kanlib.objectives import Inside
 from kanlib.samplers import Sampler
 from kanlib.squares import Residual
 
@@ -46,7 +46,7 @@ class Term:
             :class:`kanlib.samplers.Sampler` that draws such points every few steps.
         pairs: pairs of coordinates (a, b) whose second derivatives ``u.d(a, b)`` are needed; first
             derivatives ``u.d(a)`` are always there.
-        weight: weight of the term.
+        weight: weight of the term, one positive number.
         features: function from points (N, P) to the inputs of the network, if those are not the
             coordinates, see :meth:`kanlib.derivatives.Jet.at`; or several, where solutions at
             several places meet, as on the two sides of an interface or at periodic ends.
@@ -68,8 +68,12 @@ class Term:
         features: Features | Sequence[Features] = None,
         attention: Attention | None = None,
     ) -> None:
-        if not weight > 0:
-            raise ValueError(f"weight must be positive, got {weight!r}: leave out a term instead")
+        if isinstance(weight, Tensor) and (weight.numel() != 1 or weight.requires_grad):
+            raise ValueError(
+                f"weight must be one fixed number, got {weight}: weight points in the residual, as "
+                "in w * (u.value - 1), and hand parameters of your own to the model"
+            )
+        weight = as_number("weight", weight, above=0.0)
         self.sampler = points if isinstance(points, Sampler) else None
         if self.sampler is not None and attention is not None:
             raise ValueError(
@@ -77,7 +81,7 @@ class Term:
                 "points=, or let the sampler choose by residual with share="
             )
         self.residual, self.weight, self.attention = residual, weight, attention
-        self._pairs = [*pairs]
+        self._pairs = [*pairs] if isinstance(pairs, Iterable) else pairs  # refused by Jet.at
         self._features = features if isinstance(features, Sequence) else [features]
         self._steps = 0
         self._model: Callable[[], nn.Module | None] = lambda: None
@@ -91,7 +95,7 @@ class Term:
                 f"points must be finite, of shape (N, P) with N >= 1, got {tuple(points.shape)}"
             )
         self.points, self.jets = points, self._jets(points)
-        self._checked: tuple[float, float] | None = None
+        self._inside: list[Inside] = []
 
     def _jets(self, points: Tensor) -> list[Jet]:
         return [Jet.at(points, pairs=self._pairs, features=each) for each in self._features]
@@ -103,18 +107,38 @@ class Term:
             ValueError: if points lie outside the domain of the model, or the residual has another
                 shape than (N, K).
         """
-        self._check_domain(model, name)
+        if not self._inside:
+            self._inside = [Inside(jet.value, f"points of term {name!r}") for jet in self.jets]
+        for inside in self._inside:
+            inside(model)
         self._model = weakref.ref(model)
-        found = self.residual(*(propagate(model, jet) for jet in self.jets), self.points)
-        if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(self.points):
-            got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        outputs = [propagate(model, jet) for jet in self.jets]
+        found = self.residual(*outputs, self.points)
+        size = len(self.points)
+        shapes = (size,), (*outputs[0].value.shape[:-2], size)  # the second of an ensemble
+        got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        if not isinstance(found, Tensor) or found.shape[:-1] not in shapes:
             raise ValueError(
-                f"the residual of term {name!r} must have shape (N, K) with N = "
-                f"{len(self.points)} points, got {got}: slice columns as x[:, :1], not x[:, 0]"
+                f"the residual of term {name!r} must have shape (N, K) with N = {size} points, got "
+                f"{got}: slice columns as x[:, :1], not x[:, 0]"
+            )
+        if found.shape[-1] == size > 1 and self._mixes(outputs):
+            raise ValueError(
+                f"the residual of term {name!r} must have shape (N, K), got {got}, all pairs of a "
+                f"column (N, 1) and N = {size} numbers in a row: give data the shape (N, 1), as in "
+                "data[:, None], and slice columns as x[:, :1], not x[:, 0]"
             )
         if self.attention is not None:
             found = self.attention(found)
-        return self.weight * found.square().mean()
+        squares = found.square()
+        mean = squares.mean() if found.ndim == 2 else squares.mean((-2, -1)).sum()
+        return self.weight * mean
+
+    def _mixes(self, outputs: Sequence[Jet]) -> bool:
+        """Return whether the residual sets a column (N, 1) against a row of N numbers."""
+        with _Mixes(len(self.points)) as mixes:
+            self.residual(*outputs, self.points)
+        return mixes.seen
 
     def after_step(self) -> None:
         """Update the attention, or draw new points when it is time."""
@@ -131,7 +155,8 @@ class Term:
         if model is None:
             return torch.ones_like(points[:, 0])
         outputs = (propagate(model, jet) for jet in self._jets(points))
-        return self.residual(*outputs, points).norm(dim=1)
+        sizes: Tensor = self.residual(*outputs, points).norm(dim=-1)
+        return sizes if sizes.ndim == 1 else sizes.amax(dim=0)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what changes from step to step, for a checkpoint."""
@@ -165,23 +190,22 @@ class Term:
 
         return Residual(weighted, self.jets, [*data, attention.weights], self.weight)
 
-    def _check_domain(self, model: nn.Module, name: str) -> None:
-        """Raise if the first layer is one of splines and inputs lie outside its domain."""
-        first = model.layers[0] if isinstance(model, KAN) else None
-        if not isinstance(first, SplineLayer) or first.domain == self._checked:
-            return
-        a, b = self._checked = first.domain
-        slack = 1e-6 * (b - a)
-        for value in (jet.value for jet in self.jets):
-            outside = (value < a - slack) | (value > b + slack)
-            if outside.any():
-                self._checked = None
-                row = int(outside.any(dim=1).nonzero()[0])
-                raise ValueError(
-                    f"points of term {name!r} must lie in the model's domain [{a:g}, {b:g}], got "
-                    f"{value[row].tolist()} at point {row}: build the network with domain=(low, "
-                    "high), or with input_domain=[(low, high), ...] for each coordinate"
-                )
+
+class _Mixes(TorchFunctionMode):
+    """See whether an operation makes N x N numbers of a column and a row of N."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.seen = size, False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        n = self.size
+        shapes = [tuple(value.shape) for value in args if isinstance(value, Tensor)]
+        if isinstance(found, Tensor) and found.shape[-2:] == (n, n):
+            rows = any(shape in ((n,), (1, n)) for shape in shapes)
+            self.seen |= rows and any(shape[-2:] == (n, 1) for shape in shapes)
+        return found
 
 
 class ResidualLoss:

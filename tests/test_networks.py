@@ -720,3 +720,95 @@ def test_compiled_relu_network_agrees_with_eager():
     model = make_kan([2, 3, 2], n=3, basis="relu")
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(points()), model(points()))
+
+
+# Subclasses, hooks and weights computed from others
+
+
+class Hard(KAN):
+    def forward(self, x):
+        return x[:, :1] * super().forward(x / 4)
+
+
+class Counting(KAN):
+    def forward(self, x):
+        return super().forward(x) + self.n
+
+
+def hooked(model):
+    model.register_forward_hook(lambda module, inputs, y: 2 * y)
+    model.layers[0].register_forward_pre_hook(lambda module, inputs: (inputs[0] ** 2,))
+    return model
+
+
+@pytest.mark.parametrize("change", [KAN.refine, lambda m: m.to_basis("relu")])
+@pytest.mark.parametrize("kind", [KAN, Hard])
+def test_changed_network_keeps_its_class_and_hooks(change, kind):
+    model = hooked(kind([2, 3, 1], n=4, dtype=torch.float64))
+    other, x = change(model), torch.rand(20, 2, dtype=torch.float64)
+    assert type(other) is kind
+    torch.testing.assert_close(other(x), model(x))
+
+
+def test_freed_network_keeps_its_class_and_refuses_layers_that_it_would_lose():
+    model = Hard([2, 3, 1], n=4, dtype=torch.float64)
+    x = torch.rand(20, 2, dtype=torch.float64)
+    torch.testing.assert_close(model.free()(x), model(x))
+    with pytest.raises(
+        ValueError, match="to free its knots, got one with forward"
+    ):
+        hooked(KAN([2, 3, 1], n=4)).free()
+
+
+def test_network_that_would_become_another_function_is_refused():
+    with pytest.raises(ValueError, match="refine must keep the function, but Counting"):
+        Counting([2, 1], n=4).refine()
+    patched = KAN([2, 1], n=4)
+    patched.forward = lambda x: x
+    with pytest.raises(ValueError, match=r"was put on one KAN.*subclass"):
+        patched.refine()
+    pruned = KAN([2, 3, 1], n=4, first="affine")
+    torch.nn.utils.prune.random_unstructured(pruned.layers[0], "weight", 0.5)
+    with pytest.raises(ValueError, match=r"'weight' of Linear.*prune\.remove"):
+        pruned.refine()
+
+
+def test_calibrate_sees_what_enters_the_first_layer():
+    model = Hard([2, 3, 1], first="affine", dtype=torch.float64)
+    x = 4 * torch.rand(50, 2, dtype=torch.float64)
+    model.calibrate(x)
+    z = model.layers[0](x / 4)
+    torch.testing.assert_close(z.amin(0), torch.zeros(3).double(), atol=1e-12, rtol=0)
+    torch.testing.assert_close(z.amax(0), torch.ones(3).double())
+
+
+def test_calibrate_refuses_an_altered_first_layer():
+    with pytest.raises(ValueError, match="calibrate needs a plain first layer"):
+        hooked(KAN([2, 3, 1], first="affine")).calibrate(torch.rand(5, 2))
+    normed = KAN([2, 3, 1], first="affine")
+    torch.nn.utils.parametrizations.weight_norm(normed.layers[0])
+    with pytest.raises(ValueError, match="calibrate needs a plain first layer"):
+        normed.calibrate(torch.rand(5, 2))
+
+
+@pytest.mark.parametrize("x", [[[0.0, 1.0]], None, 3, torch.zeros(5, 2).numpy()])
+def test_calibrate_needs_a_tensor(x):
+    with pytest.raises(TypeError, match="x must be a floating-point tensor, got"):
+        KAN([2, 3, 1], first="affine").calibrate(x)
+
+
+def test_calibrate_needs_the_dtype_of_the_network():
+    with pytest.raises(TypeError, match="x must have the dtype of the model"):
+        KAN([2, 3, 1], first="affine").calibrate(torch.rand(5, 2).double())
+
+
+@pytest.mark.parametrize("widths", [{2: 0, 1: 0}, {2, 1}, "21", 2, None])
+def test_widths_are_a_sequence(widths):
+    for kind in (KAN, MLP):
+        with pytest.raises(ValueError, match="widths must be at least two positive integers"):
+            kind(widths)
+
+
+def test_state_of_another_activation_is_refused():
+    with pytest.raises(RuntimeError, match="activation = tanh"):
+        MLP([2, 3, 1]).load_state_dict(MLP([2, 3, 1], "tanh").state_dict())
