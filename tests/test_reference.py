@@ -3,7 +3,7 @@
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-INNER = {"described", "fused", "gpu", "interrupts", "kernels", "launch", "vectors"}
+INNER = {"described", "fused", "fused_gram", "gpu", "interrupts", "kernels", "launch", "vectors"}
 """Modules that only kanlib itself calls."""
 
 
