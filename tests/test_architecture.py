@@ -50,6 +50,7 @@ ORDER = [
     "jacobian",
     "runs",
     "gauss_newton",
+    "stagnation",
     "schedulers",
     "options",
     "snapshot",
