@@ -77,7 +77,8 @@ class FreeKnots(nn.Module):
                 f"spacing of the grid, {smallest:.6g} times the mean: choose a smaller floor"
             )
         self.logits = nn.Parameter(shares.log().to(device=device, dtype=dtype))
-        self.register_buffer("floor", torch.tensor(floor, dtype=torch.float64, device=device))
+        like = self.logits.device
+        self.register_buffer("floor", torch.tensor(floor, dtype=torch.float64, device=like))
 
     def forward(self) -> Tensor:
         """Return the breakpoints (K, n + 1), differentiable in the logits."""

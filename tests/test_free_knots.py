@@ -387,3 +387,9 @@ def test_users_of_fixed_knots_refuse_free_ones():
         train_multilevel(
             model, MeanSquaredError(x, x), [1, 1], optimizer_state="carried", progress=False
         )
+
+
+def test_floor_is_lowered_to_half_the_smallest_spacing():
+    layer = FreeSplineLayer(SplineLayer(1, 1, KnotGrid.uniform(4, 4)), floor=0.5)
+    fine = layer.refine(KnotGrid(4, [0, 0.02, 0.25, 0.5, 0.75, 1]))  # 0.1 times the mean
+    assert float(fine.knots.floor) == pytest.approx(0.05)
