@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from commands import faulty
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
@@ -94,3 +95,9 @@ def test_planted_name_is_found(text, tmp_path):
     document.write_text(f"{sound}\n\n{text}\n")
     (found,) = broken(document)
     assert "planted" in found
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_command_that_a_document_prints_works(path):
+    code = [one.content for one in all_tokens(path) if one.type in ("code_inline", "fence")]
+    assert [fault for piece in code for fault in faulty(piece)] == []

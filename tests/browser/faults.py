@@ -117,6 +117,19 @@ SHOWN = """((i) => {
   return JSON.stringify([plot.data, plot.layout, plot.ariaLabel]);
 })(%d)"""
 
+PLACED = """((i) => {
+  const root = document.querySelectorAll(".explorer")[i], found = [];
+  const plot = root.querySelector("[role=img]"), cell = root.closest(".output");
+  const box = plot.getBoundingClientRect(), height = plot._fullLayout.height;
+  const drawn = plot.querySelector(".main-svg").getBoundingClientRect();
+  if (Math.abs(box.height - height) > 1 || Math.abs(drawn.height - height) > 1)
+    found.push(`a figure of ${height} pixels, drawn on ${drawn.height}, in a box of ${box.height}`);
+  if (root.querySelector("figcaption").getBoundingClientRect().top < drawn.bottom - 1)
+    found.push("the caption lies on the figure");
+  if (cell && cell.scrollHeight > cell.clientHeight + 1) found.push("the cell scrolls");
+  return found;
+})(%d)"""
+
 BUTTON = """(() => {
   const button = document.querySelectorAll(".explorer")[%d].querySelector("button");
   if (!button) return null;
@@ -160,7 +173,10 @@ def figures(page: Page) -> list[str]:
 
 
 def explorers(page: Page) -> list[str]:
-    """Use every control of every explorer by key and by mouse; return what does not answer."""
+    """Use every control of every explorer by key and by mouse.
+
+    Return what does not answer, and figures and captions that do not stay in their places.
+    """
     found = []
     for i, controls in enumerate(page.evaluate(CONTROLS)):
         for j, kind in enumerate(controls):
@@ -170,6 +186,7 @@ def explorers(page: Page) -> list[str]:
                 way(page, page.evaluate(FIND % (i, j)), i, j)
                 if page.evaluate(SHOWN % i) == before:
                     found.append(f"explorer {i + 1}, control {j + 1} ({kind}): dead to the {name}")
+                found += [f"explorer {i + 1}: {fault}" for fault in page.evaluate(PLACED % i)]
         found += play(page, i)
     return found
 

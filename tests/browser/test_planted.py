@@ -27,6 +27,11 @@ PLANTED = {
         "document.querySelectorAll('.xtick text').forEach("
         "(label) => label.textContent = 'planted'.repeat(9))",
     ),
+    "height": (
+        faults.explorers,
+        "((react) => Plotly.react = (plot, data, layout, config) =>"
+        " (delete layout.height, react(plot, data, layout, config)))(Plotly.react)",
+    ),
     "explorer": (
         faults.explorers,
         "document.querySelectorAll('.explorer .controls').forEach("
