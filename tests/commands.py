@@ -83,6 +83,8 @@ def kanlib(words: list[str]) -> str:
         if "experiment" in options:
             find_experiment(options.experiment)
         for case in getattr(options, "case", None) or []:
+            if case.isupper():  # the reader fills in the name
+                continue
             find_case(options.experiment, case)
     except SystemExit:
         return said.getvalue().strip().split("\n")[-1]

@@ -17,6 +17,7 @@ and `AFTER`.
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import re
@@ -33,6 +34,7 @@ import torch
 from scipy import optimize
 
 import kanlib
+import kanlib.conditioning
 from kanlib import relaxation, spectra
 from kanlib.experiments import EXPERIMENTS, find_case
 from kanlib.records import find_run, load_record, runs_of
@@ -193,6 +195,7 @@ def run(experiment: str, case: str, seed: int = 1234) -> SimpleNamespace:
 NAMES: dict[str, Any] = {
     "case": find_case,
     "claim": lambda id: claims()[id],
+    "default": lambda function, name: inspect.signature(function).parameters[name].default,
     "experiment": EXPERIMENTS.__getitem__,
     "relaxation": relaxation,
     "spectra": spectra,

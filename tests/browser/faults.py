@@ -27,6 +27,11 @@ MATHEMATICS = """(() => {
   const found = [];
   for (const node of document.querySelectorAll("span.math, div.math"))
     if (!node.querySelector("mjx-container")) found.push("not typeset: " + node.textContent);
+  for (const node of document.querySelectorAll("span.math")) {
+    const room = node.parentElement.closest("p, li, dd, td, th, div, figcaption");
+    if (node.scrollWidth > node.clientWidth + 1 && node.scrollWidth < room.clientWidth)
+      found.push("scrolls, though there is room: " + node.textContent);
+  }
   for (const node of document.querySelectorAll("mjx-merror, [data-mjx-error]"))
     found.push("error in mathematics: " + node.textContent);
   const words = document.createTreeWalker(document.querySelector("main"), NodeFilter.SHOW_TEXT);
@@ -53,6 +58,9 @@ OVERFLOW = """(() => {
   const width = document.documentElement.clientWidth, found = [];
   if (document.documentElement.scrollWidth > width)
     found.push("the page scrolls sideways: " + document.documentElement.scrollWidth + " pixels");
+  for (const root of document.querySelectorAll(".explorer"))
+    if (root.scrollWidth > root.clientWidth)
+      found.push("an explorer is wider than its place: " + root.scrollWidth + " pixels");
   const hidden = "mjx-assistive-mml, .visually-hidden, .sr-only, .headerlink, script";
   const scrolls = (node) => /auto|scroll/.test(getComputedStyle(node).overflowX)
     && node !== document.documentElement && node !== document.body

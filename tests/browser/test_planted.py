@@ -22,6 +22,16 @@ PLANTED = {
         f"{MAIN}.append(Object.assign(document.createElement('p'), {{style: 'width: 500px',"
         " textContent: 'planted'}))",
     ),
+    "menu": (
+        faults.overflow,
+        "document.querySelector('.explorer .controls').append(Object.assign("
+        "document.createElement('select'), {style: 'max-width: none; width: 500px'}))",
+    ),
+    "formula": (
+        faults.mathematics,
+        f"{MAIN}.append(Object.assign(document.createElement('p'), {{innerHTML:"
+        " '<span class=math style=\"width: 20px\"><mjx-container>planted</mjx-container></span>'}))",
+    ),
     "labels": (
         faults.figures,
         "document.querySelectorAll('.xtick text').forEach("
