@@ -30,7 +30,7 @@ PLANTED = {
     "formula": (
         faults.mathematics,
         f"{MAIN}.append(Object.assign(document.createElement('p'), {{innerHTML:"
-        " '<span class=math style=\"width: 20px\"><mjx-container>planted</mjx-container></span>'}))",
+        " '<span class=math style=\"width: 9px\"><mjx-container>planted</mjx-container>'}))",
     ),
     "labels": (
         faults.figures,
