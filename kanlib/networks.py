@@ -412,7 +412,8 @@ def _checked_widths(widths: Sequence[int]) -> list[int]:
 
 def _weight(layers: Iterable[nn.Module]) -> Tensor:
     """Return the weights of the first layer that has some; replicas have no parameters."""
-    return next(layer.weight for layer in layers if hasattr(layer, "weight"))
+    weights = (getattr(layer, "weight", None) for layer in layers)
+    return next(weight for weight in weights if isinstance(weight, Tensor))
 
 
 def _count(module: nn.Module) -> int:
