@@ -169,7 +169,7 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
 
     Terms of a polynomial are far larger than its values where spacings are small.
     """
-    return torch.promote_types(dtype, torch.float32)
+    return dtype if dtype.itemsize >= 4 else torch.float32
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
