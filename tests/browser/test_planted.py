@@ -25,7 +25,7 @@ PLANTED = {
     "menu": (
         faults.overflow,
         "document.querySelector('.explorer .controls').append(Object.assign("
-        "document.createElement('select'), {style: 'max-width: none; width: 500px'}))",
+        "document.createElement('select'), {style: 'flex: none; max-width: none; width: 500px'}))",
     ),
     "formula": (
         faults.mathematics,
