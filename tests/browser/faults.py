@@ -28,6 +28,7 @@ MATHEMATICS = """(() => {
   for (const node of document.querySelectorAll("span.math, div.math"))
     if (!node.querySelector("mjx-container")) found.push("not typeset: " + node.textContent);
   for (const node of document.querySelectorAll("span.math")) {
+    if (getComputedStyle(node).overflowX !== "auto") continue;
     const room = node.parentElement.closest("p, li, dd, td, th, div, figcaption");
     if (node.scrollWidth > node.clientWidth + 1 && node.scrollWidth < room.clientWidth)
       found.push("scrolls, though there is room: " + node.textContent);
