@@ -10,7 +10,7 @@ import math
 import operator
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, SupportsFloat, SupportsIndex, get_args, get_origin
 
@@ -28,7 +28,12 @@ EXTENSIONS: tuple[Extension, ...] = get_args(Extension)
 
 
 def as_integer(
-    name: str, value: SupportsIndex, minimum: int | None = None, maximum: int | None = None
+    name: str,
+    value: SupportsIndex,
+    minimum: int | None = None,
+    maximum: int | None = None,
+    *,
+    remedy: str = "",
 ) -> int:
     """Return ``value`` (of Python or NumPy) as an int from ``minimum`` to ``maximum``, or raise."""
     try:
@@ -37,11 +42,11 @@ def as_integer(
         number = None
     if number is None:
         bound = "" if minimum is None else f" of at least {minimum}"
-        raise TypeError(f"{name} must be an integer{bound}, got {shown(value)}")
+        raise TypeError(f"{name} must be an integer{bound}, got {shown(value)}{remedy}")
     if minimum is not None and number < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {number}")
+        raise ValueError(f"{name} must be at least {minimum}, got {number}{remedy}")
     if maximum is not None and number > maximum:
-        raise ValueError(f"{name} must be at most {maximum}, got {number}")
+        raise ValueError(f"{name} must be at most {maximum}, got {number}{remedy}")
     return number
 
 
@@ -63,6 +68,18 @@ def as_number(
     bound = f" of at least {minimum:g}" if minimum > -math.inf else ""
     bound = f" above {above:g}" if above > -math.inf else bound
     raise error(f"{name} must be a finite number{bound}, got {shown(value)}")
+
+
+def as_interval(name: str, value: Iterable[float]) -> tuple[float, float]:
+    """Return ``value`` as a pair of finite floats (a, b) with a < b, or raise ValueError."""
+    try:
+        a, b = (as_number(name, end) for end in value)
+        valid = a < b
+    except (TypeError, ValueError):
+        valid = False
+    if not valid:
+        raise ValueError(f"{name} must be a finite pair (a, b) with a < b, got {shown(value)}")
+    return a, b
 
 
 def shown(value: object) -> str:
@@ -102,8 +119,8 @@ def _check(name: str, value: Any, hint: Any) -> None:
     origin, inner = get_origin(hint) or hint, get_args(hint)
     if origin in (typing.Union, types.UnionType):
         kinds = [kind for kind in inner if kind is not types.NoneType]
-        if not ((value is None and types.NoneType in inner) or _fits(value, kinds[:-1])):
-            _check(name, value, kinds[-1])
+        if not ((value is None and types.NoneType in inner) or _fits(value, kinds[1:])):
+            _check(name, value, kinds[0])
     elif origin is Literal:
         check_option(name, value, inner)
     elif origin is int:
@@ -134,10 +151,15 @@ def _fits(value: Any, hints: Iterable[Any]) -> bool:
 
 def _check_items(name: str, value: Any, kind: Any, inner: tuple[Any, ...]) -> None:
     """Check a collection, and what it holds where it can be looked at more than once."""
-    mapping = issubclass(kind, Mapping)
-    if isinstance(value, str | bytes) or not isinstance(value, Mapping if mapping else Iterable):
+    mapping, listed = issubclass(kind, Mapping), hasattr(value, "__getitem__")
+    if (
+        isinstance(value, str | bytes | Tensor)
+        or isinstance(value, Mapping) != mapping
+        or not isinstance(value, Iterable)
+        or (issubclass(kind, Sequence) and not listed)
+    ):
         raise TypeError(f"{name} must be a {kind.__name__.lower()}, got {shown(value)}")
-    if mapping or not hasattr(value, "__getitem__"):
+    if mapping or not listed:
         return
     items = [*value]
     kinds = inner if kind is tuple and inner[-1] is not ... else inner[:1] * len(items)

@@ -22,13 +22,13 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from kanlib import bspline
-from kanlib._checks import as_integer
+from kanlib._checks import Basis, as_integer, check_tensor, check_types, shown
 from kanlib.free_knots import FreeSplineLayer
 from kanlib.knots import KnotGrid
 from kanlib.layers import SplineLayer, convert_weights
@@ -39,7 +39,7 @@ from kanlib.objectives import Objective
 Indicator = Callable[[KAN], list[Tensor]]
 
 
-def jumps(weight: Tensor, grid: KnotGrid, basis: str = "spline") -> Tensor:
+def jumps(weight: Tensor, grid: KnotGrid, basis: Basis = "spline") -> Tensor:
     """Return the jumps of the derivative of order r - 1 at the inner breakpoints.
 
     Args:
@@ -55,6 +55,8 @@ def jumps(weight: Tensor, grid: KnotGrid, basis: str = "spline") -> Tensor:
         >>> jumps(torch.tensor([0.0, 1.0, 0.0]), grid)
         tensor([-4.], dtype=torch.float64)
     """
+    check_types(jumps, locals())
+    check_tensor("weight", weight, grid.num_basis)
     exact = weight.detach().cpu().double()
     relu = convert_weights(exact, grid, basis, "relu")
     return relu[..., grid.order :] * math.factorial(grid.order - 1)
@@ -65,6 +67,7 @@ def indicators(layer: SplineLayer) -> Tensor:
 
     The two outer intervals have one inner breakpoint, which counts twice.
     """
+    check_types(indicators, locals())
     rows = []
     for p, grid in enumerate(layer.grids):
         size = jumps(layer.weight[:, p], grid, layer.basis).square().mean(0).sqrt()
@@ -92,12 +95,13 @@ def bisected(grid: KnotGrid, indicator: Tensor, n: int) -> KnotGrid:
         >>> fine.breakpoints
         tensor([0.0000, 0.5000, 0.6250, 0.7500, 1.0000], dtype=torch.float64)
     """
+    check_types(bisected, locals())
     n = as_integer("n", n, minimum=1)
     if n < grid.n:
         raise ValueError(f"n must be at least {grid.n}, the present number, got {n}")
     if indicator.shape != (grid.n,) or not (indicator >= 0).all():
         raise ValueError(
-            f"indicator must hold {grid.n} numbers of at least 0, got {indicator.tolist()}"
+            f"indicator must hold {grid.n} numbers of at least 0, got {shown(indicator.tolist())}"
         )
     t = grid.breakpoints.tolist()
     # The longer interval first where indicators are equal, then the left one.
@@ -114,6 +118,7 @@ def bisected(grid: KnotGrid, indicator: Tensor, n: int) -> KnotGrid:
 
 def jump_indicator(model: KAN) -> list[Tensor]:
     """Return the jumps' indicator, one tensor (P, n) a spline layer."""
+    check_types(jump_indicator, locals())
     return [indicators(layer) for layer in model.spline_layers]
 
 
@@ -130,9 +135,11 @@ def residual_indicator(x: Tensor, residual: Callable[[KAN], Tensor]) -> Indicato
         >>> indicator(KAN([1, 1], n=2, init_scale=0.0))
         [tensor([[ 4., 12.]], dtype=torch.float64)]
     """
+    check_types(residual_indicator, locals())
 
     @torch.no_grad()
     def indicator(model: KAN) -> list[Tensor]:
+        check_types(jump_indicator, {"model": model})
         squares = residual(model).reshape(len(x), -1).double().square().sum(1).cpu()
         found, z = [], x
         for layer in model.layers:
@@ -151,8 +158,10 @@ def gradient_indicator(objective: Objective) -> Indicator:
     Args:
         objective: ``objective(model)``, the loss.
     """
+    check_types(gradient_indicator, locals())
 
     def indicator(model: KAN) -> list[Tensor]:
+        check_types(jump_indicator, {"model": model})
         fine = model.to_basis("spline").refine()
         weights = [layer.weight for layer in fine.spline_layers]
         found = []
@@ -199,7 +208,14 @@ def refine_adaptively(
     Raises:
         ValueError: if n is smaller than the present number, or an indicator does not fit.
     """
-    found = dict(zip(model.spline_layers, indicator(model), strict=True))
+    check_types(refine_adaptively, locals())
+    layers, rows = [*model.spline_layers], indicator(model)
+    if not isinstance(rows, Sequence) or len(rows) != len(layers):
+        raise ValueError(
+            f"indicator must return a list of {len(layers)} tensors, one for each spline layer, "
+            f"got {shown(rows)}"
+        )
+    found = dict(zip(layers, rows, strict=True))
 
     def refined(layer: SplineLayer) -> SplineLayer:
         wanted = 2 * layer.grids[0].n if n is None else n

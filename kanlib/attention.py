@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kanlib._checks import as_number, check_tensor
+
 
 class Attention:
     """A weight lambda_i >= 0 for each collocation point, 1 at first, updated after each step.
@@ -42,11 +44,10 @@ class Attention:
     """
 
     def __init__(self, damping: float = 1e-4, rate: float | None = None) -> None:
-        rate = damping if rate is None else rate
-        for name, value, most in (("damping", damping, 1.0), ("rate", rate, float("inf"))):
-            if not 0.0 <= value <= most or value == float("inf"):
-                raise ValueError(f"{name} must be finite and from 0 to {most}, got {value!r}")
-        self.damping, self.rate = damping, rate
+        self.damping = as_number("damping", damping, 0)
+        if self.damping > 1:
+            raise ValueError(f"damping must be at most 1, got {damping!r}")
+        self.rate = self.damping if rate is None else as_number("rate", rate, 0)
         #: One weight for each residual; None before the first evaluation.
         self.weights: Tensor | None = None
         self._residual: Tensor | None = None
@@ -57,6 +58,7 @@ class Attention:
         Raises:
             ValueError: if the shape of r is not that of the weights.
         """
+        check_tensor("residual", residual)
         if self.weights is None:
             self.weights = torch.ones_like(residual.detach())
         if self.weights.shape != residual.shape:

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from kanlib._checks import EXTENSIONS, check_derivative, check_option, check_tensor
+from kanlib._checks import Extension, check_derivative, check_tensor, check_types
 from kanlib.knots import KnotGrid
 
 
@@ -34,6 +34,7 @@ def pieces(grid: KnotGrid) -> Tensor:
         tensor([[[ 1., -1.],
                  [ 0.,  1.]]], dtype=torch.float64)
     """
+    check_types(pieces, locals())
     knots = KnotGrid.uniform(grid.order, 1).knots if grid.is_uniform else grid.knots
     return pieces_of(knots, grid.order)
 
@@ -102,6 +103,7 @@ def supports(grid: KnotGrid) -> tuple[Tensor, Tensor]:
         >>> supports(KnotGrid.uniform(2, 2))[1]
         tensor([0.5000, 1.0000, 1.0000], dtype=torch.float64)
     """
+    check_types(supports, locals())
     a, b = grid.domain
     return grid.knots[: grid.num_basis].clamp(min=a), grid.knots[grid.order :].clamp(max=b)
 
@@ -120,7 +122,7 @@ def locate(x: Tensor, breakpoints: Tensor) -> Tensor:
 
 
 def local_powers(
-    x: Tensor, breakpoints: Tensor, order: int, derivative: int = 0, extension: str = "linear"
+    x: Tensor, breakpoints: Tensor, order: int, derivative: int = 0, extension: Extension = "linear"
 ) -> tuple[Tensor, Tensor]:
     """Evaluate the powers 1, v, ..., v**(r-1) of the local coordinate, or their x-derivatives.
 
@@ -173,7 +175,7 @@ def local_basis(
     breakpoints: Tensor,
     table: Tensor,
     derivative: int = 0,
-    extension: str = "linear",
+    extension: Extension = "linear",
 ) -> tuple[Tensor, Tensor]:
     """Evaluate the r B-splines that do not vanish at each point.
 
@@ -194,7 +196,7 @@ def local_basis(
 
 
 def dense_basis(
-    x: Tensor, grid: KnotGrid, derivative: int = 0, extension: str = "linear"
+    x: Tensor, grid: KnotGrid, derivative: int = 0, extension: Extension = "linear"
 ) -> Tensor:
     """Evaluate all B-splines, or a derivative of them.
 
@@ -215,8 +217,8 @@ def dense_basis(
         >>> dense_basis(torch.tensor([0.25]), KnotGrid.uniform(2, 2))
         tensor([[0.5000, 0.5000, 0.0000]])
     """
+    check_types(dense_basis, locals())
     check_derivative(derivative, grid.order)
-    check_option("extension", extension, EXTENSIONS)
     check_tensor("x", x)
     breakpoints = exact_breakpoints(grid, x.device)
     index, values = local_basis(x, breakpoints, pieces(grid).to(x), derivative, extension)
@@ -246,6 +248,7 @@ def cox_de_boor(x: Tensor, grid: KnotGrid) -> Tensor:
     Raises:
         TypeError: if x is not a floating-point tensor.
     """
+    check_types(cox_de_boor, locals())
     check_tensor("x", x)
     r, t, x = grid.order, grid.knots.to(x), x[..., None]
     holds = (x >= t[:-1]) & (x < t[1:])

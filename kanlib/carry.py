@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
+from kanlib._checks import Basis
 from kanlib.free_knots import check_fixed
 from kanlib.geometry import BASES, Iteration
 from kanlib.networks import KAN
@@ -65,7 +66,7 @@ def carried_optimizer(make: OptimizerFactory, optimizer: Any, coarse: KAN, fine:
 
 
 def _twins(
-    coarse: KAN, fine: KAN, basis: str | None
+    coarse: KAN, fine: KAN, basis: Basis | None
 ) -> dict[Tensor, tuple[Tensor, Prolongation | None]]:
     """Return, for each coarse parameter, the fine one and the prolongation of its state.
 

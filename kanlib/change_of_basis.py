@@ -15,8 +15,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kanlib._checks import check_tensor
-from kanlib.knots import KnotGrid
+from kanlib._checks import check_tensor, check_types
+from kanlib.knots import KnotGrid, check_powers
 
 
 class ChangeOfBasis:
@@ -38,6 +38,8 @@ class ChangeOfBasis:
     """
 
     def __init__(self, grid: KnotGrid) -> None:
+        check_types(ChangeOfBasis.__init__, locals())
+        check_powers(grid)
         self.grid = grid
         t, size = grid.knots, grid.num_basis
         self._scales = [

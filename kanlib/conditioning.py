@@ -170,7 +170,8 @@ def condition_number(values: Tensor, cutoff: float = 1e-13) -> tuple[float, int]
         (2.0, 2)
     """
     check_types(condition_number, locals())
-    as_number("cutoff", cutoff, 0)
+    if not 0 <= cutoff < 1:
+        raise ValueError(f"cutoff must be at least 0 and less than 1, got {cutoff!r}")
     if values.ndim != 1 or not len(values) or not values.isfinite().all():
         raise ValueError(f"values must be finite, of shape (N,) with N >= 1, got {shown(values)}")
     largest, least = float(values.max()), float(values.min())

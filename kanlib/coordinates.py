@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from kanlib._checks import BASES, check_option
+from kanlib._checks import BASES, Basis, check_option
 from kanlib.change_of_basis import ChangeOfBasis
 from kanlib.free_knots import FreeSplineLayer
 from kanlib.knots import KnotGrid
@@ -53,7 +53,7 @@ class Coordinates:
         ValueError: if nothing is trainable or the basis is unknown.
     """
 
-    def __init__(self, model: nn.Module, objective: Any = None, basis: str | None = None) -> None:
+    def __init__(self, model: nn.Module, objective: Any = None, basis: Basis | None = None) -> None:
         if basis is not None:
             check_option("basis", basis, BASES)
         modules = [m for m in (model, objective) if isinstance(m, nn.Module)]
@@ -168,7 +168,7 @@ def _composed(maps: tuple[Map, Map], transfer: Transfer | None) -> tuple[Map, Ma
     return lambda v: to(transfer.apply(v)), lambda g: transfer.restrict(back(g))
 
 
-def _turned(layer: SplineLayer, weight: Tensor, source: str, target: str) -> Tensor:
+def _turned(layer: SplineLayer, weight: Tensor, source: Basis, target: Basis) -> Tensor:
     """Return weights (..., Q, P, n + r - 1) of one basis in the other."""
     return _by_grid(layer, weight, lambda w, grid: convert_weights(w, grid, source, target))
 

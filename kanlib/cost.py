@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -23,13 +23,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from kanlib import bspline, kernels, truncated_power
-from kanlib._checks import as_integer
+from kanlib._checks import Basis, as_integer, check_input, check_types
 from kanlib.change_of_basis import ChangeOfBasis
 from kanlib.knots import KnotGrid
 from kanlib.layers import SplineLayer, convert_weights
 
 #: The ways to evaluate a layer whose cost is counted.
-METHODS = ("one by one", "cox-de boor", "relu, A b", "relu, A w", "local")
+Method = Literal["one by one", "cox-de boor", "relu, A b", "relu, A w", "local"]
+METHODS: tuple[Method, ...] = get_args(Method)
 
 
 def one_by_one(x: Tensor, grid: KnotGrid) -> Tensor:
@@ -48,6 +49,7 @@ def one_by_one(x: Tensor, grid: KnotGrid) -> Tensor:
         >>> one_by_one(torch.tensor([0.25]), KnotGrid.uniform(2, 2))
         tensor([[0.5000, 0.5000, 0.0000]])
     """
+    check_types(one_by_one, locals())
     t = grid.knots.tolist()
 
     def b(i: int, r: int) -> Tensor:
@@ -60,7 +62,7 @@ def one_by_one(x: Tensor, grid: KnotGrid) -> Tensor:
     return torch.stack([b(i, grid.order) for i in range(grid.num_basis)], dim=-1)
 
 
-def evaluate(layer: SplineLayer, x: Tensor, method: str = "local") -> Tensor:
+def evaluate(layer: SplineLayer, x: Tensor, method: Method = "local") -> Tensor:
     """Evaluate a layer at points of its domain by one of :data:`METHODS`.
 
     Weights in the other basis than that of the method are converted first, once for all points.
@@ -76,8 +78,8 @@ def evaluate(layer: SplineLayer, x: Tensor, method: str = "local") -> Tensor:
     Raises:
         ValueError: if ``method`` is unknown.
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {METHODS}, got {method!r}")
+    check_types(evaluate, locals())
+    check_input(x, layer.in_features, layer.weight)
     if method == "local":
         with kernels.backend("torch"):
             return layer(x)
@@ -90,12 +92,12 @@ def evaluate(layer: SplineLayer, x: Tensor, method: str = "local") -> Tensor:
         values = truncated_power.dense_basis(x, grid, extension="clamp")
     if method == "relu, A b":
         values = ChangeOfBasis(grid).apply(values)
-    basis = "relu" if method == "relu, A w" else "spline"
+    basis: Basis = "relu" if method == "relu, A w" else "spline"
     weight = convert_weights(layer.weight, grid, layer.basis, basis)
     return values.flatten(-2) @ weight.flatten(1).T
 
 
-def step(layers: Sequence[SplineLayer], x: Tensor, method: str = "local") -> Tensor:
+def step(layers: Sequence[SplineLayer], x: Tensor, method: Method = "local") -> Tensor:
     """Run a network forward and backward: gradients of its summed outputs in all weights.
 
     Between layers a sigmoid maps back to (0, 1), so that all methods compute the same function.
@@ -108,6 +110,9 @@ def step(layers: Sequence[SplineLayer], x: Tensor, method: str = "local") -> Ten
     Returns:
         Outputs of shape (..., Q).
     """
+    check_types(step, locals())
+    if not layers:
+        raise ValueError("layers must hold at least one layer, got none")
     for layer in layers:
         layer.weight.grad = None
     for i, layer in enumerate(layers):
@@ -177,6 +182,7 @@ def count_operations(function: Callable[[], object]) -> Operations:
         >>> count_operations(lambda: torch.relu(a @ b).sum())
         Operations(elementwise=16, products=48, moved=0, launches=3)
     """
+    check_types(count_operations, locals())
     with kernels.backend("torch"), _Counter() as counter:
         function()
     return Operations(counter.elementwise, counter.products, counter.moved, counter.launches)
@@ -201,8 +207,10 @@ def measure(
         TypeError: if ``repeats`` is not an integer.
         ValueError: if ``repeats`` is below 1.
     """
+    check_types(measure, locals())
+    repeats = as_integer("repeats", repeats, minimum=1)
     seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(as_integer("repeats", repeats, minimum=1) + 1):
+    for _ in range(repeats + 1):
         for name, function in functions.items():
             _synchronise()
             start = time.perf_counter()
@@ -217,7 +225,9 @@ def _synchronise() -> None:
         torch.cuda.synchronize()
 
 
-def float32_error(grid: KnotGrid, method: str, basis: str = "spline", points: int = 1000) -> float:
+def float32_error(
+    grid: KnotGrid, method: Method, basis: Basis = "spline", points: int = 1000
+) -> float:
     """Return the largest error of a B-spline of the grid, evaluated in float32.
 
     The B-splines are the outputs of a layer with one input and unit spline weights.
@@ -231,6 +241,8 @@ def float32_error(grid: KnotGrid, method: str, basis: str = "spline", points: in
     Returns:
         The largest difference to float64 arithmetic at the same points.
     """
+    check_types(float32_error, locals())
+    points = as_integer("points", points, minimum=1)
     a, b = grid.domain
     x = (
         a

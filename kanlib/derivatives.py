@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 from torch.overrides import TorchFunctionMode
 
-from kanlib._checks import as_integer, check_input, check_tensor
+from kanlib._checks import as_integer, check_input, check_tensor, shown
 from kanlib.described import alteration
 from kanlib.layers import SplineLayer
 from kanlib.maps import InputMap, Normalisation
@@ -96,11 +96,12 @@ class Jet:
     smoothness: float = math.inf
 
     def __post_init__(self) -> None:
+        check_tensor("channels", self.channels)
         as_integer("directions", self.directions, minimum=0)
         if _sorted_pairs(self.pairs, self.directions) != tuple(self.pairs):
             raise ValueError(f"pairs must hold (a, b) with a <= b, got {self.pairs!r}")
         expected = 1 + self.directions + len(self.pairs)
-        if self.channels.shape[0] != expected:
+        if self.channels.ndim == 0 or self.channels.shape[0] != expected:
             raise ValueError(
                 f"channels must have {expected} entries in its first dimension (value, "
                 f"{self.directions} first, {len(self.pairs)} second derivatives), got shape "
@@ -142,12 +143,18 @@ class Jet:
         check_tensor("x", x)
         if x.ndim == 0:
             raise ValueError("x must have shape (N, P), got a single number: use x.reshape(1, 1)")
+        if features is not None and not callable(features):
+            raise TypeError(f"features must be a function of x, got {shown(features)}")
         coordinates = range(x.shape[-1])
-        along = [*coordinates] if directions is None else [*directions]
-        if not {*along} <= {*coordinates}:
-            raise ValueError(
-                f"directions must be coordinates of x, from 0 to {x.shape[-1] - 1}, got {along}"
-            )
+        along = [*coordinates]
+        if directions is not None:
+            listed = isinstance(directions, Sequence)
+            along = [*directions] if listed else [-1]
+            if any(isinstance(one, bool) or one not in coordinates for one in along):
+                raise ValueError(
+                    f"directions must be a list of coordinates of x, from 0 to {x.shape[-1] - 1}, "
+                    f"got {shown(directions)}"
+                )
         second = _sorted_pairs(pairs, len(along))
         rest = torch.zeros(len(along) + len(second), *x.shape, dtype=x.dtype, device=x.device)
         for unit, coordinate in zip(rest, along, strict=False):
@@ -377,6 +384,8 @@ def propagate(module: Any, jet: Jet) -> Jet:
         >>> propagate(Cube(), Jet.at(x, pairs=[(0, 0)])).d(0, 0)
         tensor([[12.]])
     """
+    if not isinstance(jet, Jet):
+        raise TypeError(f"jet must be a Jet, got {shown(jet)}: make it with Jet.at(x)")
     return _rule(module)(module, jet)
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from kanlib._checks import check_types
 from kanlib.derivatives import Jet, propagate, smoothness
 from kanlib.described import Described, check_copyable, description, difference
 from kanlib.free_knots import check_fixed
@@ -47,6 +48,7 @@ class Ensemble(Described):
         super().__init__()
         if isinstance(members, nn.Module) and not isinstance(members, nn.ModuleList):
             raise TypeError(f"members must be a list of networks, got {type(members).__name__}")
+        check_types(Ensemble.__init__, locals())
         members = list(members)
         if not members:
             raise ValueError("members must hold at least one network, got none")

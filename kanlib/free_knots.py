@@ -16,20 +16,24 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from kanlib import bspline, kernels, truncated_power
-from kanlib._checks import BASES, check_option
+from kanlib._checks import BASES, Basis, as_number, check_option
 from kanlib.described import alteration, check_copyable
 from kanlib.knots import KnotGrid, extended
 from kanlib.layers import SplineLayer, convert_weights
 from kanlib.local import Pairs
 from kanlib.transfer import prolongation
 
-SHARING = ("layer", "input")
+Sharing = Literal["layer", "input"]
+SHARING: tuple[Sharing, ...] = get_args(Sharing)
+
+#: What the floor leaves between knots, relative to the ends of the domain, to refine them further.
+LEAST_SPACING = 1e-10
 
 
 class FreeKnots(nn.Module):
@@ -64,9 +68,14 @@ class FreeKnots(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if not 0.0 < floor < 1.0:
-            raise ValueError(f"floor must be more than 0 and less than 1, got {floor!r}")
+        floor = as_number("floor", floor)
         self.domain = a, b = grids[0].domain
+        least = LEAST_SPACING * max(abs(a), abs(b)) * grids[0].n / (b - a)
+        if not least <= floor < 1.0:
+            raise ValueError(
+                f"floor must be at least {least:.3g} and less than 1, got {floor!r}: knots that "
+                "come closer cannot be refined"
+            )
         spacings = torch.stack([grid.breakpoints.diff() for grid in grids]) / (b - a)
         n = spacings.shape[1]
         shares = (spacings - floor / n) / (1.0 - floor)
@@ -143,7 +152,7 @@ class FreeSplineLayer(SplineLayer):
 
     knots: FreeKnots
 
-    def __init__(self, layer: SplineLayer, *, per: str = "input", floor: float = 0.1) -> None:
+    def __init__(self, layer: SplineLayer, *, per: Sharing = "input", floor: float = 0.1) -> None:
         nn.Module.__init__(self)
         if not isinstance(layer, SplineLayer):
             raise TypeError(f"layer must be a SplineLayer, got {type(layer).__name__}")
@@ -156,8 +165,7 @@ class FreeSplineLayer(SplineLayer):
                 f"{altered or f'the class {type(layer).__name__}'}, which would be lost: remove "
                 "that first"
             )
-        if per not in SHARING:
-            raise ValueError(f"per must be one of {SHARING}, got {per!r}")
+        check_option("per", per, SHARING)
         if layer.grid.order == 1:
             raise ValueError(
                 "order must be at least 2 for free knots, got 1: a piecewise constant function "
@@ -244,7 +252,7 @@ class FreeSplineLayer(SplineLayer):
         weight = self._changed(lambda w, k: prolongation(old[k], new[k], self.basis).apply(w))
         return self._copy(weight, knots, self.basis)
 
-    def to_basis(self, basis: str) -> FreeSplineLayer:
+    def to_basis(self, basis: Basis) -> FreeSplineLayer:
         """Return a new layer that is the same function with weights in ``basis``.
 
         Raises:
@@ -265,7 +273,7 @@ class FreeSplineLayer(SplineLayer):
             return change(weight, 0)
         return torch.stack([change(weight[:, p], p) for p in range(self.in_features)], dim=1)
 
-    def _copy(self, weight: Tensor, knots: FreeKnots, basis: str) -> FreeSplineLayer:
+    def _copy(self, weight: Tensor, knots: FreeKnots, basis: Basis) -> FreeSplineLayer:
         check_copyable(self, "a copy of a layer")
         layer = copy.deepcopy(self)
         layer.weight = nn.Parameter(weight.to(self.weight), self.weight.requires_grad)

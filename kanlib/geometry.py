@@ -26,12 +26,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
+from kanlib._checks import Basis
 from kanlib.change_of_basis import ChangeOfBasis
 from kanlib.free_knots import check_fixed
 from kanlib.layers import SplineLayer, convert_weights
 
 #: The paper's letters for the bases of a layer.
-BASES = {"u": "spline", "w": "relu"}
+BASES: dict[str, Basis] = {"u": "spline", "w": "relu"}
 
 #: Options that pull the weights themselves, not only along gradients.
 DECAYS = ("weight_decay", "lambd")
@@ -122,7 +123,7 @@ def check_row(geometry: str, gradient: str) -> None:
 class _Step:
     """The hooks around one optimizer step, which sees gradients and displacements in its bases."""
 
-    def __init__(self, layers: list[SplineLayer], geometry: str, gradient: str) -> None:
+    def __init__(self, layers: list[SplineLayer], geometry: Basis, gradient: Basis) -> None:
         self.layers, self.geometry, self.gradient = layers, geometry, gradient
         self.changes = [ChangeOfBasis(layer.grid) for layer in layers]
         self.start: list[Tensor] = []

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kanlib import gram
-from kanlib._checks import as_integer
+from kanlib._checks import Basis, as_integer
 from kanlib.coordinates import Coordinates, Transfer
 from kanlib.rows import Run, rows
 from kanlib.squares import SumOfSquares
@@ -106,7 +106,7 @@ class Jacobian:
 
 
 def jacobian(
-    model: nn.Module, objective: SumOfSquares, *, points: int = POINTS, basis: str | None = None
+    model: nn.Module, objective: SumOfSquares, *, points: int = POINTS, basis: Basis | None = None
 ) -> Jacobian:
     """Return the Jacobian of the residuals of an objective in the parameters of a model.
 

@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from kanlib import local
-from kanlib._checks import EXTENSIONS, autocast_dtype
+from kanlib._checks import EXTENSIONS, Extension, autocast_dtype
 from kanlib.interrupts import deferred
 from kanlib.local import Pairs
 
@@ -186,7 +186,7 @@ def evaluate(
     table: Tensor | None,
     uniform: bool,
     pairs: Pairs = (),
-    extension: str = "linear",
+    extension: Extension = "linear",
 ) -> Tensor:
     """Evaluate a layer of splines and propagate derivatives through it, by the chosen back end.
 
@@ -227,7 +227,7 @@ def _plain(
     breakpoints: Tensor,
     table: Tensor | None,
     pairs: Pairs,
-    extension: str,
+    extension: Extension,
 ) -> Tensor:
     """Return what `evaluate` returns, in plain PyTorch: by one grid after the other."""
     if len(breakpoints) == 1:

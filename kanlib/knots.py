@@ -16,10 +16,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from kanlib._checks import as_integer
+from kanlib._checks import as_integer, as_interval, shown
 
 #: Two breakpoints closer than this, relative to the magnitude of the grid, are the same point.
 RELATIVE_TOLERANCE = 64 * torch.finfo(torch.float64).eps
+
+#: Splines of any higher order take long to build, and are of no use.
+MAX_ORDER = 32
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -27,13 +30,13 @@ class KnotGrid:
     """An immutable knot grid of a given order.
 
     Args:
-        order: order r >= 1 of the splines (degree r - 1; r = 4 is cubic).
+        order: order r of the splines, from 1 to 32 (degree r - 1; r = 4 is cubic).
         breakpoints: n + 1 >= 2 strictly increasing finite numbers, as a sequence or tensor.
 
     Raises:
         TypeError: if ``order`` is not an integer or the breakpoints are not numbers.
-        ValueError: if ``order`` < 1 or the breakpoints are too few, not finite, not increasing or
-            too close to be told apart.
+        ValueError: if ``order`` is out of range or the breakpoints are too few, not finite, not
+            increasing, too close to be told apart, or out of the range of float64.
 
     Examples:
         >>> grid = KnotGrid(3, [0.0, 0.5, 1.0])
@@ -50,7 +53,7 @@ class KnotGrid:
     _points: tuple[float, ...]
 
     def __init__(self, order: int, breakpoints: Iterable[float] | Tensor) -> None:
-        object.__setattr__(self, "order", as_integer("order", order, minimum=1))
+        object.__setattr__(self, "order", as_integer("order", order, 1, MAX_ORDER))
         object.__setattr__(self, "_points", _checked_breakpoints(breakpoints))
 
     @classmethod
@@ -66,13 +69,11 @@ class KnotGrid:
             TypeError: if ``n`` is not an integer.
             ValueError: if ``n`` < 1 or the domain is not an increasing pair of finite numbers.
         """
-        n = as_integer("n", n, minimum=1)
-        try:
-            a, b = (_number(end) for end in domain)
-        except (TypeError, ValueError):
-            raise ValueError(f"domain must be a pair (a, b) of numbers, got {domain!r}") from None
-        if not (math.isfinite(a) and math.isfinite(b) and a < b):
-            raise ValueError(f"domain must be a finite pair (a, b) with a < b, got {domain!r}")
+        n, order = as_integer("n", n, minimum=1), as_integer("order", order, 1, MAX_ORDER)
+        a, b = as_interval("domain", domain)
+        problem = _unresolved(a, b, (b - a) / n)
+        if problem:
+            raise ValueError(f"breakpoints of domain = {shown(domain)} with n = {n} {problem}")
         return cls(order, [a + (b - a) * i / n for i in range(n)] + [b])
 
     @property
@@ -128,6 +129,8 @@ class KnotGrid:
 
     def missing_from(self, finer: KnotGrid) -> list[float]:
         """Return the breakpoints of this grid that ``finer`` lacks (empty if nested)."""
+        if not isinstance(finer, KnotGrid):
+            raise TypeError(f"finer must be a KnotGrid, got {shown(finer)}")
         _, distance = nearest(self.breakpoints, finer.breakpoints)
         tolerance = max(self.tolerance, finer.tolerance)
         return [t for t, d in zip(self._points, distance.tolist(), strict=True) if d > tolerance]
@@ -162,19 +165,42 @@ def nearest(x: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     return index, (x - points[index]).abs()
 
 
-def _number(value: float) -> float:
-    if isinstance(value, str | bytes):
-        raise TypeError
-    return float(value)
+def check_powers(grid: KnotGrid) -> None:
+    """Raise ValueError unless powers of distances on a grid, up to its order, are in float64."""
+    a, b = grid.domain
+    limit = 1e300 ** (1 / grid.order)
+    if float(grid.breakpoints.diff().min()) < 1 / limit or max(abs(a), abs(b)) > limit:
+        raise ValueError(
+            f"grid must have powers of order {grid.order} within float64 for the ReLU basis, got "
+            f"{grid}: scale the domain"
+        )
+
+
+def check_resolved(grid: KnotGrid, dtype: torch.dtype) -> None:
+    """Raise ValueError unless numbers of ``dtype`` tell points of the domain of a grid apart."""
+    a, b = grid.domain
+    limits = torch.finfo(dtype)
+    rounded = torch.tensor(grid.domain, dtype=torch.float64, device="cpu").to(dtype).tolist()
+    spacings = grid.breakpoints.diff()
+    shift = max(abs(rounded[0] - a) / spacings[0], abs(rounded[1] - b) / spacings[-1])
+    if (
+        16 * limits.eps * max(abs(a), abs(b)) > b - a
+        or float(spacings.min()) < limits.tiny
+        or not shift < 0.25
+    ):
+        raise ValueError(
+            f"domain [{a!r}, {b!r}] with n = {grid.n} is not resolved by numbers of {dtype}: scale "
+            "and shift it, as input_domain does, or take dtype=torch.float64"
+        )
 
 
 def _checked_breakpoints(breakpoints: Iterable[float] | Tensor) -> tuple[float, ...]:
     values = breakpoints.tolist() if isinstance(breakpoints, Tensor) else breakpoints
     try:
         points = tuple(_number(t) for t in values)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise TypeError(
-            f"breakpoints must be a flat sequence of numbers, got {breakpoints!r}"
+            f"breakpoints must be a flat sequence of numbers, got {shown(breakpoints)}"
         ) from None
     if len(points) < 2:
         raise ValueError(f"breakpoints must hold at least the two end points, got {points}")
@@ -187,9 +213,28 @@ def _checked_breakpoints(breakpoints: Iterable[float] | Tensor) -> tuple[float, 
                 "breakpoints must be strictly increasing, "
                 f"got {left!r} then {right!r} at positions {i}, {i + 1}: sort them and drop repeats"
             )
-        if right - left <= 2 * RELATIVE_TOLERANCE * max(abs(points[0]), abs(points[-1])):
+        problem = _unresolved(points[0], points[-1], right - left)
+        if problem:
             raise ValueError(
-                f"breakpoints {left!r} and {right!r} at positions {i}, {i + 1} are too close to "
-                "be told apart in float64: drop one, or shift the domain to the origin"
+                f"breakpoints {left!r} and {right!r} at positions {i}, {i + 1} {problem}"
             )
     return points
+
+
+def _unresolved(a: float, b: float, spacing: float) -> str:
+    """Return what is wrong with a spacing in [a, b], or nothing."""
+    size = max(abs(a), abs(b))
+    if spacing <= 2 * RELATIVE_TOLERANCE * size:
+        return (
+            "are too close to be told apart in float64: drop one, or shift the domain to the origin"
+        )
+    limits = torch.finfo(torch.float64)
+    if spacing < 4 * limits.tiny or size > limits.max / 1e3:
+        return "leave the range of normal numbers in float64: scale the domain"
+    return ""
+
+
+def _number(value: float) -> float:
+    if isinstance(value, bool | str | bytes):
+        raise TypeError
+    return float(value)

@@ -9,10 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from kanlib import bspline, kernels, truncated_power
-from kanlib._checks import BASES, EXTENSIONS, as_integer, check_input, check_option
+from kanlib._checks import (
+    BASES,
+    EXTENSIONS,
+    Basis,
+    Extension,
+    as_integer,
+    as_number,
+    check_factory,
+    check_input,
+    check_option,
+    shown,
+)
 from kanlib.change_of_basis import ChangeOfBasis
 from kanlib.described import Described, alteration, check_copyable, check_same
-from kanlib.knots import KnotGrid
+from kanlib.knots import KnotGrid, check_resolved
 from kanlib.local import Pairs
 from kanlib.transfer import check_nested, prolongation
 
@@ -70,10 +81,10 @@ class SplineLayer(Described):
         out_features: int,
         grid: KnotGrid,
         *,
-        basis: str = "spline",
-        extension: str = "linear",
+        basis: Basis = "spline",
+        extension: Extension = "linear",
         init_scale: float = 0.1,
-        init_basis: str = "spline",
+        init_basis: Basis = "spline",
         prolonged_from: KnotGrid | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -82,17 +93,15 @@ class SplineLayer(Described):
         in_features = as_integer("in_features", in_features, minimum=1)
         out_features = as_integer("out_features", out_features, minimum=1)
         if not isinstance(grid, KnotGrid):
-            raise TypeError(f"grid must be a KnotGrid, got {type(grid).__name__}")
+            raise TypeError(f"grid must be a KnotGrid, got {shown(grid)}")
         check_option("basis", basis, BASES)
         check_option("init_basis", init_basis, BASES)
         check_option("extension", extension, EXTENSIONS)
-        if isinstance(init_scale, str) or not 0.0 <= init_scale < float("inf"):
-            raise ValueError(f"init_scale must be finite and at least 0, got {init_scale!r}")
-        if dtype is not None and not dtype.is_floating_point:
-            raise TypeError(f"dtype must be a floating-point type, got {dtype}")
+        init_scale = as_number("init_scale", init_scale, 0)
+        check_factory(device, dtype)
         if prolonged_from is not None:
             if not isinstance(prolonged_from, KnotGrid):
-                raise TypeError(f"prolonged_from must be a KnotGrid, got {prolonged_from!r}")
+                raise TypeError(f"prolonged_from must be a KnotGrid, got {shown(prolonged_from)}")
             check_nested(prolonged_from, grid)
         self.in_features, self.out_features = in_features, out_features
         self.grid, self.basis, self.extension = grid, basis, extension
@@ -119,6 +128,7 @@ class SplineLayer(Described):
         A half-precision layer has the tables of single precision, in which it computes.
         """
         grid, like = self.grid, self.weight.detach()
+        check_resolved(grid, like.dtype)
         breakpoints = bspline.exact_breakpoints(grid, like.device)
         self.register_buffer("breakpoints", breakpoints, persistent=False)
         self._uniform = grid.is_uniform
@@ -230,7 +240,7 @@ class SplineLayer(Described):
         weight = prolongation(self.grid, fine, self.basis).apply(self.weight.detach())
         return self._kept(self.like(fine, self.basis, weight), "refine")
 
-    def to_basis(self, basis: str) -> SplineLayer:
+    def to_basis(self, basis: Basis) -> SplineLayer:
         """Return a new layer that is the same function with weights in ``basis``.
 
         Args:
@@ -248,7 +258,7 @@ class SplineLayer(Described):
             check_same(self, other, self.in_features, user)
         return other
 
-    def like(self, grid: KnotGrid, basis: str, weight: Tensor) -> SplineLayer:
+    def like(self, grid: KnotGrid, basis: Basis, weight: Tensor) -> SplineLayer:
         """Return this layer, its class and hooks included, on another grid or in another basis.
 
         Raises:
@@ -296,7 +306,7 @@ class SplineLayer(Described):
         )
 
 
-def convert_weights(weight: Tensor, grid: KnotGrid, source: str, target: str) -> Tensor:
+def convert_weights(weight: Tensor, grid: KnotGrid, source: Basis, target: Basis) -> Tensor:
     """Convert weights of one basis to weights of the other, w = A^T u: the same function.
 
     Args:

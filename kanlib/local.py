@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from kanlib import bspline
+from kanlib._checks import Extension
 
 Pairs = Sequence[tuple[int, int]]
 
@@ -30,7 +31,7 @@ def evaluate(
     breakpoints: Tensor,
     table: Tensor | None,
     pairs: Pairs = (),
-    extension: str = "linear",
+    extension: Extension = "linear",
 ) -> Tensor:
     """Evaluate a layer of splines and propagate derivatives through it.
 
@@ -74,7 +75,7 @@ def evaluate(
 
 
 def power_jets(
-    z: Tensor, breakpoints: Tensor, order: int, pairs: Pairs, extension: str
+    z: Tensor, breakpoints: Tensor, order: int, pairs: Pairs, extension: Extension
 ) -> tuple[Tensor, Tensor]:
     """Return the intervals (..., P) and the coefficients of the powers (C, ..., P, r).
 

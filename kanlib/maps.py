@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from kanlib._checks import as_interval, check_factory, check_option, shown
 from kanlib.described import Described
 
-NORMALISATIONS = {"sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
+Kind = Literal["sigmoid", "tanh"]
+NORMALISATIONS: dict[Kind, type[nn.Module]] = {"sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
 
 
 class InputMap(Described):
@@ -46,7 +47,15 @@ class InputMap(Described):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.intervals, self.domain = [_interval(pair) for pair in intervals], domain
+        check_factory(device, dtype)
+        if not isinstance(intervals, Iterable) or isinstance(intervals, str | Mapping):
+            raise TypeError(
+                f"intervals must be a list of pairs (low, high), got {shown(intervals)}"
+            )
+        self.intervals = [as_interval(f"intervals[{i}]", pair) for i, pair in enumerate(intervals)]
+        if not self.intervals:
+            raise ValueError("intervals must hold one pair (low, high) for each input, got none")
+        self.domain = as_interval("domain", domain)
         self.register_buffer("low", torch.empty(0, device=device, dtype=dtype), persistent=False)
         self.register_buffer("width", self.low, persistent=False)
         self._build_tables()
@@ -99,13 +108,10 @@ class Normalisation(Described):
         tensor([-1.,  0.,  1.])
     """
 
-    def __init__(self, kind: str, domain: tuple[float, float]) -> None:
+    def __init__(self, kind: Kind, domain: tuple[float, float]) -> None:
         super().__init__()
-        if kind not in NORMALISATIONS:
-            raise ValueError(
-                f"normalisation must be None or one of {list(NORMALISATIONS)}, got {kind!r}"
-            )
-        a, b = self.domain = domain
+        check_option("kind", kind, NORMALISATIONS)
+        a, b = self.domain = as_interval("domain", domain)
         self.activation = NORMALISATIONS[kind]()
         self.scale, self.shift = (b - a, a) if kind == "sigmoid" else (0.5 * (b - a), 0.5 * (a + b))
 
@@ -120,20 +126,6 @@ class Normalisation(Described):
     def extra_repr(self) -> str:
         """Show the domain."""
         return f"onto {_text(self.domain)}"
-
-
-def _interval(pair: tuple[float, float]) -> tuple[float, float]:
-    try:
-        low, high = (float(end) for end in pair)
-        valid = math.isfinite(low) and math.isfinite(high) and low < high
-    except (TypeError, ValueError):
-        valid = False
-    if not valid:
-        raise ValueError(
-            "input_domain must hold one pair of finite numbers low < high for each coordinate, "
-            f"e.g. ((-1, 1), (0, 1)), got {pair!r}"
-        )
-    return low, high
 
 
 def _text(*intervals: tuple[float, float]) -> str:

@@ -8,7 +8,7 @@ from functools import partial
 from operator import methodcaller
 from typing import TYPE_CHECKING, Any, Literal
 
-from kanlib._checks import check_option
+from kanlib._checks import check_option, shown
 from kanlib.carry import carried_optimizer
 from kanlib.objectives import Objective
 from kanlib.options import Choices, checked, takes_options
@@ -51,7 +51,8 @@ class Schedule:
             epochs = ()
         if not epochs:
             raise ValueError(
-                f"epochs must be a list of integers of at least 0, one a level, got {self.epochs!r}"
+                "epochs must be a list of integers of at least 0, one a level, got "
+                f"{shown(self.epochs)}"
             )
         object.__setattr__(self, "epochs", epochs)
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from kanlib._checks import as_integer, check_input, check_tensor
+from kanlib._checks import Basis, Extension, as_integer, as_interval, check_factory, check_input, check_option, check_tensor, shown
 from kanlib.described import Described, alteration, check_copyable, check_same, reached
-from kanlib.free_knots import FreeSplineLayer
-from kanlib.knots import KnotGrid
+from kanlib.free_knots import FreeSplineLayer, Sharing
+from kanlib.knots import MAX_ORDER, KnotGrid
 from kanlib.layers import SplineLayer
-from kanlib.maps import InputMap, Normalisation
+from kanlib.maps import NORMALISATIONS, InputMap, Kind, Normalisation
 
-FIRST_LAYERS = ("spline", "affine", "linear")
+First = Literal["spline", "affine", "linear"]
+FIRST_LAYERS: tuple[First, ...] = get_args(First)
+Activation = Literal["relu", "tanh", "gelu", "silu"]
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU}
 
 
@@ -72,29 +74,32 @@ class KAN(nn.Module):
         n: int = 5,
         r: int = 4,
         domain: tuple[float, float] = (0.0, 1.0),
-        basis: str = "spline",
-        first: str = "spline",
+        basis: Basis = "spline",
+        first: First = "spline",
         *,
         breakpoints: Sequence[float] | Tensor | None = None,
-        extension: str = "linear",
+        extension: Extension = "linear",
         init_scale: float = 0.1,
-        init_basis: str = "spline",
+        init_basis: Basis = "spline",
         prolonged_from: int | KnotGrid | None = None,
         input_domain: Sequence[tuple[float, float]] | None = None,
         hidden_domain: tuple[float, float] | None = None,
-        normalisation: str | None = None,
+        normalisation: Kind | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.widths = _checked_widths(widths)
-        if first not in FIRST_LAYERS:
-            raise ValueError(f"first must be one of {FIRST_LAYERS}, got {first!r}")
+        check_option("first", first, FIRST_LAYERS)
+        if normalisation is not None:
+            check_option("normalisation", normalisation, NORMALISATIONS)
+        check_factory(device, dtype)
         if first != "spline" and len(self.widths) < 3:
             raise ValueError(
                 f"widths must have a hidden layer when first = {first!r}, got {self.widths}: "
                 "use first='spline' or add a width"
             )
+        r = as_integer("r", r, 1, MAX_ORDER)
         if breakpoints is None:
             grid = KnotGrid.uniform(r, n, domain)
         else:
@@ -105,7 +110,7 @@ class KAN(nn.Module):
                 raise ValueError(
                     "hidden_domain needs uniform splines: give n instead of breakpoints"
                 )
-            hidden_grid = KnotGrid.uniform(r, n, hidden_domain)
+            hidden_grid = KnotGrid.uniform(r, n, as_interval("hidden_domain", hidden_domain))
         if prolonged_from is not None and not isinstance(prolonged_from, KnotGrid):
             prolonged_from = as_integer("prolonged_from", prolonged_from, minimum=1)
         layers: list[nn.Module] = []
@@ -186,7 +191,7 @@ class KAN(nn.Module):
 
         return self._kept(self.mapped(refined), "refine")
 
-    def to_basis(self, basis: str) -> KAN:
+    def to_basis(self, basis: Basis) -> KAN:
         """Return a new network that is the same function with spline weights in ``basis``.
 
         Args:
@@ -206,7 +211,7 @@ class KAN(nn.Module):
         """
         return self._kept(self.mapped(lambda layer: layer.to_basis(basis)), "to_basis")
 
-    def free(self, per: str = "input", floor: float = 0.1) -> KAN:
+    def free(self, per: Sharing = "input", floor: float = 0.1) -> KAN:
         """Return a new network that is the same function, with knots that train with its weights.
 
         Args:
@@ -279,8 +284,8 @@ class KAN(nn.Module):
                 "calibrate needs a plain first layer, but it overrides forward, has hooks, or its "
                 "weight is computed from others: calibrate before that"
             )
-        check_tensor("x", x)
-        if x.ndim != 2 or x.shape[0] < 2 or x.shape[1] != self.widths[0]:
+        check_input(x, self.widths[0], first.weight)
+        if x.ndim != 2 or x.shape[0] < 2:
             raise ValueError(
                 f"x must have shape (N, {self.widths[0]}) with N >= 2, got {tuple(x.shape)}"
             )
@@ -336,7 +341,7 @@ class MLP(Described):
     def __init__(
         self,
         widths: Sequence[int],
-        activation: str = "relu",
+        activation: Activation = "relu",
         *,
         input_domain: Sequence[tuple[float, float]] | None = None,
         device: torch.device | str | None = None,
@@ -344,8 +349,8 @@ class MLP(Described):
     ) -> None:
         super().__init__()
         self.widths = _checked_widths(widths)
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"activation must be one of {list(ACTIVATIONS)}, got {activation!r}")
+        check_option("activation", activation, ACTIVATIONS)
+        check_factory(device, dtype)
         self.activation = activation
         layers: list[nn.Module] = []
         if input_domain is not None:
@@ -383,12 +388,16 @@ def _input_map(
     dtype: torch.dtype | None,
 ) -> InputMap:
     """Return the map of the inputs, after checking that there is an interval for each."""
-    if not isinstance(intervals, Sequence) or len(intervals) != features:
+    try:
+        pairs = [as_interval("input_domain", pair) for pair in intervals]
+    except (TypeError, ValueError):
+        pairs = []
+    if len(pairs) != features:
         raise ValueError(
-            f"input_domain must hold one pair (low, high) for each of the {features} inputs, got "
-            f"{intervals!r}"
+            "input_domain must hold one pair of finite numbers low < high for each of the "
+            f"{features} inputs, e.g. ((-1, 1), (0, 1)), got {shown(intervals)}"
         )
-    return InputMap(intervals, domain, device=device, dtype=dtype)
+    return InputMap(pairs, domain, device=device, dtype=dtype)
 
 
 def _linear(
@@ -406,7 +415,7 @@ def _checked_widths(widths: Sequence[int]) -> list[int]:
     except (TypeError, ValueError):
         sizes = []
     if len(sizes) < 2:
-        raise ValueError(f"widths must be at least two positive integers, got {widths!r}")
+        raise ValueError(f"widths must be at least two positive integers, got {shown(widths)}")
     return sizes
 
 

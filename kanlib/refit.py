@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kanlib import bspline
+from kanlib._checks import check_input, check_types, shown
 from kanlib.free_knots import check_fixed
 from kanlib.knots import KnotGrid
 from kanlib.layers import SplineLayer, convert_weights
@@ -33,6 +34,7 @@ def greville(grid: KnotGrid) -> Tensor:
         >>> greville(KnotGrid.uniform(2, 2))
         tensor([0.0000, 0.5000, 1.0000], dtype=torch.float64)
     """
+    check_types(greville, locals())
     r = grid.order
     if r == 1:
         raise ValueError("order must be at least 2 for Greville points, got 1")
@@ -51,16 +53,21 @@ def refit_on_samples(model: KAN, x: Tensor, new_grid: NewGrid = KnotGrid.refine)
         new_grid: function from the grid of a layer to the new one, nested or not.
 
     Raises:
-        ValueError: if the model has free knots.
+        TypeError: if an argument has the wrong type.
+        ValueError: if the model has free knots, or x is empty or not finite.
     """
+    check_types(refit_on_samples, locals())
     check_fixed(model, "refit_on_samples", "use refine()")
+    check_input(x, model.widths[0], next(model.parameters()))
+    if x.ndim != 2 or not len(x) or not x.isfinite().all():
+        raise ValueError(f"x must be finite, of shape (N, P) with N >= 1, got {shown(x)}")
     inputs = {}
     z = x
     for layer in model.layers:
         if isinstance(layer, SplineLayer):
             inputs[layer] = z
         z = layer(z)
-    return model.mapped(lambda layer: _refitted(layer, inputs[layer], new_grid(layer.grid)))
+    return model.mapped(lambda layer: _refitted(layer, inputs[layer], _new(new_grid, layer.grid)))
 
 
 def refit_at_greville(model: KAN, new_grid: NewGrid = KnotGrid.refine) -> KAN:
@@ -75,10 +82,11 @@ def refit_at_greville(model: KAN, new_grid: NewGrid = KnotGrid.refine) -> KAN:
     Raises:
         ValueError: if the model has free knots or the order is 1.
     """
+    check_types(refit_at_greville, locals())
     check_fixed(model, "refit_at_greville", "use refine()")
 
     def refitted(layer: SplineLayer) -> SplineLayer:
-        grid = new_grid(layer.grid)
+        grid = _new(new_grid, layer.grid)
         return _refitted(layer, _distinct(grid).expand(layer.in_features, -1).T, grid)
 
     return model.mapped(refitted)
@@ -96,16 +104,24 @@ def resample(model: KAN, new_grid: NewGrid = KnotGrid.refine) -> KAN:
     Raises:
         ValueError: if the model has free knots or the order is 1.
     """
+    check_types(resample, locals())
     check_fixed(model, "resample", "use refine()")
 
     def resampled(layer: SplineLayer) -> SplineLayer:
-        grid = new_grid(layer.grid)
+        grid = _new(new_grid, layer.grid)
         values = torch.einsum(
             "kc,qpc->qpk", bspline.dense_basis(greville(grid), layer.grid), _spline_weights(layer)
         )
         return layer.like(grid, layer.basis, convert_weights(values, grid, "spline", layer.basis))
 
     return model.mapped(resampled)
+
+
+def _new(new_grid: NewGrid, grid: KnotGrid) -> KnotGrid:
+    new = new_grid(grid)
+    if not isinstance(new, KnotGrid) or new.order != grid.order:
+        raise ValueError(f"new_grid must return a KnotGrid of order {grid.order}, got {shown(new)}")
+    return new
 
 
 def _distinct(grid: KnotGrid) -> Tensor:

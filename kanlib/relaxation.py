@@ -203,6 +203,9 @@ def attenuation(
         times: numbers of steps t.
         start: what earlier iterations made of the error, as a matrix (N, M); default identity.
 
+    Raises:
+        ValueError: if shapes do not fit, there is no time, or one is negative.
+
     Returns:
         Float64 tensor (len(times), N).
 
@@ -217,8 +220,12 @@ def attenuation(
         raise ValueError(f"rates must be a square matrix, got shape {tuple(rates.shape)}")
     for time in times:
         as_integer("times", time, minimum=0)
+    if not len(times):
+        raise ValueError("times must hold at least one number of steps, got none")
     identity = torch.eye(len(rates), dtype=rates.dtype, device=rates.device)
     start = identity if start is None else start
+    if start.ndim != 2 or len(start) != len(rates):
+        raise ValueError(f"start must have shape ({len(rates)}, M), got {tuple(start.shape)}")
     powers = (torch.linalg.matrix_power(identity - step * rates, int(t)) for t in times)
     return torch.stack([(power @ start).norm(dim=1) for power in powers])
 

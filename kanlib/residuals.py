@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from kanlib._checks import as_number, check_tensor
+from kanlib._checks import as_number, check_tensor, check_types
 from kanlib.attention import Attention
 from kanlib.derivatives import Jet, propagate
 from kanlib.objectives import Inside
@@ -73,6 +73,7 @@ class Term:
                 f"weight must be one fixed number, got {weight}: weight points in the residual, as "
                 "in w * (u.value - 1), and hand parameters of your own to the model"
             )
+        check_types(Term.__init__, locals() | {"weight": 1.0})
         weight = as_number("weight", weight, above=0.0)
         self.sampler = points if isinstance(points, Sampler) else None
         if self.sampler is not None and attention is not None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
-from kanlib._checks import as_integer, as_number, check_option
+from kanlib._checks import as_integer, as_number, check_factory, check_option, check_types
 
 KINDS = ("uniform", "sobol")
 
@@ -60,6 +60,8 @@ class Sampler:
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
     ) -> None:
+        check_types(Sampler.__init__, locals())
+        check_factory(device, dtype)
         ends = [[as_number("an end of box", end) for end in interval] for interval in box]
         if not ends or any(len(pair) != 2 or pair[0] > pair[1] for pair in ends):
             raise ValueError(

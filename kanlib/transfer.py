@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from kanlib._checks import BASES, check_option, check_tensor
-from kanlib.knots import KnotGrid, nearest
+from kanlib._checks import BASES, Basis, as_integer, check_option, check_tensor, shown
+from kanlib.knots import MAX_ORDER, KnotGrid, nearest
 
 
 class Prolongation:
@@ -64,7 +64,7 @@ class Prolongation:
         return f"Prolongation(num_fine={self.shape[0]}, num_coarse={self.shape[1]})"
 
 
-def prolongation(coarse: KnotGrid, fine: KnotGrid, basis: str = "spline") -> Prolongation:
+def prolongation(coarse: KnotGrid, fine: KnotGrid, basis: Basis = "spline") -> Prolongation:
     """Return the prolongation of spline (u) or ReLU (w) weights between nested grids.
 
     Args:
@@ -105,7 +105,11 @@ def dyadic_prolongation(order: int, n: int) -> Prolongation:
 
     Args:
         order: order r.
-        n: number of coarse intervals.
+        n: number of coarse intervals, at least 1.
+
+    Raises:
+        TypeError: if an argument is not an integer.
+        ValueError: if an argument is out of range.
 
     Examples:
         >>> dyadic_prolongation(3, 1).dense() * 4
@@ -114,7 +118,7 @@ def dyadic_prolongation(order: int, n: int) -> Prolongation:
                 [0., 3., 1.],
                 [0., 1., 3.]], dtype=torch.float64)
     """
-    r = order
+    r, n = as_integer("order", order, 1, MAX_ORDER), as_integer("n", n, minimum=1)
     fine = torch.arange(1 - r, 2 * n, device="cpu")[:, None]
     coarse = torch.div(fine, 2, rounding_mode="floor") - torch.arange(r, device="cpu")
     s = fine - 2 * coarse
@@ -166,7 +170,7 @@ def check_nested(coarse: KnotGrid, fine: KnotGrid) -> None:
     """Raise ValueError unless the spline space of ``coarse`` lies in that of ``fine``."""
     for name, grid in (("coarse", coarse), ("fine", fine)):
         if not isinstance(grid, KnotGrid):
-            raise TypeError(f"{name} must be a KnotGrid, got {grid!r}")
+            raise TypeError(f"{name} must be a KnotGrid, got {shown(grid)}")
     if coarse.order != fine.order:
         raise ValueError(
             f"coarse and fine must have the same order, got {coarse.order} and {fine.order}"
@@ -179,8 +183,16 @@ def check_nested(coarse: KnotGrid, fine: KnotGrid) -> None:
         )
     missing = coarse.missing_from(fine)
     if missing:
-        shown = ", ".join(f"{t:.12g}" for t in missing[:5]) + (", ..." if len(missing) > 5 else "")
+        _, distance = nearest(fine.breakpoints.new_tensor(missing), fine.breakpoints)
+        a, b = coarse.domain
+        rounded = float(distance.max()) < 4 * torch.finfo(torch.float32).eps * max(abs(a), abs(b))
+        remedy = (
+            "they differ as float32 rounds: give breakpoints as Python floats or in float64"
+            if rounded
+            else "add them to fine, or use coarse.refine()"
+        )
+        listed = ", ".join(f"{t:.12g}" for t in missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise ValueError(
             f"grids are not nested: fine (n = {fine.n}) lacks {len(missing)} breakpoint(s) of "
-            f"coarse (n = {coarse.n}): {shown}; add them to fine, or use coarse.refine()"
+            f"coarse (n = {coarse.n}): {listed}; {remedy}"
         )

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import threshold
 
-from kanlib._checks import EXTENSIONS, check_derivative, check_option, check_tensor
-from kanlib.knots import KnotGrid
+from kanlib._checks import Extension, check_derivative, check_tensor, check_types
+from kanlib.knots import KnotGrid, check_powers
 
 
 def pieces(grid: KnotGrid) -> Tensor:
@@ -35,6 +35,8 @@ def pieces(grid: KnotGrid) -> Tensor:
         tensor([[[1., 1.],
                  [0., 1.]]], dtype=torch.float64)
     """
+    check_types(pieces, locals())
+    check_powers(grid)
     return pieces_of(grid.knots, grid.order)
 
 
@@ -72,7 +74,7 @@ def polynomials(weight: Tensor, table: Tensor) -> Tensor:
 
 
 def dense_basis(
-    x: Tensor, grid: KnotGrid, derivative: int = 0, extension: str = "linear"
+    x: Tensor, grid: KnotGrid, derivative: int = 0, extension: Extension = "linear"
 ) -> Tensor:
     """Evaluate all truncated powers with knots t_{1-r}, ..., t_{n-1}, or a derivative of them.
 
@@ -93,8 +95,8 @@ def dense_basis(
         >>> dense_basis(torch.tensor([0.75]), KnotGrid.uniform(2, 2))
         tensor([[1.2500, 0.7500, 0.2500]])
     """
+    check_types(dense_basis, locals())
     check_derivative(derivative, grid.order)
-    check_option("extension", extension, EXTENSIONS)
     check_tensor("x", x)
     knots, r = grid.knots.to(x), grid.order
     a, b = knots[r - 1], knots[r - 1 + grid.n]

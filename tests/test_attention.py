@@ -228,11 +228,11 @@ def test_checkpoint_of_an_objective_without_state_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"damping": -0.1}, r"damping must be finite and from 0 to 1\.0, got -0\.1"),
+        ({"damping": -0.1}, r"damping must be a finite number of at least 0, got -0\.1"),
         ({"damping": 1.5}, r"damping must be .* got 1\.5"),
         ({"damping": float("nan")}, "damping must be .* got nan"),
-        ({"rate": -1.0}, r"rate must be finite and from 0 to inf, got -1\.0"),
-        ({"rate": float("inf")}, "rate must be finite .* got inf"),
+        ({"rate": -1.0}, r"rate must be a finite number of at least 0, got -1\.0"),
+        ({"rate": float("inf")}, "rate must be a finite number .* got inf"),
     ],
 )
 def test_attention_refuses_bad_rates(options, message):

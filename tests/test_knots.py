@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kanlib import KnotGrid
-from kanlib.knots import RELATIVE_TOLERANCE, nearest
+from kanlib.knots import RELATIVE_TOLERANCE, check_powers, check_resolved, nearest
 
 
 @pytest.mark.parametrize("r", ORDERS)
@@ -213,3 +213,42 @@ def test_tensors_live_on_the_cpu_whatever_the_default_device(points):
     grid = KnotGrid(3, points)
     with torch.device("meta"):
         assert grid.breakpoints.device == grid.knots.device == torch.device("cpu")
+
+
+@pytest.mark.parametrize("domain", [(0, 1e-320), (0, 1e-310), (-1e308, 1e308), (1e16, 1e16 + 2)])
+def test_domains_that_float64_does_not_resolve_are_refused(domain):
+    with pytest.raises(ValueError, match=r"breakpoints of domain = .* with n = 4 .*"):
+        KnotGrid.uniform(3, 4, domain)
+
+
+@pytest.mark.parametrize(
+    ("domain", "dtype"),
+    [
+        ((1e12, 1e12 + 1), torch.float32),
+        ((1e6, 1e6 + 1), torch.float32),
+        ((0, 1e-40), torch.float32),
+        ((0, 1e39), torch.float32),
+        ((-1e-9, 1e-9), torch.float16),
+        ((100, 101), torch.bfloat16),
+    ],
+)
+def test_domains_that_a_layer_does_not_resolve_are_refused(domain, dtype):
+    grid = KnotGrid.uniform(3, 4, domain)
+    for near in ((0, 1), (-1, 1), (100, 164)):
+        check_resolved(KnotGrid.uniform(3, 4, near), dtype)
+    check_resolved(grid, torch.float64)
+    with pytest.raises(ValueError, match=r"domain \[.*\] with n = 4 is not resolved by .*: scale"):
+        check_resolved(grid, dtype)
+
+
+def test_order_is_bounded():
+    assert KnotGrid.uniform(32, 2).num_basis == 33
+    with pytest.raises(ValueError, match="order must be at most 32, got 1000"):
+        KnotGrid.uniform(1000, 2)
+
+
+def test_powers_of_small_domains_leave_float64():
+    check_powers(KnotGrid.uniform(4, 5, (0, 1e-60)))
+    for domain in ((0, 1e-80), (0, 1e80)):
+        with pytest.raises(ValueError, match="grid must have powers of order 4 within float64"):
+            check_powers(KnotGrid.uniform(4, 5, domain))

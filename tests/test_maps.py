@@ -48,13 +48,13 @@ def test_normalisations_equal_their_formulas(domain):
     "intervals", [[(1, 0)], [(0, 0)], [(0, float("inf"))], [(0, "x")], [(0,)], [0, 1], ["ab"]]
 )
 def test_input_map_refuses_bad_intervals(intervals):
-    with pytest.raises(ValueError, match=r"input_domain must hold one pair .* low < high .* got"):
+    with pytest.raises(
+        ValueError, match=r"intervals\[\d\] must be a finite pair \(a, b\) with a < b, got"
+    ):
         InputMap(intervals, (0.0, 1.0))
 
 
 @pytest.mark.parametrize("kind", ["relu", True, ""])
 def test_normalisation_refuses_unknown_kinds(kind):
-    with pytest.raises(
-        ValueError, match=r"normalisation must be None or .*'sigmoid', 'tanh'\], got"
-    ):
+    with pytest.raises(ValueError, match=r"kind must be one of .*'sigmoid', 'tanh'\), got"):
         Normalisation(kind, (0.0, 1.0))

@@ -28,6 +28,7 @@ from kanlib.adaptive import (
 )
 from kanlib.experiments import burgers, pdes
 from kanlib.experiments.cases import Experiment, Solutions, ended, train_case
+from kanlib.free_knots import Sharing
 from kanlib.networks import KAN
 from kanlib.objectives import MeanSquaredError, Objective
 from kanlib.optimizers import paper_lbfgs
@@ -82,7 +83,7 @@ class KnotCase:
     target: str
     network: dict[str, Any]
     epochs: tuple[int, ...]
-    free: str | None = None
+    free: Sharing | None = None
     adaptive: str | None = None
     paper: dict[str, float] | None = None
 

@@ -1,0 +1,247 @@
+"""Whatever a public function is called with, it returns, or says in one sentence what is wrong."""
+
+import inspect
+import math
+import re
+import traceback
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+import kanlib
+from kanlib import (
+    KAN,
+    MLP,
+    Attention,
+    Ensemble,
+    Jet,
+    KnotGrid,
+    MeanSquaredError,
+    ResidualLoss,
+    Schedule,
+    SplineLayer,
+    Term,
+    adaptive,
+    bspline,
+    change_of_basis,
+    conditioning,
+    cost,
+    free_knots,
+    maps,
+    ntk,
+    refit,
+    relaxation,
+    spectra,
+    transfer,
+)
+
+PACKAGE = Path(kanlib.__file__).parent
+BAD = {
+    "None": None,
+    "nan": math.nan,
+    "inf": math.inf,
+    "-1": -1,
+    "True": True,
+    "1.5": 1.5,
+    "x": "x",
+    "[]": [],
+    "{}": {},
+    "object": object(),
+    "integers": torch.tensor([1, 2]),
+    "empty": torch.empty(0),
+}
+
+torch.manual_seed(0)
+GRID, FINE = KnotGrid.uniform(3, 4), KnotGrid.uniform(3, 8)
+X, MODEL, LAYER = (
+    torch.rand(5, 2).double(),
+    KAN([2, 1], dtype=torch.float64),
+    SplineLayer(2, 1, GRID),
+)
+MATRIX, VECTOR = torch.eye(3).double(), torch.ones(3).double()
+
+
+def loss(model):
+    return model(X).square().mean()
+
+
+def use_backend(name):
+    with kanlib.backend(name):
+        pass
+
+
+FACTORY = {"device": None, "dtype": torch.float64}
+INITIAL = {"basis": "spline", "extension": "linear", "init_scale": 0.1, "init_basis": "spline"}
+RATES = {"geometry": "u", "gradient": "u"}
+ADAM = partial(torch.optim.Adam, lr=1e-3)
+CALLS = [
+    # the networks
+    (
+        KAN,
+        {"widths": [2, 3, 1], "n": 4, "r": 3, "domain": (0, 1), "first": "spline"}
+        | {"breakpoints": None, "prolonged_from": 2, "input_domain": None, "hidden_domain": (0, 1)}
+        | {"normalisation": None, **INITIAL, **FACTORY},
+    ),
+    (MLP, {"widths": [2, 3, 1], "activation": "tanh", "input_domain": None, **FACTORY}),
+    (SplineLayer, {"in_features": 2, "out_features": 1, "grid": GRID, **INITIAL, **FACTORY}),
+    (free_knots.FreeSplineLayer, {"layer": LAYER, "per": "input", "floor": 0.1}),
+    (MODEL.refine, {"breakpoints": None}),
+    (MODEL.to_basis, {"basis": "relu"}),
+    (MODEL.free, {"per": "input", "floor": 0.1}),
+    (KAN([2, 3, 1], first="affine", dtype=torch.float64).calibrate, {"x": X}),
+    (MODEL.forward, {"x": X}),
+    (MLP([2, 1], dtype=torch.float64).forward, {"x": X}),
+    (Ensemble, {"members": [MODEL, MODEL]}),
+    (Jet.at, {"x": X, "pairs": [(0, 0)], "directions": [0, 1], "features": None}),
+    (Jet, {"channels": torch.zeros(2, 5, 1), "directions": 1, "pairs": ()}),
+    (partial(kanlib.propagate, MODEL), {"jet": Jet.at(X)}),
+    # splines
+    (KnotGrid, {"order": 3, "breakpoints": [0, 1]}),
+    (KnotGrid.uniform, {"order": 3, "n": 4, "domain": (0, 1)}),
+    (GRID.missing_from, {"finer": FINE}),
+    (bspline.pieces, {"grid": GRID}),
+    (bspline.supports, {"grid": GRID}),
+    (bspline.dense_basis, {"x": X, "grid": GRID, "derivative": 0, "extension": "linear"}),
+    (bspline.cox_de_boor, {"x": X, "grid": GRID}),
+    (change_of_basis.ChangeOfBasis, {"grid": GRID}),
+    (change_of_basis.ChangeOfBasis(GRID).apply, {"x": torch.ones(6)}),
+    (change_of_basis.ChangeOfBasis(GRID).solve, {"x": torch.ones(6)}),
+    (maps.InputMap, {"intervals": [(0, 1)], "domain": (0, 1), **FACTORY}),
+    (maps.Normalisation, {"kind": "tanh", "domain": (0, 1)}),
+    # refinement
+    (kanlib.prolongation, {"coarse": GRID, "fine": FINE, "basis": "relu"}),
+    (transfer.dyadic_prolongation, {"order": 3, "n": 4}),
+    (kanlib.prolongation(GRID, FINE).apply, {"coarse": torch.ones(6)}),
+    (kanlib.prolongation(GRID, FINE).restrict, {"fine": torch.ones(10)}),
+    (kanlib.refine_adaptively, {"model": MODEL, "n": 9, "indicator": adaptive.jump_indicator}),
+    (adaptive.jumps, {"weight": torch.ones(6), "grid": GRID, "basis": "spline"}),
+    (adaptive.indicators, {"layer": LAYER}),
+    (adaptive.bisected, {"grid": GRID, "indicator": torch.ones(4), "n": 6}),
+    (adaptive.jump_indicator, {"model": MODEL}),
+    (adaptive.residual_indicator(X, lambda model: model(X)), {"model": MODEL}),
+    (adaptive.residual_indicator, {"x": X, "residual": loss}),
+    (adaptive.gradient_indicator(loss), {"model": MODEL}),
+    (adaptive.gradient_indicator, {"objective": loss}),
+    (refit.greville, {"grid": GRID}),
+    (refit.refit_on_samples, {"model": MODEL, "x": X, "new_grid": KnotGrid.refine}),
+    (refit.refit_at_greville, {"model": MODEL, "new_grid": KnotGrid.refine}),
+    (refit.resample, {"model": MODEL, "new_grid": KnotGrid.refine}),
+    # training
+    (MeanSquaredError, {"x": X, "y": X}),
+    (Attention, {"damping": 0.1, "rate": 0.1}),
+    (Attention().__call__, {"residual": torch.ones(3)}),
+    (
+        Term,
+        {"residual": lambda u, x: u.value, "points": X, "pairs": [(0, 0)], "weight": 1.0}
+        | {"features": None, "attention": None},
+    ),
+    (ResidualLoss, {"term": Term(lambda u, x: u.value, X)}),
+    (Schedule, {"epochs": [1, 1]}),
+    (
+        kanlib.Sampler,
+        {"box": [(0, 1)], "count": 3, "kind": "sobol", "every": 1, "share": 0.1, "pool": 2}
+        | {"map": None, "seed": 0, "device": "cpu", "dtype": None},
+    ),
+    (
+        kanlib.GaussNewton,
+        {"damping": 1e-3, "scaling": "marquardt", "geometry": None, "solver": "qr"}
+        | {"tries": 2, "points": 9},
+    ),
+    (use_backend, {"name": "torch"}),
+    # theory
+    (spectra.eigenpairs, {"grid": GRID, "matrix": "AtA", "inverse": True}),
+    (spectra.eigenvalue_ratio, {"grid": GRID}),
+    (spectra.sign_changes, {"vectors": MATRIX, "tolerance": 1e-12}),
+    (spectra.symbol, {"order": 3, "theta": VECTOR}),
+    (relaxation.gram, {"grid": GRID, "derivative": 1}),
+    (relaxation.quadrature, {"grid": GRID, "points": 3}),
+    (relaxation.cosine_modes, {"grid": GRID}),
+    (relaxation.rate_matrix, {"grid": GRID, "fine": FINE, "derivative": 0, **RATES}),
+    (relaxation.spectrum, {"grid": GRID, "derivative": 0, **RATES}),
+    (relaxation.largest_stable_step, {"eigenvalues": VECTOR}),
+    (relaxation.attenuation, {"rates": MATRIX, "step": 0.5, "times": [0, 1], "start": None}),
+    (relaxation.propagator, {"levels": [GRID, FINE], "steps": [1, 1], "derivative": 0, **RATES}),
+    (relaxation.coarse_correction, {"coarse": GRID, "fine": FINE, "derivative": 0}),
+    (ntk.jacobian, {"model": MODEL, "x": X, "weights": "all"}),
+    (ntk.tangent_kernel, {"model": MODEL, "x": X, "weights": "all"}),
+    (ntk.spectrum, {"rows": MATRIX}),
+    (ntk.spectral_radius, {"rows": MATRIX}),
+    (conditioning.gauss_newton, {"model": MODEL, "x": X, "weights": "all"}),
+    (conditioning.hessian, {"model": MODEL, "objective": loss}),
+    (conditioning.lanczos, {"model": MODEL, "objective": loss, "count": 2, "lowest": False}),
+    (conditioning.condition_number, {"values": VECTOR, "cutoff": 1e-13}),
+    (conditioning.unit_diagonal, {"matrix": MATRIX}),
+    (conditioning.best_descent, {"kappa": 9.0, "largest": 1.0, "momentum": True}),
+    (conditioning.predicted_steps, {"kappa": 9.0, "tolerance": 1e-3, "momentum": True}),
+    (
+        conditioning.evaluations_to,
+        {"rows": MATRIX, "targets": VECTOR, "start": VECTOR, "optimizer": ADAM}
+        | {"tolerance": 0.9, "limit": 3},
+    ),
+    (cost.one_by_one, {"x": X, "grid": GRID}),
+    (cost.evaluate, {"layer": LAYER, "x": X.float(), "method": "local"}),
+    (cost.step, {"layers": [LAYER], "x": X.float(), "method": "local"}),
+    (cost.count_operations, {"function": lambda: None}),
+    (cost.measure, {"functions": {"a": lambda: None}, "repeats": 1}),
+    (cost.float32_error, {"grid": GRID, "method": "local", "basis": "spline", "points": 5}),
+]
+MODULES = (adaptive, change_of_basis, conditioning, cost, ntk, refit, relaxation, spectra)
+#: The breakpoints of a finer grid are a grid of that name.
+ALIASES = {"breakpoints": "fine"}
+#: Results, settings of torch's own optimizers and schedulers, and what other tests try.
+ELSEWHERE = {"Run", "exponential_cycles", "lbfgs", "linear_ramp", "train", "train_multilevel"}
+
+
+def label(function):
+    return getattr(function, "__qualname__", str(function))
+
+
+def fault(function, arguments, name, value):
+    """Return what is wrong with how a function treats a bad value, or nothing."""
+    try:
+        function(**arguments | {name: value})
+    except (TypeError, ValueError) as error:
+        message = str(error)
+        where = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        if PACKAGE not in where.parents:
+            return f"{type(error).__name__} in {where.name}: {message}"
+        named = name in message or ALIASES.get(name, name) in message
+        one = "\n" not in message and len(re.findall(r"[.!?] [A-Z]", message)) == 0
+        return None if named and one else f"not one sentence on {name}: {message}"
+    except Exception as error:  # anything else is not an answer
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+@pytest.mark.parametrize(("function", "arguments"), CALLS, ids=[label(f) for f, _ in CALLS])
+def test_bad_arguments_are_named(function, arguments):
+    function(**arguments)
+    faults = {
+        f"{name}={kind}": found
+        for name in arguments
+        for kind, value in BAD.items()
+        if (found := fault(function, arguments, name, value))
+    }
+    assert faults == {}
+
+
+def test_every_public_name_is_tried():
+    tried = {label(function).split(".")[0] for function, _ in CALLS} | {"backend", "propagate"}
+    assert {*kanlib.__all__} <= tried | ELSEWHERE
+    public = {
+        f"{module.__name__}.{name}"
+        for module in MODULES
+        for name, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__ and name[0] != "_"
+    }
+    assert public <= {f"{f.__module__}.{label(f)}" for f, _ in CALLS if inspect.isfunction(f)}
+
+
+def test_a_deep_traceback_and_a_message_without_the_name_are_faults():
+    def deep(x):
+        torch.ones(2).view(x)
+
+    assert "view" in fault(deep, {}, "x", "three")
+    assert fault(KnotGrid.uniform, {"order": 3}, "n", 0) is None
