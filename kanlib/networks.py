@@ -9,7 +9,16 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from kanlib._checks import Basis, Extension, as_integer, as_interval, check_factory, check_input, check_option, check_tensor, shown
+from kanlib._checks import (
+    Basis,
+    Extension,
+    as_integer,
+    as_interval,
+    check_factory,
+    check_input,
+    check_option,
+    shown,
+)
 from kanlib.described import Described, alteration, check_copyable, check_same, reached
 from kanlib.free_knots import FreeSplineLayer, Sharing
 from kanlib.knots import MAX_ORDER, KnotGrid

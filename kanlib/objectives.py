@@ -13,7 +13,6 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from kanlib._checks import check_tensor
 from kanlib.derivatives import Jet
 from kanlib.described import reached
 from kanlib.ensembles import Ensemble

@@ -208,3 +208,22 @@ def test_lbfgs_depends_little_on_the_condition_number():
     lbfgs = partial(torch.optim.LBFGS, max_iter=200, line_search_fn="strong_wolfe")
     found = evaluations_to(rows, torch.zeros(3), torch.ones(3), lbfgs)
     assert 3 < found < 60 < 0.01 * predicted_steps(1e8, 1e-6, momentum=True)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-3, 1.0, 1e25])
+def test_zero_eigenvalues_are_relative_to_the_largest(scale):
+    values = scale * torch.tensor([4.0, 2.0, 1e-15, -1e-15], dtype=torch.float64)
+    number, rank = condition_number(values)
+    assert (number, rank) == (pytest.approx(2.0), 2)
+
+
+@pytest.mark.parametrize("values", [[4.0, -3.0], [4.0, float("nan")], [], [-1.0]])
+def test_condition_number_wants_a_semidefinite_matrix(values):
+    with pytest.raises(ValueError, match=r"values must .* got"):
+        condition_number(torch.tensor(values))
+
+
+@pytest.mark.parametrize(("kappa", "tolerance"), [(10, 2), (10, 1), (10, 0), (1, 0.1), (0.5, 0.1)])
+def test_predicted_steps_wants_a_reduction(kappa, tolerance):
+    with pytest.raises(ValueError, match=r"(kappa|tolerance) must be .* got"):
+        predicted_steps(kappa, tolerance)

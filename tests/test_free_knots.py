@@ -393,3 +393,25 @@ def test_floor_is_lowered_to_half_the_smallest_spacing():
     layer = FreeSplineLayer(SplineLayer(1, 1, KnotGrid.uniform(4, 4)), floor=0.5)
     fine = layer.refine(KnotGrid(4, [0, 0.02, 0.25, 0.5, 0.75, 1]))  # 0.1 times the mean
     assert float(fine.knots.floor) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("per", ["layer", "input"])
+@pytest.mark.parametrize("n", [7, 49])
+def test_floor_is_lowered_to_half_of_the_smallest_spacing(per, n):
+    grid = KnotGrid(3, np.linspace(0, 1, n + 1))
+    layer = FreeSplineLayer(SplineLayer(2, 1, grid, dtype=torch.float64), per=per, floor=0.5)
+    points = grid.breakpoints.tolist()
+    narrow = KnotGrid(3, [0.0, 0.1 / n, *points[1:]])
+    fine = layer.refine(narrow)
+    assert float(fine.knots.floor) == pytest.approx(0.5 * (0.1 / n) * (n + 1))
+    wide = KnotGrid(3, sorted([*points, 0.5 / n]))
+    floor = min(0.5, 0.5 * 0.5 * (n + 1) / n)
+    assert float(layer.refine(wide).knots.floor) == pytest.approx(floor)
+
+
+@pytest.mark.parametrize("floor", [0.0, 1e-14, 1.0, float("nan"), float("inf")])
+def test_floor_that_leaves_no_room_for_refinement_is_refused(floor):
+    layer = SplineLayer(1, 1, KnotGrid.uniform(3, 4))
+    with pytest.raises(ValueError, match=r"floor must be .* got"):
+        FreeSplineLayer(layer, floor=floor)
+    assert FreeSplineLayer(layer, floor=1e-8).refine().refine().knots.floor == 1e-8

@@ -372,3 +372,11 @@ def test_networks_use_a_refinement_in_the_spline_geometry_only(float64):
             left[row].append(float(new_waves(fine) / before))
     assert np.median(left["u"]) < 0.5
     assert min(left["w"]) > 0.95
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-3, 1.0, 1e25])
+def test_zero_eigenvalues_bound_no_step_at_any_scale(scale):
+    values = scale * torch.tensor([4.0, 1.0, 1e-14, -1e-14, 0.0], dtype=torch.float64)
+    assert largest_stable_step(values) * scale == pytest.approx(0.5)
+    assert largest_stable_step(0 * values) == float("inf")
+    assert largest_stable_step(scale * torch.tensor([4.0, -1.0], dtype=torch.float64)) == 0

@@ -319,3 +319,65 @@ def test_default_device_is_ignored(basis):
 def test_repr_shows_the_sizes():
     p = prolongation(KnotGrid.uniform(3, 4), KnotGrid.uniform(3, 8))
     assert repr(p) == "Prolongation(num_fine=10, num_coarse=6)"
+
+
+def ugly(r, n, graded, toward):
+    """Return a grid, and its refinement with every old inner breakpoint one ulp beside itself."""
+    t = np.linspace(0, 1, n + 1) ** (1.7 if graded else 1.0)
+    coarse = KnotGrid(r, t)
+    fine = coarse.refine().breakpoints.numpy().copy()
+    fine[2:-1:2] = np.nextafter(fine[2:-1:2], toward)
+    return coarse, KnotGrid(r, fine)
+
+
+@every_basis
+@pytest.mark.parametrize("r", [1, 2, 4])
+@pytest.mark.parametrize("n", [7, 49])
+@pytest.mark.parametrize("graded", [False, True])
+@pytest.mark.parametrize("toward", [0.0, 1.0])
+def test_breakpoints_one_ulp_beside_the_old_ones_change_nothing(basis, r, n, graded, toward):
+    coarse, fine = ugly(r, n, graded, toward)
+    u = np.random.default_rng(n).standard_normal(coarse.num_basis)
+    p = prolongation(coarse, fine, basis).dense().numpy()
+    x = np.concatenate([np.linspace(*ends, 3) for ends in intervals(fine)])
+    if basis == "spline":
+        values = [
+            scipy.interpolate.BSpline(grid.knots.numpy(), weight, r - 1)(x)
+            for grid, weight in ((coarse, u), (fine, p @ u))
+        ]
+    else:
+        values = [
+            (np.maximum(x[:, None] - knots, 0) ** (r - 1) * (x[:, None] >= knots)) @ weight
+            for knots, weight in (
+                (coarse.knots.numpy()[: coarse.num_basis], u),
+                (fine.knots.numpy()[: fine.num_basis], p @ u),
+            )
+        ]
+    np.testing.assert_allclose(
+        values[1], values[0], rtol=0, atol=1e-9 if basis == "relu" else 1e-12
+    )
+
+
+@pytest.mark.parametrize("shift", [1e-13, 1e-12])
+def test_grids_are_nested_to_a_few_ulps_and_no_further(shift):
+    coarse = KnotGrid(3, [0.0, 0.5, 1.0])
+    near, far = ([0.0, 0.25, 0.5 + s, 0.75, 1.0] for s in (2e-15, shift))
+    assert prolongation(coarse, KnotGrid(3, near)).shape == (6, 4)
+    with pytest.raises(ValueError, match="lacks 1 breakpoint"):
+        prolongation(coarse, KnotGrid(3, far))
+    assert KnotGrid(3, near).is_uniform
+    assert not KnotGrid(3, far).is_uniform
+
+
+def test_breakpoints_in_float32_are_told_from_others():
+    coarse = KnotGrid.uniform(4, 5)
+    with pytest.raises(ValueError, match="differ as float32 rounds: give breakpoints as Python"):
+        prolongation(coarse, KnotGrid(4, torch.linspace(0, 1, 11)))
+    with pytest.raises(ValueError, match="add them to fine"):
+        prolongation(coarse, KnotGrid.uniform(4, 7))
+
+
+def test_dyadic_stencil_wants_an_order_and_intervals():
+    for order, n in ((0, 3), (3, 0), (33, 1)):
+        with pytest.raises(ValueError, match=r"(order|n) must be at (least 1|most 32), got"):
+            dyadic_prolongation(order, n)
