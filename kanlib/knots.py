@@ -169,7 +169,8 @@ def check_powers(grid: KnotGrid) -> None:
     """Raise ValueError unless powers of distances on a grid, up to its order, are in float64."""
     a, b = grid.domain
     limit = 1e300 ** (1 / grid.order)
-    if float(grid.breakpoints.diff().min()) < 1 / limit or max(abs(a), abs(b)) > limit:
+    smallest = min(right - left for left, right in pairwise(grid._points))
+    if smallest < 1 / limit or max(abs(a), abs(b)) > limit:
         raise ValueError(
             f"grid must have powers of order {grid.order} within float64 for the ReLU basis, got "
             f"{grid}: scale the domain"

@@ -191,7 +191,10 @@ MODULES = (adaptive, change_of_basis, conditioning, cost, ntk, refit, relaxation
 #: The breakpoints of a finer grid are a grid of that name.
 ALIASES = {"breakpoints": "fine"}
 #: Results, settings of torch's own optimizers and schedulers, and what other tests try.
-ELSEWHERE = {"Run", "exponential_cycles", "lbfgs", "linear_ramp", "train", "train_multilevel"}
+ELSEWHERE = {
+    *("EndOfLevel", "Run", "State", "Stop", "exponential_cycles", "lbfgs", "linear_ramp"),
+    *("paper_lbfgs", "train", "train_multilevel"),
+}
 
 
 def label(function):
