@@ -73,7 +73,7 @@ class Term:
                 f"weight must be one fixed number, got {weight}: weight points in the residual, as "
                 "in w * (u.value - 1), and hand parameters of your own to the model"
             )
-        check_types(Term.__init__, locals() | {"weight": 1.0})
+        check_types(Term.__init__, locals() | {"weight": 1.0, "pairs": ()})
         weight = as_number("weight", weight, above=0.0)
         self.sampler = points if isinstance(points, Sampler) else None
         if self.sampler is not None and attention is not None:

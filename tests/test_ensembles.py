@@ -108,7 +108,7 @@ def test_ensemble_names_the_mistake():
         Ensemble([KAN([2, 1])])(torch.rand(2, 5, 2))
     with pytest.raises(TypeError, match="members must be a list of networks, got KAN"):
         Ensemble(KAN([2, 1]))
-    with pytest.raises(TypeError, match="members must be networks, got int"):
+    with pytest.raises(TypeError, match="members\[0\] must be a Module, got 1"):
         Ensemble([1, 2])
 
 

@@ -524,7 +524,11 @@ def test_networks_refuse_bad_widths(make, widths):
         ({"breakpoints": "01"}, TypeError, "breakpoints must be a flat sequence"),
         ({"basis": "b"}, ValueError, "basis must be one of"),
         ({"extension": "zero"}, ValueError, "extension must be one of"),
-        ({"init_scale": -1}, ValueError, "init_scale must be finite and at least 0, got -1"),
+        (
+            {"init_scale": -1},
+            ValueError,
+            "init_scale must be a finite number of at least 0, got -1",
+        ),
         ({"prolonged_from": 0}, ValueError, "prolonged_from must be at least 1, got 0"),
         ({"prolonged_from": True}, TypeError, "prolonged_from must be an integer"),
         ({"prolonged_from": 2.5}, TypeError, "prolonged_from must be an integer"),
@@ -754,9 +758,7 @@ def test_freed_network_keeps_its_class_and_refuses_layers_that_it_would_lose():
     model = Hard([2, 3, 1], n=4, dtype=torch.float64)
     x = torch.rand(20, 2, dtype=torch.float64)
     torch.testing.assert_close(model.free()(x), model(x))
-    with pytest.raises(
-        ValueError, match="to free its knots, got one with forward"
-    ):
+    with pytest.raises(ValueError, match="to free its knots, got one with forward"):
         hooked(KAN([2, 3, 1], n=4)).free()
 
 
