@@ -12,7 +12,7 @@ EXPERIMENTS = regression poisson burgers allen-cahn knots refinement second-orde
 INSTALLED = $(VENV)/.installed
 FRESH = $(SOURCE)/_build/.fresh
 # What a chapter's outputs depend on beside its own cells.
-INPUTS = $(wildcard kanlib/*.py kanlib/*/*.py book/*.py book/claims/*.json book/results/*.json) requirements.txt
+INPUTS = $(wildcard kanlib/*.py kanlib/*/*.py kanlib/*/*/*.py book/kanbook/*.py book/claims/*.json book/results/*.json) requirements.txt
 PYTEST = $(BIN)/python -m pytest
 SHORT = --no-header -q
 # The tests of the library itself, which need none of the book's packages.
@@ -68,6 +68,7 @@ $(INSTALLED): requirements.txt pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install -qq --disable-pip-version-check -r requirements.txt
 	@$(BIN)/pip install -qq --disable-pip-version-check --no-deps -e .
+	@$(BIN)/python scripts/pages.py
 	@touch $@
 
 # Other libraries want versions of their own.
@@ -113,7 +114,7 @@ unit: install
 	@echo "Unit and property tests"
 	@$(PYTEST) $(SHORT) -n $(JOBS) tests --ignore=tests/notebooks --ignore=tests/browser
 
-# Triton, which kanlib.gpu imports, is for Linux only.
+# Triton, which kanlib.kernels.gpu_triton imports, is for Linux only.
 doctest: install
 	@echo "Examples in docstrings"
 	@$(PYTEST) $(SHORT) --doctest-modules --doctest-ignore-import-errors kanlib

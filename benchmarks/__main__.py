@@ -16,8 +16,8 @@ import torch
 from benchmarks import peers, targets
 from benchmarks.measuring import FULL, QUICK
 from benchmarks.sections import SECTIONS, SINGLE
-from kanlib.files import write_atomically
-from kanlib.records import provenance
+from kanlib.paper.records import provenance
+from kanlib.training.files import write_atomically
 
 SCHEMA = 1
 ROOT = Path(__file__).resolve().parents[1]

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from kanlib.cost import measure
+from kanlib.analysis.cost import measure
 
 SHORTEST = 0.02
 """Seconds that one turn should take at least; a shorter function is called several times."""

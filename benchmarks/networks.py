@@ -9,10 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from kanlib import KAN, SplineLayer, bspline, kernels, local
-from kanlib.cost import evaluate
-from kanlib.derivatives import Jet, propagate
-from kanlib.ensembles import Ensemble
+from kanlib import KAN, SplineLayer
+from kanlib.analysis.cost import evaluate
+from kanlib.kernels import operator, reference
+from kanlib.nn.ensemble import Ensemble
+from kanlib.nn.jets import Jet, propagate
+from kanlib.splines import bspline
 
 Step = Callable[[], object]
 
@@ -87,7 +89,7 @@ def gather(model: KAN) -> nn.Module:
 
     def by_look_up(layer: SplineLayer, x: Tensor) -> Tensor:
         pieces = layer.weight.unfold(-1, layer.grid.order, 1) @ layer._table[0]
-        return local.evaluate(x[None], pieces.flatten(-2), layer.breakpoints, None)[0]
+        return reference.evaluate(x[None], pieces.flatten(-2), layer.breakpoints, None)[0]
 
     return Evaluated(model, by_look_up)
 
@@ -96,7 +98,7 @@ def plain(step: Step) -> Step:
     """Return the step with the layers evaluated by plain PyTorch, without the fused kernels."""
 
     def run() -> object:
-        with kernels.backend("torch"):
+        with operator.backend("torch"):
             return step()
 
     return run

@@ -1,10 +1,10 @@
 """What the cost planner is fitted to, and networks that it has to predict.
 
-The layers of :data:`kanlib.planner.CALIBRATION` give the constants; the networks are not used for
-the fit. Both are steps of training in float32 on one thread, forward and backward, without the
-optimizer; those of the networks include the loss and leading affine maps, which the model lacks.
-There are several calibrations, before and after the networks, to show how far they are apart.
-Last come whole trainings, with their optimizers.
+The layers of :data:`kanlib.analysis.planner.CALIBRATION` give the constants; the networks are not
+used for the fit. Both are steps of training in float32 on one thread, forward and backward, without
+the optimizer; those of the networks include the loss and leading affine maps, which the model
+lacks. There are several calibrations, before and after the networks, to show how far they are
+apart. Last come whole trainings, with their optimizers.
 
     python -m benchmarks.planner [--quick] [--out FILE]
 """
@@ -24,11 +24,11 @@ from benchmarks.__main__ import ROOT, SCHEMA, text
 from benchmarks.measuring import FULL, QUICK, Effort, compare
 from benchmarks.networks import network, points, training_step
 from kanlib import KAN, MeanSquaredError, SplineLayer, train_multilevel
-from kanlib.files import write_atomically
-from kanlib.optimizers import paper_lbfgs
-from kanlib.planner import CALIBRATION, TERMS, CostModel, layers_of, measure_layers
-from kanlib.problems.regression import regression
-from kanlib.records import provenance
+from kanlib.analysis.planner import CALIBRATION, TERMS, CostModel, layers_of, measure_layers
+from kanlib.paper.problems.regression import regression
+from kanlib.paper.records import provenance
+from kanlib.training.files import write_atomically
+from kanlib.training.optimizers import paper_lbfgs
 
 RECORD = ROOT / "book" / "results" / "planner.json"
 #: Widths, kind of the first layer, and points of the networks that are predicted.

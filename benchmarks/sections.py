@@ -31,15 +31,15 @@ from benchmarks.networks import (
     training_step,
 )
 from kanlib import KAN, MLP
-from kanlib.ensembles import Ensemble
-from kanlib.experiments import EXPERIMENTS, pdes
-from kanlib.objectives import MeanSquaredError
-from kanlib.planner import Layer
-from kanlib.problems.allen_cahn import AllenCahn
-from kanlib.problems.burgers import Burgers
-from kanlib.problems.poisson import Poisson
-from kanlib.problems.regression import regression
-from kanlib.refit import refit_on_samples
+from kanlib.analysis.planner import Layer
+from kanlib.nn.ensemble import Ensemble
+from kanlib.objectives.mean_squared_error import MeanSquaredError
+from kanlib.paper.experiments import EXPERIMENTS, pdes
+from kanlib.paper.problems.allen_cahn import AllenCahn
+from kanlib.paper.problems.burgers import Burgers
+from kanlib.paper.problems.poisson import Poisson
+from kanlib.paper.problems.regression import regression
+from kanlib.paper.refit import refit_on_samples
 
 Form = Callable[[KAN], nn.Module]
 Builders = dict[str, Callable[[], Step]]

@@ -27,11 +27,11 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from kanlib.experiments import EXPERIMENTS
-from kanlib.files import write_atomically
-from kanlib.problems.burgers import VISCOSITY, Burgers
-from kanlib.problems.poisson import Poisson, source
-from kanlib.records import provenance
+from kanlib.paper.experiments import EXPERIMENTS
+from kanlib.paper.problems.burgers import VISCOSITY, Burgers
+from kanlib.paper.problems.poisson import Poisson, source
+from kanlib.paper.records import provenance
+from kanlib.training.files import write_atomically
 
 RECORD = Path(__file__).resolve().parents[1] / "book" / "results" / "solvers.json"
 SEED = 1234

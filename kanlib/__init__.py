@@ -1,23 +1,23 @@
 """kanlib: Kolmogorov-Arnold networks with exact refinement and multilevel training."""
 
-from kanlib.adaptive import refine_adaptively
-from kanlib.attention import Attention
-from kanlib.derivatives import Jet, propagate
-from kanlib.ensembles import Ensemble
-from kanlib.gauss_newton import GaussNewton
-from kanlib.kernels import backend
-from kanlib.knots import KnotGrid
-from kanlib.layers import SplineLayer
-from kanlib.multilevel import Schedule, train_multilevel
-from kanlib.networks import KAN, MLP
-from kanlib.objectives import MeanSquaredError
-from kanlib.optimizers import lbfgs, paper_lbfgs
-from kanlib.residuals import ResidualLoss, Term
-from kanlib.runs import EndOfLevel, Run, State, Stop
-from kanlib.samplers import Sampler
-from kanlib.schedulers import exponential_cycles, linear_ramp
-from kanlib.training import train
-from kanlib.transfer import prolongation
+from kanlib.kernels.operator import backend
+from kanlib.nn.ensemble import Ensemble
+from kanlib.nn.jets import Jet, propagate
+from kanlib.nn.networks import KAN, MLP
+from kanlib.nn.spline_layer import SplineLayer
+from kanlib.objectives.attention import Attention
+from kanlib.objectives.mean_squared_error import MeanSquaredError
+from kanlib.objectives.residuals import ResidualLoss, Term
+from kanlib.objectives.samplers import Sampler
+from kanlib.splines.knots import KnotGrid
+from kanlib.splines.prolongation import prolongation
+from kanlib.training.adaptive import refine_adaptively
+from kanlib.training.gauss_newton import GaussNewton
+from kanlib.training.multilevel import Schedule, train_multilevel
+from kanlib.training.optimizers import lbfgs, paper_lbfgs
+from kanlib.training.runs import EndOfLevel, Run, State, Stop
+from kanlib.training.schedulers import exponential_cycles, linear_ramp
+from kanlib.training.trainer import train
 
 __version__ = "0.1.0"
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from kanlib.experiments import EXPERIMENTS, find_experiment
-from kanlib.records import RESULTS, load_record, runs_of
-from kanlib.runner import run_and_record
+from kanlib.paper.experiments import EXPERIMENTS, find_experiment
+from kanlib.paper.records import RESULTS, load_record, runs_of
+from kanlib.paper.runner import run_and_record
 
 DEFAULT = "EXPERIMENT.json, in book/results inside the repository and here elsewhere"
 

@@ -52,7 +52,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellControlSignal, DeadKernelError
 from nbformat import NotebookNode
 
-from kanlib.files import read, write_atomically
+from kanlib.training.files import read, write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "book"

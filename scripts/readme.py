@@ -14,10 +14,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from kanlib.comparison import compare_cases
-from kanlib.experiments import EXPERIMENTS
-from kanlib.figures import BASIS_COLORS, GREY, LEVEL_COLORS
-from kanlib.records import load_record, runs_of
+from kanbook.figures import BASIS_COLORS, GREY, LEVEL_COLORS
+from kanlib.paper.comparison import compare_cases
+from kanlib.paper.experiments import EXPERIMENTS
+from kanlib.paper.records import load_record, runs_of
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"

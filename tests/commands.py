@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from kanlib.__main__ import _parser
-from kanlib.experiments import find_case, find_experiment
+from kanlib.paper.experiments import find_case, find_experiment
 
 ROOT = Path(__file__).resolve().parents[1]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.func import jvp
 
-from kanlib.derivatives import propagate
+from kanlib.nn.jets import propagate
 
 
 class Function(nn.Module):

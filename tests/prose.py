@@ -34,10 +34,10 @@ import torch
 from scipy import optimize
 
 import kanlib
-import kanlib.conditioning
-from kanlib import relaxation, spectra
-from kanlib.experiments import EXPERIMENTS, find_case
-from kanlib.records import find_run, load_record, runs_of
+import kanlib.analysis.conditioning
+from kanlib.analysis import relaxation, spectra
+from kanlib.paper.experiments import EXPERIMENTS, find_case
+from kanlib.paper.records import find_run, load_record, runs_of
 
 ROOT = Path(__file__).resolve().parents[1]
 NUMBERS = ROOT / "book" / "numbers"

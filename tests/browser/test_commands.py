@@ -13,7 +13,7 @@ SOUND = [
     "make nbval papermill CHAPTERS=book/A-notation.ipynb",
     "make book    # the book",
     "make = partial(SGD, lr=0.1)",
-    ".venv/bin/python -m pytest tests/test_knots.py -k refine",
+    ".venv/bin/python -m pytest tests/splines/test_knots.py -k refine",
 ]
 PLANTED = {
     "python -m kanlib run regression –case relu-coarse": "unrecognized arguments",

@@ -193,7 +193,11 @@ def names_a_file_by_its_working_folder(source):
 
 def test_chapters_name_no_file_by_their_working_folder():
     """A downloaded chapter runs in any folder: claims and records are found through kanlib."""
-    for source in ("from ledger import claim", 'load_record("results/x.json")', "Path().glob(a)"):
+    for source in (
+        "from kanbook.ledger import claim",
+        'load_record("results/x.json")',
+        "Path().glob(a)",
+    ):
         assert names_a_file_by_its_working_folder(source)
     for path in notebooks.chapters():
         for cell in nbformat.read(path, as_version=4).cells:

@@ -1,0 +1,197 @@
+"""Plotly figures in one style, shown alike in JupyterLab and on the pages of the book.
+
+Importing this module makes the style the default::
+
+    from kanbook.figures import show, BASIS_COLORS
+
+    fig = go.Figure(go.Scatter(x=x, y=y, line_color=BASIS_COLORS["spline"]))
+    fig.update_layout(xaxis_title="x", yaxis_title="value")
+    show(fig, alt="What the figure shows, for those who cannot see it.",
+         caption="What it means, in *Markdown* with $math$.")
+
+Every figure of a chapter goes through `show`, because every figure needs its text alternative.
+A plain ``fig.show()``, or a figure as the last expression of a cell, works too.
+The template has no opinion of its own on light and dark: backgrounds are transparent, and axes,
+grid and text are a grey that both themes leave legible.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+import plotly.graph_objects as go
+import plotly.io as pio
+from IPython.display import Markdown, display
+from plotly.io.base_renderers import MimetypeRenderer, PlotlyRenderer
+
+from kanlib.viz.colors import BASIS_COLORS as BASIS_COLORS
+from kanlib.viz.colors import BLUE as BLUE
+from kanlib.viz.colors import GREEN as GREEN
+from kanlib.viz.colors import GREY as GREY
+from kanlib.viz.colors import ORANGE as ORANGE
+from kanlib.viz.colors import PINK as PINK
+from kanlib.viz.colors import SKY as SKY
+from kanlib.viz.colors import VERMILLION as VERMILLION
+
+LEVEL_COLORS = [ORANGE, SKY, GREEN, BLUE, PINK, VERMILLION, GREY]
+"""Colours of the levels, coarsest first."""
+
+CONFIG = {"displayModeBar": False, "responsive": True}
+"""Options of plotly.js that every figure is drawn with."""
+
+_GRID = "rgba(128, 128, 128, 0.3)"
+_AXIS = {
+    "automargin": True,
+    "exponentformat": "power",
+    "gridcolor": _GRID,
+    "linecolor": GREY,
+    "showline": True,
+    "ticks": "outside",
+    "tickcolor": GREY,
+    "zerolinecolor": _GRID,
+}
+
+TEMPLATE = go.layout.Template(
+    layout={
+        "autosize": True,
+        "colorscale": {"sequential": "Viridis", "diverging": "RdBu"},
+        "colorway": [BLUE, VERMILLION, GREEN, ORANGE, PINK, SKY, GREY],
+        "font": {"family": "system-ui, sans-serif", "size": 14, "color": GREY},
+        "height": 420,
+        "legend": {"orientation": "h", "x": 0, "y": 0, "yanchor": "bottom", "yref": "container"},
+        "margin": {"l": 60, "r": 20, "t": 40, "b": 80},
+        "paper_bgcolor": "rgba(0, 0, 0, 0)",
+        "plot_bgcolor": "rgba(0, 0, 0, 0)",
+        "title": {"x": 0, "xref": "paper"},
+        "xaxis": _AXIS,
+        "yaxis": _AXIS,
+    }
+)
+
+
+class BookRenderer(MimetypeRenderer):
+    """Emit a figure as plotly's own type, for JupyterLab, and as HTML, for the book.
+
+    The HTML expects plotly.js on the page, which the book loads once from its own files.
+    """
+
+    def to_mimebundle(self, fig_dict: dict[str, Any]) -> dict[str, Any]:
+        """Return the figure under both types."""
+        html = pio.to_html(
+            with_height(fig_dict),
+            config=CONFIG,
+            include_plotlyjs=False,
+            include_mathjax=False,
+            full_html=False,
+            validate=False,
+        )
+        return {**PlotlyRenderer(CONFIG).to_mimebundle(fig_dict), "text/html": html}
+
+
+def with_height(figure: dict[str, Any]) -> dict[str, Any]:
+    """Return a figure whose layout says its height.
+
+    Left to the template, the height is lost every other time that plotly.js draws into the same
+    place: the figure is then as high as a box that is as high as the figure.
+
+    Args:
+        figure: a plotly figure as a dictionary.
+
+    >>> with_height(go.Figure().to_dict())["layout"]["height"]
+    420
+    >>> with_height(go.Figure(layout_height=300).to_dict())["layout"]["height"]
+    300
+    """
+    layout = figure["layout"]
+    template = layout.get("template", {}).get("layout", {})
+    height = layout.get("height") or template.get("height") or TEMPLATE.layout.height
+    return {**figure, "layout": {**layout, "height": height}}
+
+
+def use_book_renderer() -> None:
+    """Make the renderer and the template of this module plotly's defaults."""
+    pio.renderers["kanlib"] = BookRenderer()
+    pio.renderers.default = "kanlib"
+    pio.templates["kanlib"] = TEMPLATE
+    pio.templates.default = "kanlib"
+
+
+use_book_renderer()
+
+
+def mimebundle(fig: go.Figure, alt: str = "") -> dict[str, Any]:
+    """Return what a notebook displays for a figure.
+
+    Args:
+        fig: the figure.
+        alt: its text alternative, which becomes the label of the HTML version.
+
+    Returns:
+        The figure by type, plotly's own and ``text/html``.
+
+    >>> bundle = mimebundle(go.Figure(), alt="An empty figure.")
+    >>> sorted(bundle)
+    ['application/vnd.plotly.v1+json', 'text/html']
+    >>> bundle["text/html"].startswith('<figure role="img" aria-label="An empty figure.">')
+    True
+    """
+    bundle = BookRenderer().to_mimebundle(fig.to_dict())
+    if alt:
+        label = escape(alt)
+        bundle["text/html"] = (
+            f'<figure role="img" aria-label="{label}">{bundle["text/html"]}</figure>'
+        )
+    return bundle
+
+
+def show(fig: go.Figure, alt: str, caption: str = "") -> None:
+    """Display a figure with its text alternative and, below it, its caption.
+
+    Args:
+        fig: the figure.
+        alt: what the figure shows, for those who cannot see it; plain text.
+        caption: what it means, in Markdown; ``$math$`` is typeset.
+
+    Raises:
+        ValueError: if `alt` is blank.
+    """
+    if not alt.strip():
+        raise ValueError(f"alt = {alt!r}: expected a sentence that says what the figure shows")
+    display(mimebundle(fig, alt), raw=True)
+    if caption:
+        display(Markdown(caption))
+
+
+def table(rows: list[dict[str, Any]]) -> Markdown:
+    """Return rows as a table with one column a key.
+
+    Args:
+        rows: at least one row; all rows have the same keys. Cells may hold Markdown.
+
+    Raises:
+        ValueError: if there is no row, or the keys differ.
+
+    >>> print(table([{"r": 1, "degree": 0}, {"r": 2, "degree": 1}]).data)
+    | r | degree |
+    |---|---|
+    | 1 | 0 |
+    | 2 | 1 |
+    """
+    if not rows or any(list(row) != list(rows[0]) for row in rows):
+        raise ValueError(f"rows must be dictionaries with the same keys, got {rows!r}")
+    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
+    lines += ["| " + " | ".join(str(cell) for cell in row.values()) + " |" for row in rows]
+    return Markdown("\n".join(lines))
+
+
+def show_table(rows: list[dict[str, Any]], caption: str = "") -> None:
+    """Display a `table` and, below it, its caption.
+
+    Args:
+        rows: see `table`.
+        caption: what the table means, in Markdown; ``$math$`` is typeset.
+    """
+    display(table(rows))
+    if caption:
+        display(Markdown(caption))

@@ -1,0 +1,1 @@
+"""Theory and cost: spectra, relaxation, tangent kernels, conditioning, the planner."""

@@ -1,0 +1,293 @@
+"""What a multilevel schedule costs before it is run: parameters, operations, memory and time.
+
+The time of a training step, forward and backward, is modelled layer by layer as::
+
+    t = t_0 + c_1 B P r^2 + c_2 B P Q r + c_3 P Q (n + r - 1) + c_4 B P + c_5 B Q
+
+for B points, P inputs and Q outputs: a fixed price of calling the operators, the r functions at
+each input, a sum over r rows of weights at each edge, what is paid once a step for each weight,
+and what is paid for each input and each output of a point whatever the order. In the first layer,
+which needs no gradient in its inputs, the third term is two thirds of that. The constants are
+fitted to measured steps of layers; only the term of the weights grows with n.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise, product
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.optimize import nnls
+
+from kanlib._checks import as_integer
+from kanlib.analysis.cost import measure
+from kanlib.nn.networks import FIRST_LAYERS
+from kanlib.nn.spline_layer import SplineLayer
+from kanlib.splines.knots import KnotGrid
+from kanlib.training.multilevel import Schedule
+
+#: The terms of the model, in the order of the constants t_0, c_1, ..., c_5.
+TERMS = ("call", "functions", "edges", "weights", "inputs", "outputs")
+
+
+class Layer(NamedTuple):
+    """A spline layer and the points that it sees.
+
+    Attributes:
+        points: points of a step, B.
+        inputs: inputs of the layer, P.
+        outputs: outputs of the layer, Q.
+        n: intervals of its grid.
+        r: order of its splines.
+        differentiated: whether a step needs the gradient in the inputs; not in the first layer.
+    """
+
+    points: int
+    inputs: int
+    outputs: int
+    n: int
+    r: int = 4
+    differentiated: bool = True
+
+    @property
+    def weights(self) -> int:
+        """Number of weights, P Q (n + r - 1)."""
+        return self.inputs * self.outputs * (self.n + self.r - 1)
+
+    @property
+    def sums(self) -> int:
+        """Number of sums over r rows of weights, for outputs and for the gradients of a step."""
+        return 3 if self.differentiated else 2
+
+    @property
+    def operations(self) -> int:
+        """Floating-point operations in these sums, 6 B P Q r, or 4 B P Q r in the first layer."""
+        return 2 * self.sums * self.points * self.inputs * self.outputs * self.r
+
+    @property
+    def terms(self) -> tuple[float, ...]:
+        """What the constants of the model are multiplied with, in the order of `TERMS`."""
+        read, written = self.points * self.inputs, self.points * self.outputs
+        return 1.0, read * self.r**2, self.operations / 6, self.weights, read, written
+
+
+SHAPES = ((2, 5), (5, 1), (20, 20), (64, 64), (64, 1), (1, 64))
+#: Layers for :func:`calibrate`: narrow and wide, few points and many, coarse and fine.
+CALIBRATION = [
+    Layer(points, *shape, n, r)
+    for points, shape, n, r in product((128, 4096), SHAPES, (5, 100), (2, 4, 6))
+]
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Seconds of a training step as a sum of six terms a layer.
+
+    Attributes:
+        constants: t_0, c_1, ..., c_5 in seconds, none of them negative.
+
+    Examples:
+        >>> sizes = [(b, 4, q, n) for b in (100, 1000) for q in (2, 8) for n in (5, 50)]
+        >>> model = CostModel.fit([(Layer(*s), 1e-4 + 1e-9 * s[0] * s[2]) for s in sizes])
+        >>> f"{model.seconds([Layer(500, 4, 4, 20)]):.2e}"
+        '1.02e-04'
+    """
+
+    constants: tuple[float, ...]
+
+    @classmethod
+    def fit(
+        cls, measured: Iterable[tuple[Layer, float]], terms: Sequence[str] = TERMS
+    ) -> CostModel:
+        """Return the model with the least sum of squared relative errors, no constant below 0.
+
+        Args:
+            measured: layers with the seconds of a step of each; they should differ in all sizes.
+            terms: the terms to use, of `TERMS`; the constants of the others are 0.
+
+        Raises:
+            ValueError: if a term is unknown, there are fewer layers than terms, or a time is not
+                positive.
+        """
+        if not terms or not set(terms) <= {*TERMS}:
+            raise ValueError(f"terms must be some of {TERMS}, got {terms!r}")
+        pairs = [*measured]
+        wrong = [seconds for _, seconds in pairs if not 0 < seconds < float("inf")]
+        if len(pairs) < len(terms) or wrong:
+            raise ValueError(
+                f"measured must hold at least {len(terms)} layers, all with positive times, got "
+                f"{len(pairs)}, with times {wrong} not positive: measure again"
+            )
+        used = [TERMS.index(term) for term in terms]
+        rows = np.array([[layer.terms[i] / seconds for i in used] for layer, seconds in pairs])
+        scale = rows.max(axis=0)
+        constants = np.zeros(len(TERMS))
+        constants[used] = nnls(rows / scale, np.ones(len(rows)))[0] / scale
+        return cls(tuple(constants.tolist()))
+
+    def seconds(self, layers: Iterable[Layer]) -> float:
+        """Return the seconds of a step of a network, given its layers."""
+        return sum(
+            constant * term
+            for layer in layers
+            for constant, term in zip(self.constants, layer.terms, strict=True)
+        )
+
+
+def measure_layers(layers: Sequence[Layer], repeats: int = 5) -> list[tuple[Layer, float]]:
+    """Return each layer with its median seconds a step, :func:`kanlib.analysis.cost.measure`."""
+
+    def step(layer: Layer) -> Callable[[], object]:
+        grid = KnotGrid.uniform(layer.r, layer.n)
+        splines = SplineLayer(layer.inputs, layer.outputs, grid)
+        x = torch.rand(layer.points, layer.inputs).requires_grad_(layer.differentiated)
+        wanted, slopes = [splines.weight, x], torch.ones(layer.points, layer.outputs)
+        return lambda: torch.autograd.grad(splines(x), wanted[: layer.sums - 1], slopes)
+
+    rounds = measure({str(i): step(layer) for i, layer in enumerate(layers)}, repeats)
+    return [(layer, statistics.median(rounds[str(i)])) for i, layer in enumerate(layers)]
+
+
+def calibrate(repeats: int = 5) -> CostModel:
+    """Return the model of this machine, fitted to live measurements of `CALIBRATION`.
+
+    It takes a second or two, with the threads, the device and the dtype that PyTorch is set to.
+
+    Args:
+        repeats: rounds that count; take more of them on a busy machine.
+    """
+    return CostModel.fit(measure_layers(CALIBRATION, repeats))
+
+
+def layers_of(
+    widths: Sequence[int], n: int, points: int, r: int = 4, first: str = "spline"
+) -> list[Layer]:
+    """Return the spline layers of ``KAN(widths, n, r, first=first)`` at some points.
+
+    Raises:
+        TypeError: if a size is not an integer.
+        ValueError: if a size is below 1, `first` is unknown, or there are no spline layers.
+    """
+    if first not in FIRST_LAYERS:
+        raise ValueError(f"first must be one of {FIRST_LAYERS}, got {first!r}")
+    for name, value in [("n", n), ("points", points), ("r", r), *(("width", w) for w in widths)]:
+        as_integer(name, value, minimum=1)
+    found = [
+        Layer(points, p, q, n, r, first != "spline" or i > 0)
+        for i, (p, q) in enumerate(pairwise(widths))
+        if first == "spline" or i > 0
+    ]
+    if not found:
+        raise ValueError(
+            f"widths must have a layer of splines, got {list(widths)} with first = {first!r}: "
+            "add a width"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of a training.
+
+    Attributes:
+        n: intervals of the finest grid.
+        epochs: epochs in all.
+        parameters: trainable parameters at the end.
+        work: coarse epochs, as in :class:`kanlib.training.multilevel.Schedule`.
+        operations: floating-point operations in the sums over rows of weights.
+        memory: bytes that a step holds at most beside weights and their gradients: inputs of all
+            layers for the way back, and what the largest layer needs to work.
+        seconds: predicted time.
+    """
+
+    n: int
+    epochs: int
+    parameters: int
+    work: float
+    operations: float
+    memory: int
+    seconds: float
+
+
+def plan(
+    widths: Sequence[int],
+    n: int,
+    epochs: Sequence[int],
+    points: int,
+    model: CostModel,
+    *,
+    r: int = 4,
+    first: str = "spline",
+    itemsize: int = 4,
+    evaluations: float = 1.0,
+) -> dict[str, Cost]:
+    """Return the cost of a multilevel schedule and of what one would compare it with.
+
+    Args:
+        widths: widths of the network.
+        n: intervals of the coarsest grid.
+        epochs: epochs on each level, coarsest first; each level has twice the intervals.
+        points: points of a step.
+        model: the cost model.
+        r: order of the splines.
+        first: kind of the first layer, see :class:`kanlib.nn.networks.KAN`.
+        itemsize: bytes of a number, 4 for float32.
+        evaluations: gradients an epoch: 1 for Adam, up to 25 for an epoch of L-BFGS.
+
+    Returns:
+        Costs of "multilevel", and of training on the coarsest and on the finest grid alone with as
+        much work, rounded to whole epochs, and with as many epochs: "coarse, equal work", "coarse,
+        equal epochs", "fine, equal work" and "fine, equal epochs".
+
+    Raises:
+        TypeError: if a size is not an integer.
+        ValueError: if an argument is out of range.
+    """
+    schedule = Schedule(epochs)
+    as_integer("itemsize", itemsize, minimum=1)
+    if not 0 < evaluations < float("inf"):
+        raise ValueError(f"evaluations must be positive, got {evaluations}: 1 for Adam")
+    last = schedule.num_levels - 1
+    levels = [layers_of(widths, n * 2**k, points, r, first) for k in range(last + 1)]
+    bias = {"spline": 0, "affine": widths[0] + 1, "linear": widths[0]}[first] * widths[1]
+
+    def cost(counts: Sequence[int]) -> Cost:
+        *_, finest = used = levels[: len(counts)]
+        steps = [(evaluations * c, level) for c, level in zip(counts, used, strict=True)]
+        return Cost(
+            n=finest[0].n,
+            epochs=sum(counts),
+            parameters=bias + sum(layer.weights for layer in finest),
+            work=Schedule(counts).work,
+            operations=sum(c * layer.operations for c, level in steps for layer in level),
+            memory=itemsize * _numbers_held(finest),
+            seconds=sum(c * model.seconds(level) for c, level in steps),
+        )
+
+    work, total, skipped = schedule.work, sum(schedule.epochs), [0] * last
+    return {
+        "multilevel": cost(schedule.epochs),
+        "coarse, equal work": cost([round(work)]),
+        "coarse, equal epochs": cost([total]),
+        "fine, equal work": cost([*skipped, round(work / 2**last)]),
+        "fine, equal epochs": cost([*skipped, total]),
+    }
+
+
+def _numbers_held(layers: list[Layer]) -> int:
+    """Return the numbers held at most: inputs of later layers, and copies in one layer.
+
+    A layer lays out its inputs anew, and its weights; beside them are its outputs, and gradients.
+    """
+    saved = sum(layer.points * layer.inputs for layer in layers[1:])
+    return saved + max(
+        max(
+            layer.points * (2 * layer.inputs + 3 * layer.outputs),
+            layer.points * (layer.inputs + layer.outputs) + layer.weights,
+        )
+        for layer in layers
+    )

@@ -1,0 +1,412 @@
+"""The operation behind every spline layer, and the choice between its back ends.
+
+"torch" is the reference, :func:`kanlib.kernels.reference.evaluate`. "numba" is a fused kernel for
+the CPU (``pip install kanlib[fast]``): it works on one point and one edge after the other, so that
+nothing but the inputs and outputs goes through memory. "triton" is the same for CUDA devices;
+Triton comes with PyTorch's builds for them on Linux. Both are registered as the operators
+``kanlib::splines`` and ``kanlib::splines_backward``: autograd, vmap and torch.compile see an
+ordinary operator. Second derivatives of its gradients go through the reference, and so do
+transformations of torch.func other than vmap.
+
+Layers compute in the dtype of their weights, and in float32 where that is half precision or
+torch.autocast lowers it. The fused kernels never use TF32. In the reference,
+``torch.backends.cuda.matmul.allow_tf32`` and ``torch.set_float32_matmul_precision`` decide, which
+kanlib does not touch. "numba" gives the same bits for any number of threads. "triton" adds up the
+gradient in the weights in any order, or after ``torch.use_deterministic_algorithms(True)`` in a
+fixed one, see :mod:`kanlib.kernels.gpu_triton`.
+
+The GPU kernels are compared with the reference on the CPU, by Triton's interpreter, and compiled
+for compute capability 8.0. They have not been run or timed on a GPU yet, and run only where
+``backend("triton")`` asks for them.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import logging
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kanlib._checks import EXTENSIONS, Extension, autocast_dtype
+from kanlib.kernels import reference
+from kanlib.kernels.interrupts import deferred
+from kanlib.kernels.reference import Pairs
+
+BACKENDS = ("auto", "torch", "numba", "triton")
+#: The package that each fused back end needs, and how to get it.
+PACKAGES = {
+    "numba": "pip install kanlib[fast]",
+    "triton": "it comes with PyTorch for CUDA on Linux, or by itself: pip install triton",
+}
+_log = logging.getLogger(__name__)
+
+
+class _Choice(threading.local):
+    """The back end that a thread has chosen."""
+
+    def __init__(self) -> None:
+        self.name = "auto"  # torch.compile guards what is in the instance, and not in the class
+
+
+_choice = _Choice()
+
+
+@contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Choose the back end of all spline layers within a ``with`` block, for the present thread.
+
+    "auto", the default, takes the fused kernel for the CPU where it can be used, and elsewhere the
+    reference; so does "numba", which raises where it cannot. "triton" takes the fused kernel for
+    tensors on CUDA devices. All else goes through the reference, "torch".
+
+    Args:
+        name: "auto", "torch", "numba" or "triton".
+
+    Raises:
+        ValueError: if ``name`` is unknown.
+        ModuleNotFoundError: if it is "numba" or "triton" and that is not installed.
+        RuntimeError: if that is installed and cannot be used here.
+
+    Examples:
+        >>> with backend("torch"):
+        ...     pass
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"name must be one of {BACKENDS}, got {name!r}")
+    if name in PACKAGES:
+        _require(name)
+    before, _choice.name = _choice.name, name
+    try:
+        yield
+    finally:
+        _choice.name = before
+
+
+def _require(name: str) -> None:
+    """Raise unless a fused back end can be used."""
+    device = "cpu" if name == "numba" else "cuda"
+    obstacle = _obstacle(device, torch.float32)
+    if obstacle is not None and _is_missing(obstacle):
+        raise ModuleNotFoundError(f"backend {name!r} needs {name}: {PACKAGES[name]}")
+    if obstacle is not None:
+        raise RuntimeError(
+            f"backend {name!r} cannot be used, {_text(obstacle)}: mend the installation of "
+            f"{name}, or choose 'torch'"
+        ) from obstacle
+    if name == "triton" and not torch.cuda.is_available():
+        raise RuntimeError("backend 'triton' needs a CUDA device, and there is none: choose 'auto'")
+
+
+def has_numba() -> bool:
+    """Return whether the fused kernels for the CPU can be used."""
+    return _usable("cpu", torch.float32)
+
+
+def has_triton() -> bool:
+    """Return whether the fused kernels for CUDA devices are installed."""
+    return _usable("cuda", torch.float32)
+
+
+@functools.cache
+def _obstacle(device: str, dtype: torch.dtype) -> Exception | None:
+    """Return why the fused kernels of a device cannot be used, or None; what is wrong is told once.
+
+    Those of the CPU are compiled, or read from the cache, and run on one point.
+    """
+    obstacle: Exception | None = None
+    try:
+        with deferred():  # an interrupt would leave modules behind that are half imported
+            launcher = _launcher(device)
+        launcher.try_out(dtype)
+    except Exception as error:
+        obstacle = error
+    if obstacle is not None and _is_missing(obstacle):
+        _log.info("no fused kernels for %s, %s", device, _text(obstacle))
+    elif obstacle is not None:
+        warnings.warn(
+            f"spline layers go through plain PyTorch, which is slower: the fused kernels for "
+            f"{device} and {dtype} cannot be used, {_text(obstacle)}. Mend that and start anew, or "
+            "choose kanlib.kernels.operator.backend('torch')",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return obstacle
+
+
+def _usable(device: str, dtype: torch.dtype) -> bool:
+    """Return whether the fused kernels of a device can be used; a constant to torch.compile."""
+    return _obstacle(device, dtype) is None
+
+
+# So does torch.compiler.assume_constant_result, after an import that takes as long as torch's own.
+_usable.__dict__["_dynamo_marked_constant"] = True
+
+
+def _is_missing(obstacle: Exception) -> bool:
+    """Return whether a fused back end is not installed, as opposed to broken."""
+    return isinstance(obstacle, ModuleNotFoundError) and obstacle.name in PACKAGES
+
+
+def _text(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0]
+
+
+@functools.cache
+def _launcher(device: str) -> Any:
+    """Return the module that runs the fused kernels, imported at the first use."""
+    return importlib.import_module(
+        "kanlib.kernels.cpu" if device == "cpu" else "kanlib.kernels.gpu_triton"
+    )
+
+
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the type in which layers of a type compute: for half precision, single precision.
+
+    Terms of a polynomial are far larger than its values where spacings are small.
+    """
+    return dtype if dtype.itemsize >= 4 else torch.float32
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Return a context in which torch.autocast changes nothing on a device."""
+    if autocast_dtype(device) is None:
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
+def evaluate(
+    z: Tensor,
+    weight: Tensor,
+    breakpoints: Tensor,
+    table: Tensor | None,
+    uniform: bool,
+    pairs: Pairs = (),
+    extension: Extension = "linear",
+) -> Tensor:
+    """Evaluate a layer of splines and propagate derivatives through it, by the chosen back end.
+
+    Args:
+        z: channels of the inputs, (C, ..., P), see :func:`kanlib.kernels.reference.evaluate`.
+        weight: (Q, P, n + r - 1), or (Q, P, n r) without a table.
+        breakpoints: (1, n + 1), or (P, n + 1) if every input has its own.
+        table: the pieces of the B-splines, (1 or P, 1 or n, r, r) as the breakpoints, or None.
+        uniform: whether the breakpoints have equal distances.
+        pairs: the directions of each second derivative.
+        extension: behaviour outside [a, b].
+
+    Returns:
+        Channels of the outputs, (C, ..., Q).
+    """
+    if not _fits(z):
+        return _plain(z, weight, breakpoints, table, pairs, extension)
+    stride = 1
+    if table is None:
+        stride = weight.shape[-1] // (breakpoints.shape[1] - 1)
+        table = torch.eye(stride, dtype=z.dtype, device=z.device)[None, None]
+    y = splines(
+        z.reshape(1, len(z), -1, z.shape[-1]),
+        weight[None],
+        breakpoints[None],
+        table[None],
+        uniform,
+        stride,
+        [direction for pair in pairs for direction in pair],
+        EXTENSIONS.index(extension),
+    )
+    return y.view(*z.shape[:-1], weight.shape[0])
+
+
+def _plain(
+    z: Tensor,
+    weight: Tensor,
+    breakpoints: Tensor,
+    table: Tensor | None,
+    pairs: Pairs,
+    extension: Extension,
+) -> Tensor:
+    """Return what `evaluate` returns, in plain PyTorch: by one grid after the other."""
+    if len(breakpoints) == 1:
+        pieces = None if table is None else table[0]
+        return reference.evaluate(z, weight, breakpoints[0], pieces, pairs, extension)
+    terms = []
+    for p, points in enumerate(breakpoints):
+        pieces = None if table is None else table[p % len(table)]
+        own = z[..., p, None], weight[:, p, None]
+        terms.append(reference.evaluate(*own, points, pieces, pairs, extension))
+    return torch.stack(terms).sum(0)
+
+
+def _fits(z: Tensor) -> bool:
+    """Return whether a fused kernel is to be used."""
+    device = z.device.type
+    chosen = {"cpu": ("auto", "numba"), "cuda": ("triton",)}.get(device, ())
+    if _choice.name not in chosen or z.dtype not in (torch.float32, torch.float64):
+        return False
+    if not _usable(device, z.dtype):
+        return False
+    if torch.compiler.is_compiling():
+        return True
+    return _transformations() <= {torch._C._functorch.TransformType.Vmap}
+
+
+def differentiates(v: Tensor) -> bool:
+    """Return whether derivatives in v may be asked for; transformations hide that from v."""
+    return v.requires_grad or torch.compiler.is_compiling() or bool(_transformations())
+
+
+def _transformations() -> set[Any]:
+    """Return the kinds of the transformations of torch.func and of forward mode at work."""
+    functorch = torch._C._functorch
+    kinds = {level.key() for level in functorch.get_interpreter_stack() or []}
+    if torch.autograd.forward_ad._current_level >= 0:
+        kinds.add(functorch.TransformType.Jvp)
+    return kinds
+
+
+@torch.library.custom_op("kanlib::splines", mutates_args=(), device_types="cpu")
+def splines(
+    z: Tensor,
+    weight: Tensor,
+    breakpoints: Tensor,
+    table: Tensor,
+    uniform: bool,
+    stride: int,
+    pairs: Sequence[int],
+    extension: int,
+) -> Tensor:
+    """Map channels z (S, C, B, P) by weights (S, Q, P, R) of S networks to (S, C, B, Q).
+
+    On interval m the rows m stride, ..., m stride + r - 1 of the weights are used. ``breakpoints``
+    (T, G, n + 1) and ``table`` (T, G, 1 or n, r, r) belong to all networks, T = 1, or to each,
+    T = S, and to all inputs, G = 1, or to each, G = P; a table of B-splines (stride 1) has the G
+    of the breakpoints.
+    """
+    return _launcher("cpu").forward(
+        z, weight, breakpoints, table, uniform, stride, pairs, extension
+    )
+
+
+@torch.library.custom_op("kanlib::splines_backward", mutates_args=(), device_types="cpu")
+def splines_backward(
+    z: Tensor,
+    weight: Tensor,
+    breakpoints: Tensor,
+    table: Tensor,
+    grad: Tensor,
+    uniform: bool,
+    stride: int,
+    pairs: Sequence[int],
+    extension: int,
+    to_z: bool,
+    to_weight: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients in z and in the weights; those not asked for are empty."""
+    return _launcher("cpu").backward(
+        z, weight, breakpoints, table, grad, uniform, stride, pairs, extension, to_z, to_weight
+    )
+
+
+@splines.register_kernel("cuda")
+def _(*inputs: Any) -> Tensor:
+    return _launcher("cuda").forward(*inputs)
+
+
+@splines_backward.register_kernel("cuda")
+def _(*inputs: Any) -> tuple[Tensor, Tensor]:
+    return _launcher("cuda").backward(*inputs)
+
+
+@splines.register_fake
+def _(z: Tensor, weight: Tensor, *_: Any) -> Tensor:
+    return z.new_empty(*z.shape[:3], weight.shape[1])
+
+
+@splines_backward.register_fake
+def _(z: Tensor, weight: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+    to_z, to_weight = options[-2:]
+    return z.new_empty(z.shape if to_z else 0), z.new_empty(weight.shape if to_weight else 0)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(*(each for each in inputs if isinstance(each, Tensor)))
+    ctx.options = [each for each in inputs if not isinstance(each, Tensor)]
+
+
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Return the gradients of `splines`; if they are to be differentiated, by the reference."""
+    z, weight, breakpoints, table = ctx.saved_tensors
+    to_z, to_weight = ctx.needs_input_grad[:2]
+    if not torch.is_grad_enabled():
+        by_z, by_weight = splines_backward(
+            z, weight, breakpoints, table, grad, *ctx.options, to_z, to_weight
+        )
+        return by_z if to_z else None, by_weight if to_weight else None, *[None] * 6
+    chosen = [v for v, needed in ((z, to_z), (weight, to_weight)) if needed]
+    with without_autocast(z.device):
+        y = _reference(z, weight, breakpoints, table, *ctx.options)
+        slopes = iter(torch.autograd.grad(y, chosen, grad, create_graph=True))
+    return *(next(slopes) if needed else None for needed in (to_z, to_weight)), *[None] * 6
+
+
+def _reference(
+    z: Tensor,
+    weight: Tensor,
+    breakpoints: Tensor,
+    table: Tensor,
+    _: bool,
+    stride: int,
+    pairs: Sequence[int],
+    extension: int,
+) -> Tensor:
+    """Return what `splines` returns, in plain PyTorch."""
+    directions = list(zip(pairs[::2], pairs[1::2], strict=True))
+
+    def one(s: int) -> Tensor:
+        pieces = table[s % len(table)] if stride == 1 else None
+        t = breakpoints[s % len(breakpoints)]
+        return _plain(z[s], weight[s], t, pieces, directions, EXTENSIONS[extension])
+
+    return torch.stack([one(s) for s in range(len(z))])
+
+
+splines.register_autograd(_gradients, setup_context=_save)
+
+
+def _stacked(size: int, dims: Sequence[int | None], tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Let the first dimension of tensors (S or 1, ...) run over the batch of vmap and S."""
+    fronted = [
+        tensor[None] if dim is None else tensor.movedim(dim, 0)
+        for dim, tensor in zip(dims, tensors, strict=True)
+    ]
+    networks = fronted[0].shape[1]
+    return [tensor.expand(size, networks, *tensor.shape[2:]).flatten(0, 1) for tensor in fronted]
+
+
+@splines.register_vmap
+def _(info: Any, dims: Any, *inputs: Any) -> tuple[Tensor, int]:
+    tensors, options = inputs[:4], inputs[4:]
+    if dims[1:4] == (None, None, None):  # only points: they join the others
+        z = tensors[0].movedim(dims[0], 2)
+        y = splines(z.flatten(2, 3), *tensors[1:], *options)
+        return y.unflatten(2, z.shape[2:4]), 2
+    y = splines(*_stacked(info.batch_size, dims[:4], tensors), *options)
+    return y.unflatten(0, (info.batch_size, len(y) // info.batch_size)), 0
+
+
+@splines_backward.register_vmap
+def _(info: Any, dims: Any, *inputs: Any) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
+    tensors = _stacked(info.batch_size, dims[:5], inputs[:5])
+    by_z, by_weight = (
+        slope.unflatten(0, (info.batch_size, len(slope) // info.batch_size))
+        if slope.ndim > 1
+        else slope
+        for slope in splines_backward(*tensors, *inputs[5:])
+    )
+    return (by_z, by_weight), tuple(0 if slope.ndim > 1 else None for slope in (by_z, by_weight))

@@ -1,0 +1,101 @@
+"""Local evaluation of a layer of splines: values and propagated derivatives, in plain PyTorch.
+
+A point carries channels: its value x, first derivatives x_a along some directions a, and second
+derivatives x_ab along some pairs of directions. A layer maps them by the chain rule,
+
+    y = sum_p s_p(x_p),   y_a = sum_p s_p'(x_p) x_pa,
+    y_ab = sum_p s_p''(x_p) x_pa x_pb + s_p'(x_p) x_pab,
+
+so a network propagates them from input to output in one forward pass. On its interval every
+spline is a polynomial, so each channel is a combination of the same r rows of weights.
+
+This is the reference: it runs on every device and is differentiable any number of times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from kanlib._checks import Extension
+from kanlib.splines import bspline
+
+Pairs = Sequence[tuple[int, int]]
+
+
+def evaluate(
+    z: Tensor,
+    weight: Tensor,
+    breakpoints: Tensor,
+    table: Tensor | None,
+    pairs: Pairs = (),
+    extension: Extension = "linear",
+) -> Tensor:
+    """Evaluate a layer of splines and propagate derivatives through it.
+
+    Two contractions give the same sums. The dense one multiplies the values of all functions, a
+    row of n + r - 1 for each channel of a point and an input, by the weights. The local one looks
+    up the weights that a point needs, r for each output, whatever n and C. Both take time and
+    memory in proportion to what they lay out, so the one that lays out less is taken.
+
+    Args:
+        z: channels of the inputs, (C, ..., P): values, first derivatives, second derivatives.
+        weight: spline weights (Q, P, n + r - 1), or without ``table`` the coefficients of
+            1, v, ..., v**(r-1) on each interval, (Q, P, n r).
+        breakpoints: (n + 1,), float64 where the device has that.
+        table: :func:`kanlib.splines.bspline.pieces` in the dtype of z.
+        pairs: the directions (a, b), counted from zero, of each second derivative.
+        extension: behaviour outside [a, b], see :func:`kanlib.splines.bspline.local_powers`.
+
+    Returns:
+        Channels of the outputs, (C, ..., Q).
+    """
+    n = len(breakpoints) - 1
+    r = weight.shape[-1] // n if table is None else table.shape[-1]
+    index, powers = power_jets(z, breakpoints, r, pairs, extension)
+    outputs, inputs, size = weight.shape
+    if table is not None and len(z) * size <= r * outputs:
+        if len(table) == 1:
+            values = powers @ table[0].T
+        else:
+            values = (table[index] @ powers[..., None])[..., 0]
+        basis = bspline.scatter(index.expand(z.shape), values, size)
+        return basis.flatten(-2) @ weight.flatten(1).T
+    if table is None:
+        coefficients = weight.view(outputs, inputs, n, r)
+    else:
+        coefficients = bspline.polynomials(weight, table[None])
+    coefficients = coefficients.permute(1, 2, 3, 0)
+    rows = index + n * torch.arange(inputs, device=index.device)
+    picked = coefficients.reshape(inputs * n, r * outputs).index_select(0, rows.flatten())
+    picked = picked.view(*index.shape[:-1], inputs * r, outputs)
+    return (powers.flatten(-2).movedim(0, -2) @ picked).movedim(-2, 0)
+
+
+def power_jets(
+    z: Tensor, breakpoints: Tensor, order: int, pairs: Pairs, extension: Extension
+) -> tuple[Tensor, Tensor]:
+    """Return the intervals (..., P) and the coefficients of the powers (C, ..., P, r).
+
+    A spline whose polynomial on the interval is sum_k a_k v**k has the channels sum_k a_k c_k.
+    """
+    directions = len(z) - 1 - len(pairs)
+    first, second = z[1 : 1 + directions, ..., None], z[1 + directions :, ..., None]
+
+    def powers(derivative: int) -> tuple[Tensor, Tensor]:
+        return bspline.local_powers(z[0], breakpoints, order, derivative, extension)
+
+    index, values = powers(0)
+    channels = [values]
+    if directions or pairs:
+        slopes = powers(1)[1]
+        channels += [slopes * x for x in first]
+    if pairs:
+        bends = powers(2)[1]
+        channels += [
+            bends * first[a] * first[b] + slopes * x
+            for (a, b), x in zip(pairs, second, strict=True)
+        ]
+    return index, torch.stack(channels)

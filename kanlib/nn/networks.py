@@ -1,0 +1,438 @@
+"""Networks: KANs with exact refinement, and multilayer perceptrons to compare with."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from kanlib._checks import (
+    Basis,
+    Extension,
+    as_integer,
+    as_interval,
+    check_factory,
+    check_input,
+    check_option,
+    shown,
+)
+from kanlib.nn.described import Described, alteration, check_copyable, check_same, reached
+from kanlib.nn.free_knots import FreeSplineLayer, Sharing
+from kanlib.nn.maps import NORMALISATIONS, InputMap, Kind, Normalisation
+from kanlib.nn.spline_layer import SplineLayer
+from kanlib.splines.knots import MAX_ORDER, KnotGrid
+
+First = Literal["spline", "affine", "linear"]
+FIRST_LAYERS: tuple[First, ...] = get_args(First)
+Activation = Literal["relu", "tanh", "gelu", "silu"]
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU}
+
+
+class KAN(nn.Module):
+    """A Kolmogorov-Arnold network: spline layers, optionally after a trainable linear map.
+
+    ``first="spline"`` puts a spline on every edge. With ``"affine"`` (``"linear"``) the first
+    layer is a trainable map with (without) bias, and splines follow from the second layer on;
+    these are the architectures that the parameter counts of Tables 2 and 3 of the paper imply.
+
+    Args:
+        widths: layer widths, e.g. [2, 5, 1].
+        n: number of uniform intervals of every spline.
+        r: order of the splines (4 is cubic).
+        domain: end points (a, b) of the splines.
+        basis: "spline" or "relu", the basis in which the weights are trained.
+        first: "spline", "affine" or "linear".
+        breakpoints: explicit increasing breakpoints instead of ``n`` and ``domain``.
+        extension: splines outside the domain: "linear", "clamp" or "none".
+        init_scale: standard deviation of the initial spline coefficients.
+        init_basis: basis in which they are drawn.
+        prolonged_from: draw them on a uniform grid of that many intervals, or on that grid, and
+            prolong: a smooth start on a fine grid.
+        input_domain: one interval (low, high) for each coordinate, mapped affinely onto
+            ``domain``, e.g. ((-1, 1), (0, 1)); by default inputs enter as they are.
+        hidden_domain: end points of the splines after the first layer, if not ``domain``.
+        normalisation: None, or "sigmoid" or "tanh": a map of all hidden values onto the domain
+            of the splines that follow (see :class:`kanlib.nn.maps.Normalisation`).
+        device: device of the parameters.
+        dtype: floating-point type of the parameters.
+
+    Shape:
+        Input (..., widths[0]), output (..., widths[-1]).
+
+    Raises:
+        ValueError: if the widths or an option are not admissible.
+
+    Examples:
+        >>> model = KAN([2, 5, 1], n=5, r=4, first="affine")
+        >>> model.num_parameters
+        55
+        >>> fine = model.refine()
+        >>> fine.n, fine.num_parameters
+        (10, 80)
+        >>> x = torch.rand(100, 2)
+        >>> torch.allclose(model(x), fine(x), atol=1e-5)
+        True
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        n: int = 5,
+        r: int = 4,
+        domain: tuple[float, float] = (0.0, 1.0),
+        basis: Basis = "spline",
+        first: First = "spline",
+        *,
+        breakpoints: Sequence[float] | Tensor | None = None,
+        extension: Extension = "linear",
+        init_scale: float = 0.1,
+        init_basis: Basis = "spline",
+        prolonged_from: int | KnotGrid | None = None,
+        input_domain: Sequence[tuple[float, float]] | None = None,
+        hidden_domain: tuple[float, float] | None = None,
+        normalisation: Kind | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.widths = _checked_widths(widths)
+        check_option("first", first, FIRST_LAYERS)
+        if normalisation is not None:
+            check_option("normalisation", normalisation, NORMALISATIONS)
+        check_factory(device, dtype)
+        if first != "spline" and len(self.widths) < 3:
+            raise ValueError(
+                f"widths must have a hidden layer when first = {first!r}, got {self.widths}: "
+                "use first='spline' or add a width"
+            )
+        r = as_integer("r", r, 1, MAX_ORDER)
+        if breakpoints is None:
+            grid = KnotGrid.uniform(r, n, domain)
+        else:
+            grid = KnotGrid(r, breakpoints)
+        hidden_grid = grid
+        if hidden_domain is not None:
+            if breakpoints is not None:
+                raise ValueError(
+                    "hidden_domain needs uniform splines: give n instead of breakpoints"
+                )
+            hidden_grid = KnotGrid.uniform(r, n, as_interval("hidden_domain", hidden_domain))
+        if prolonged_from is not None and not isinstance(prolonged_from, KnotGrid):
+            prolonged_from = as_integer("prolonged_from", prolonged_from, minimum=1)
+        layers: list[nn.Module] = []
+        if input_domain is not None:
+            layers.append(_input_map(input_domain, self.widths[0], grid.domain, device, dtype))
+        for position, (p, q) in enumerate(zip(self.widths[:-1], self.widths[1:], strict=True)):
+            if position == 0 and first != "spline":
+                layers.append(_linear(p, q, first == "affine", device, dtype))
+                continue
+            own = hidden_grid if position else grid
+            if position and normalisation is not None:
+                layers.append(Normalisation(normalisation, own.domain))
+            coarse = prolonged_from
+            if isinstance(coarse, int):
+                coarse = KnotGrid.uniform(r, coarse, own.domain)
+            layers.append(
+                SplineLayer(
+                    p,
+                    q,
+                    own,
+                    basis=basis,
+                    extension=extension,
+                    init_scale=init_scale,
+                    init_basis=init_basis,
+                    prolonged_from=coarse,
+                    device=device,
+                    dtype=dtype,
+                )
+            )
+        self.layers = nn.ModuleList(layers)
+
+    @property
+    def spline_layers(self) -> Iterator[SplineLayer]:
+        """The spline layers, from input to output."""
+        return (layer for layer in self.layers if isinstance(layer, SplineLayer))
+
+    @property
+    def n(self) -> int:
+        """Number of intervals of the splines (the largest, should layers differ)."""
+        return max(layer.grids[0].n for layer in self.spline_layers)
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of trainable parameters."""
+        return _count(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Evaluate the network at x of shape (..., widths[0])."""
+        check_input(x, self.widths[0], _weight(self.layers))
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    def refine(self, breakpoints: Sequence[float] | Tensor | None = None) -> KAN:
+        """Return a new network on a finer grid that is the same function.
+
+        Args:
+            breakpoints: breakpoints of the finer grid, which include the present ones; by default
+                every interval is halved.
+
+        Returns:
+            A new KAN; this one is untouched.
+
+        Raises:
+            ValueError: if ``breakpoints`` lacks a present breakpoint, or the layers have
+                different domains.
+        """
+        domains = {layer.domain for layer in self.spline_layers}
+        if breakpoints is not None and len(domains) > 1:
+            raise ValueError(
+                f"breakpoints must fit all spline layers, but these have the domains "
+                f"{sorted(domains)}: refine() halves the intervals of each"
+            )
+
+        def refined(layer: SplineLayer) -> SplineLayer:
+            grid = None if breakpoints is None else KnotGrid(layer.grids[0].order, breakpoints)
+            return layer.refine(grid)
+
+        return self._kept(self.mapped(refined), "refine")
+
+    def to_basis(self, basis: Basis) -> KAN:
+        """Return a new network that is the same function with spline weights in ``basis``.
+
+        Args:
+            basis: "spline" or "relu".
+
+        Returns:
+            A new KAN; this one is untouched.
+
+        Raises:
+            ValueError: if ``basis`` is unknown.
+
+        Examples:
+            >>> model = KAN([2, 5, 1], n=5, dtype=torch.float64)
+            >>> x = torch.rand(100, 2, dtype=torch.float64)
+            >>> torch.allclose(model(x), model.to_basis("relu")(x))
+            True
+        """
+        return self._kept(self.mapped(lambda layer: layer.to_basis(basis)), "to_basis")
+
+    def free(self, per: Sharing = "input", floor: float = 0.1) -> KAN:
+        """Return a new network that is the same function, with knots that train with its weights.
+
+        Args:
+            per: "layer" for one set of knots a layer, "input" for one set for each of its inputs.
+            floor: smallest spacing in units of the mean spacing (b - a) / n, see
+                :class:`kanlib.nn.free_knots.FreeKnots`.
+
+        Returns:
+            A new KAN; this one is untouched.
+
+        Raises:
+            ValueError: if an option is not admissible, or knots are too close for ``floor``.
+
+        Examples:
+            >>> model = KAN([2, 5, 1], n=5, first="affine").free("input")
+            >>> model.num_parameters, model.refine().n  # 5 x 5 spacings beside 55 weights
+            (80, 10)
+        """
+        free = self.mapped(lambda layer: FreeSplineLayer(layer, per=per, floor=floor))
+        return self._kept(free, "free")
+
+    def mapped(self, change: Callable[[SplineLayer], SplineLayer]) -> KAN:
+        """Return a copy of this network, its class and hooks included, with other spline layers.
+
+        Raises:
+            ValueError: if a copy would be another function: forward is put on one object, or
+                weights are computed from others by hooks.
+        """
+        check_copyable(self, "a copy of a network")
+        return copy.deepcopy(self, {id(layer): change(layer) for layer in self.spline_layers})
+
+    def _kept(self, other: KAN, user: str) -> KAN:
+        if alteration(self, KAN):
+            check_same(self, other, self.widths[0], user)
+        return other
+
+    @torch.no_grad()
+    def calibrate(self, x: Tensor) -> KAN:
+        """Rescale the leading linear map so that its outputs on x cover the spline domain.
+
+        Each hidden coordinate of an affine map is scaled and shifted onto [a, b], up to rounding
+        (a coordinate that is constant on x is shifted to a); a map without bias is only scaled,
+        as far as [a, b] permits.
+
+        Args:
+            x: representative inputs of shape (N, widths[0]), N >= 2.
+
+        Returns:
+            This network, changed in place.
+
+        Raises:
+            TypeError: if x is not a tensor of the dtype of the network.
+            ValueError: if the first layer is a spline layer or altered, hidden values are
+                normalised, or x is not a finite (N, P) tensor.
+        """
+        maps = [layer for layer in self.layers if isinstance(layer, InputMap)]
+        first = self.layers[len(maps)]
+        if not isinstance(first, nn.Linear):
+            raise ValueError(
+                "calibrate needs first='affine' or first='linear'; for a spline first layer "
+                "choose domain, or input_domain, to cover the data"
+            )
+        if any(isinstance(layer, Normalisation) for layer in self.layers):
+            raise ValueError(
+                "calibrate is of no use where hidden values are normalised: choose "
+                "normalisation=None, or do without it"
+            )
+        if alteration(first, nn.Linear) or "weight" not in first._parameters:
+            raise ValueError(
+                "calibrate needs a plain first layer, but it overrides forward, has hooks, or its "
+                "weight is computed from others: calibrate before that"
+            )
+        check_input(x, self.widths[0], first.weight)
+        if x.ndim != 2 or x.shape[0] < 2:
+            raise ValueError(
+                f"x must have shape (N, {self.widths[0]}) with N >= 2, got {tuple(x.shape)}"
+            )
+        check_input(x, self.widths[0], first.weight)
+        if not torch.isfinite(x).all():
+            raise ValueError("x must be finite, got NaN or infinite entries: remove those rows")
+        a, b = next(self.spline_layers).domain
+        entered = reached(self, x, lambda module: module is first)
+        if entered is None:
+            raise ValueError("calibrate needs a network whose forward evaluates its layers")
+        z = first(entered[1])
+        low, high = z.min(dim=0).values, z.max(dim=0).values
+        if first.bias is not None:
+            spread = high - low
+            constant = spread <= 64 * torch.finfo(z.dtype).eps * z.abs().amax(dim=0)
+            scale = torch.where(constant, 1.0, (b - a) / spread)
+            first.bias.copy_((first.bias - low) * scale + a)
+        else:
+            reach = torch.full_like(high, torch.inf)
+            reach = torch.where(high > 0, b / high, reach)
+            scale = torch.minimum(reach, torch.where(low < 0, a / low, torch.inf))
+            scale = torch.where((scale > 0) & scale.isfinite(), scale, 1.0)
+        first.weight.mul_(scale[:, None])
+        return self
+
+    def extra_repr(self) -> str:
+        """Show widths and the number of parameters."""
+        return f"widths={self.widths}, parameters={self.num_parameters}"
+
+
+class MLP(Described):
+    """A multilayer perceptron with biases on the hidden layers and none on the output.
+
+    Args:
+        widths: layer widths, e.g. [2, 20, 20, 1].
+        activation: "relu", "tanh", "gelu" or "silu".
+        input_domain: one interval (low, high) for each coordinate, mapped affinely onto [-1, 1];
+            by default inputs enter as they are.
+        device: device of the parameters.
+        dtype: floating-point type of the parameters.
+
+    Shape:
+        Input (..., widths[0]), output (..., widths[-1]).
+
+    Raises:
+        ValueError: if the widths or an option are not admissible.
+
+    Examples:
+        >>> MLP([2, 20, 20, 1]).num_parameters
+        500
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        activation: Activation = "relu",
+        *,
+        input_domain: Sequence[tuple[float, float]] | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.widths = _checked_widths(widths)
+        check_option("activation", activation, ACTIVATIONS)
+        check_factory(device, dtype)
+        self.activation = activation
+        layers: list[nn.Module] = []
+        if input_domain is not None:
+            layers.append(_input_map(input_domain, self.widths[0], (-1.0, 1.0), device, dtype))
+        for p, q in zip(self.widths[:-2], self.widths[1:-1], strict=True):
+            layers += [_linear(p, q, True, device, dtype), ACTIVATIONS[activation]()]
+        p, q = self.widths[-2:]
+        layers.append(_linear(p, q, False, device, dtype))
+        self.layers = nn.Sequential(*layers)
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of trainable parameters."""
+        return _count(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Evaluate the network at x of shape (..., widths[0])."""
+        check_input(x, self.widths[0], _weight(self.layers))
+        return self.layers(x)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the widths and the activation."""
+        return {"widths": self.widths, "activation": self.activation}
+
+    def extra_repr(self) -> str:
+        """Show widths and the number of parameters."""
+        return f"widths={self.widths}, parameters={self.num_parameters}"
+
+
+def _input_map(
+    intervals: Sequence[tuple[float, float]],
+    features: int,
+    domain: tuple[float, float],
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+) -> InputMap:
+    """Return the map of the inputs, after checking that there is an interval for each."""
+    try:
+        pairs = [as_interval("input_domain", pair) for pair in intervals]
+    except (TypeError, ValueError):
+        pairs = []
+    if len(pairs) != features:
+        raise ValueError(
+            "input_domain must hold one pair of finite numbers low < high for each of the "
+            f"{features} inputs, e.g. ((-1, 1), (0, 1)), got {shown(intervals)}"
+        )
+    return InputMap(pairs, domain, device=device, dtype=dtype)
+
+
+def _linear(
+    p: int, q: int, bias: bool, device: torch.device | str | None, dtype: torch.dtype | None
+) -> nn.Linear:
+    """Return a linear map; like spline weights it is drawn on the CPU in float64."""
+    like = torch.empty(0, device=device, dtype=dtype)
+    return nn.Linear(p, q, bias=bias, device="cpu", dtype=torch.float64).to(like)
+
+
+def _checked_widths(widths: Sequence[int]) -> list[int]:
+    try:
+        unordered = isinstance(widths, dict | set | frozenset | str | bytes)
+        sizes = [] if unordered else [as_integer("width", w, minimum=1) for w in widths]
+    except (TypeError, ValueError):
+        sizes = []
+    if len(sizes) < 2:
+        raise ValueError(f"widths must be at least two positive integers, got {shown(widths)}")
+    return sizes
+
+
+def _weight(layers: Iterable[nn.Module]) -> Tensor:
+    """Return the weights of the first layer that has some; replicas have no parameters."""
+    weights = (getattr(layer, "weight", None) for layer in layers)
+    return next(weight for weight in weights if isinstance(weight, Tensor))
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)

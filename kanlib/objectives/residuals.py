@@ -1,0 +1,283 @@
+"""Your own PDE: residuals at points, as an objective for training.
+
+A problem is a few terms, each a residual at points of its own::
+
+    def heat(u, x):  # u: Jet of the solution, x: the points (N, 2)
+        return u.d(1) - 0.1 * u.d(0, 0)
+
+    def start(u, x):
+        return u.value - torch.sin(torch.pi * x[:, :1])
+
+    loss = ResidualLoss(
+        heat=Term(heat, inside, pairs=[(0, 0)]),
+        start=Term(start, at_zero, weight=10.0),
+    )
+    run = train_multilevel(KAN([2, 5, 5, 1], n=4, domain=(-1, 1)), loss, [200, 200, 200])
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from kanlib._checks import as_number, check_tensor, check_types
+from kanlib.nn.jets import Jet, propagate
+from kanlib.objectives.attention import Attention
+from kanlib.objectives.mean_squared_error import Inside
+from kanlib.objectives.samplers import Sampler
+from kanlib.objectives.squares import Residual
+
+Features = Callable[[Tensor], Tensor] | None
+
+
+class Term:
+    """A residual at points: one term of the loss, weight times its mean square.
+
+    Args:
+        residual: function of the jet of the solution and of the points (N, P), returning (N, K):
+            K equations at each point. Columns of a jet have the shape (N, 1); keep it. It takes one
+            jet for each of several features.
+        points: points of shape (N, P), of the dtype and on the device of the network, or a
+            :class:`kanlib.objectives.samplers.Sampler` that draws such points every few steps.
+        pairs: pairs of coordinates (a, b) whose second derivatives ``u.d(a, b)`` are needed; first
+            derivatives ``u.d(a)`` are always there.
+        weight: weight of the term, one positive number.
+        features: function from points (N, P) to the inputs of the network, if those are not the
+            coordinates, see :meth:`kanlib.nn.jets.Jet.at`; or several, where solutions at
+            several places meet, as on the two sides of an interface or at periodic ends.
+        attention: residual-based attention for the points of this term.
+
+    Raises:
+        TypeError: if the points are not a floating-point tensor.
+        ValueError: if they are not a finite (N, P) tensor, the weight is not positive, or points
+            that move have an attention, which keeps a weight for each point.
+    """
+
+    def __init__(
+        self,
+        residual: Callable[..., Tensor],
+        points: Tensor | Sampler,
+        *,
+        pairs: Iterable[tuple[int, int]] = (),
+        weight: float = 1.0,
+        features: Features | Sequence[Features] = None,
+        attention: Attention | None = None,
+    ) -> None:
+        if isinstance(weight, Tensor) and (weight.numel() != 1 or weight.requires_grad):
+            raise ValueError(
+                f"weight must be one fixed number, got {weight}: weight points in the residual, as "
+                "in w * (u.value - 1), and hand parameters of your own to the model"
+            )
+        check_types(Term.__init__, locals() | {"weight": 1.0, "pairs": ()})
+        weight = as_number("weight", weight, above=0.0)
+        self.sampler = points if isinstance(points, Sampler) else None
+        if self.sampler is not None and attention is not None:
+            raise ValueError(
+                "attention keeps a weight for each point, and so needs points that stay: give "
+                "points=, or let the sampler choose by residual with share="
+            )
+        self.residual, self.weight, self.attention = residual, weight, attention
+        self._pairs = [*pairs] if isinstance(pairs, Iterable) else pairs  # refused by Jet.at
+        self._features = features if isinstance(features, Sequence) else [features]
+        self._steps = 0
+        self._model: Callable[[], nn.Module | None] = lambda: None
+        self._place(points.draw(0) if isinstance(points, Sampler) else points)
+
+    def _place(self, points: Tensor) -> None:
+        """Take these points from now on."""
+        check_tensor("points", points)
+        if points.ndim != 2 or not len(points) or not torch.isfinite(points).all():
+            raise ValueError(
+                f"points must be finite, of shape (N, P) with N >= 1, got {tuple(points.shape)}"
+            )
+        self.points, self.jets = points, self._jets(points)
+        self._inside: list[Inside] = []
+
+    def _jets(self, points: Tensor) -> list[Jet]:
+        return [Jet.at(points, pairs=self._pairs, features=each) for each in self._features]
+
+    def __call__(self, model: nn.Module, name: str) -> Tensor:
+        """Return weight times the mean square of the residual of a model.
+
+        Raises:
+            ValueError: if points lie outside the domain of the model, or the residual has another
+                shape than (N, K).
+        """
+        if not self._inside:
+            self._inside = [Inside(jet.value, f"points of term {name!r}") for jet in self.jets]
+        for inside in self._inside:
+            inside(model)
+        self._model = weakref.ref(model)
+        outputs = [propagate(model, jet) for jet in self.jets]
+        found = self.residual(*outputs, self.points)
+        size = len(self.points)
+        shapes = (size,), (*outputs[0].value.shape[:-2], size)  # the second of an ensemble
+        got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        if not isinstance(found, Tensor) or found.shape[:-1] not in shapes:
+            raise ValueError(
+                f"the residual of term {name!r} must have shape (N, K) with N = {size} points, got "
+                f"{got}: slice columns as x[:, :1], not x[:, 0]"
+            )
+        if found.shape[-1] == size > 1 and self._mixes(outputs):
+            raise ValueError(
+                f"the residual of term {name!r} must have shape (N, K), got {got}, all pairs of a "
+                f"column (N, 1) and N = {size} numbers in a row: give data the shape (N, 1), as in "
+                "data[:, None], and slice columns as x[:, :1], not x[:, 0]"
+            )
+        if self.attention is not None:
+            found = self.attention(found)
+        squares = found.square()
+        mean = squares.mean() if found.ndim == 2 else squares.mean((-2, -1)).sum()
+        return self.weight * mean
+
+    def _mixes(self, outputs: Sequence[Jet]) -> bool:
+        """Return whether the residual sets a column (N, 1) against a row of N numbers."""
+        with _Mixes(len(self.points)) as mixes:
+            self.residual(*outputs, self.points)
+        return mixes.seen
+
+    def after_step(self) -> None:
+        """Update the attention, or draw new points when it is time."""
+        if self.attention is not None:
+            self.attention.after_step()
+        self._steps += 1
+        if self.sampler is not None and self._steps % self.sampler.every == 0:
+            self._place(self.sampler.draw(self._steps // self.sampler.every, self._size))
+
+    @torch.no_grad()
+    def _size(self, points: Tensor) -> Tensor:
+        """Return the size of the residual (N,) at points, of the model evaluated last."""
+        model = self._model()
+        if model is None:
+            return torch.ones_like(points[:, 0])
+        outputs = (propagate(model, jet) for jet in self._jets(points))
+        sizes: Tensor = self.residual(*outputs, points).norm(dim=-1)
+        return sizes if sizes.ndim == 1 else sizes.amax(dim=0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what changes from step to step, for a checkpoint."""
+        if self.attention is not None:
+            return self.attention.state_dict()
+        return {} if self.sampler is None else {"steps": self._steps, "points": self.points}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        if self.attention is not None:
+            self.attention.load_state_dict(state)
+        elif self.sampler is not None:
+            self._steps = state["steps"]
+            self._place(state["points"].to(self.points))
+
+    def reseeded(self, seed: int) -> Term:
+        """Return the term at other points, if a sampler draws them, without attention."""
+        points = self.points if self.sampler is None else self.sampler.reseeded(seed)
+        return Term(
+            self.residual, points, pairs=self._pairs, weight=self.weight, features=self._features
+        )
+
+    def rows(self) -> Residual:
+        """Return the residual as a vector, weights of the attention included."""
+        attention, data = self.attention, [self.points]
+        if attention is None or attention.weights is None:
+            return Residual(self.residual, self.jets, data, self.weight)
+
+        def weighted(*arguments: Any) -> Tensor:
+            return arguments[-1] * self.residual(*arguments[:-1])
+
+        return Residual(weighted, self.jets, [*data, attention.weights], self.weight)
+
+
+class _Mixes(TorchFunctionMode):
+    """See whether an operation makes N x N numbers of a column and a row of N."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.seen = size, False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        n = self.size
+        shapes = [tuple(value.shape) for value in args if isinstance(value, Tensor)]
+        if isinstance(found, Tensor) and found.shape[-2:] == (n, n):
+            rows = any(shape in ((n,), (1, n)) for shape in shapes)
+            self.seen |= rows and any(shape[-2:] == (n, 1) for shape in shapes)
+        return found
+
+
+class ResidualLoss:
+    """The sum of some terms, as an objective of :func:`kanlib.training.trainer.train`.
+
+    Args:
+        **terms: terms by name.
+
+    Attributes:
+        terms: the terms by name.
+
+    Raises:
+        ValueError: if there is no term, or two of them share one Attention.
+
+    Examples:
+        >>> from kanlib import KAN
+        >>> x = torch.linspace(0, 1, 20)[:, None]
+        >>> ends = torch.tensor([[0.0], [1.0]])
+        >>> loss = ResidualLoss(
+        ...     bending=Term(lambda u, x: u.d(0, 0) + torch.sin(x), x, pairs=[(0, 0)]),
+        ...     ends=Term(lambda u, x: u.value, ends, weight=10.0),
+        ... )
+        >>> loss(KAN([1, 1], n=5)).shape
+        torch.Size([])
+        >>> sorted(loss.parts(KAN([1, 1], n=5)))
+        ['bending', 'ends']
+    """
+
+    def __init__(self, **terms: Term) -> None:
+        if not terms:
+            raise ValueError("terms must name at least one Term, got none")
+        for name, term in terms.items():
+            if not isinstance(term, Term):
+                raise TypeError(f"term {name!r} must be a Term, got {type(term).__name__}")
+        attentions = [id(t.attention) for t in terms.values() if t.attention is not None]
+        if len({*attentions}) < len(attentions):
+            raise ValueError("attention must not be shared: give each term an Attention of its own")
+        self.terms = terms
+
+    def parts(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return the weighted mean square of each term."""
+        return {name: term(model, name) for name, term in self.terms.items()}
+
+    def __call__(self, model: nn.Module) -> Tensor:
+        """Return the loss."""
+        return torch.stack([*self.parts(model).values()]).sum()
+
+    def residuals(self) -> list[Residual]:
+        """Return the residual of each term, see :class:`kanlib.objectives.squares.SumOfSquares`."""
+        return [term.rows() for term in self.terms.values()]
+
+    @property
+    def moves(self) -> bool:
+        """Whether points of a term are drawn anew in the course of a training."""
+        return any(term.sampler is not None for term in self.terms.values())
+
+    def fresh(self, seed: int) -> ResidualLoss:
+        """Return the loss at points that no training has seen, where samplers draw them."""
+        return ResidualLoss(**{name: t.reseeded(seed) for name, t in self.terms.items()})
+
+    def after_step(self) -> None:
+        """Update attentions, and draw points that move."""
+        for term in self.terms.values():
+            term.after_step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the terms that have one, for a checkpoint."""
+        states = {name: term.state_dict() for name, term in self.terms.items()}
+        return {name: state for name, state in states.items() if state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        for name, part in state.items():
+            self.terms[name].load_state_dict(part)

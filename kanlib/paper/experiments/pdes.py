@@ -1,0 +1,194 @@
+"""How the cases of the PDE problems are trained: loss, attention, optimizer, what is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kanlib._checks import check_option
+from kanlib.nn.networks import KAN, MLP
+from kanlib.objectives.attention import Attention
+from kanlib.paper.experiments.cases import PDECase, Solutions, ended, train_case
+from kanlib.training.optimizers import paper_lbfgs
+from kanlib.training.runs import Run
+from kanlib.training.schedulers import exponential_cycles, linear_ramp
+
+QUICK_DIVISOR = 50
+#: L-BFGS that goes on below torch's default tolerances, which losses of this size reach.
+LBFGS = partial(paper_lbfgs, tolerance_grad=1e-12, tolerance_change=1e-14, history_size=50)
+#: Times that the error is measured in a run, besides the ends of the levels.
+MEASUREMENTS = 60
+
+
+class WeightedLoss:
+    """The sum over the terms of a PDE problem of weight times mean squared residual.
+
+    Args:
+        problem: offers ``residuals(model)`` and ``weights``.
+        damping: residual-based attention on the volume term with this damping; None: without.
+    """
+
+    def __init__(self, problem: Any, damping: float | None = None) -> None:
+        self.problem = problem
+        self.attention = None if damping is None else Attention(damping)
+        #: The parameters seen last on each level, by the number of intervals.
+        self.seen: dict[int, list[Tensor]] = {}
+
+    def __call__(self, model: nn.Module) -> Tensor:
+        """Return the loss."""
+        residuals = self.problem.residuals(model)
+        if self.attention is not None:
+            residuals["volume"] = self.attention(residuals["volume"])
+        terms = [self.problem.weights[key] * r.square().mean() for key, r in residuals.items()]
+        return torch.stack(terms).sum()
+
+    def error(self, model: nn.Module) -> float:
+        """Return the error of the model, and keep its parameters."""
+        self.seen[getattr(model, "n", 0)] = [p.detach().clone() for p in model.parameters()]
+        return self.problem.error(model)
+
+    def after_step(self) -> None:
+        """Update the attention."""
+        if self.attention is not None:
+            self.attention.after_step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return attention and kept parameters, for a checkpoint."""
+        state: dict[str, Any] = {"seen": self.seen}
+        if self.attention is not None:
+            state["attention"] = self.attention.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.seen = state["seen"]
+        if self.attention is not None:
+            self.attention.load_state_dict(state["attention"])
+
+
+def training(
+    damping: float | None = None, optimizer: str = "adam", **options: Any
+) -> tuple[Callable[..., Any], Callable[..., Any] | None, float | None]:
+    """Return optimizer, scheduler and damping of the attention.
+
+    Args:
+        damping: of residual-based attention; None: without.
+        optimizer: "adam" or "lbfgs".
+        **options: of :func:`adam`.
+
+    Raises:
+        ValueError: if the optimizer is unknown, or L-BFGS is given options.
+    """
+    check_option("optimizer", optimizer, ("adam", "lbfgs"))
+    if optimizer == "lbfgs":
+        if options:
+            raise ValueError(f"L-BFGS takes no options here, got {', '.join(options)}: drop them")
+        return LBFGS, None, damping
+    return *adam(**options), damping
+
+
+def adam(
+    lr: float,
+    start_lr: float,
+    ramp: int | None = None,
+    cycle: int | None = None,
+    gamma: float = 1.0,
+    weight_decay: float = 0.0,
+) -> tuple[Callable[..., Any], Callable[..., Any] | None]:
+    """Return Adam and its scheduler.
+
+    Args:
+        lr: learning rate, after the ramp or at the peak of a cycle.
+        start_lr: learning rate of the first epoch of each level.
+        ramp: epochs of a linear ramp.
+        cycle: epochs of a rise and of a fall of a cycle, instead.
+        gamma: decay of the cycles an epoch.
+        weight_decay: of AdamW.
+
+    Raises:
+        ValueError: if there is both a ramp and a cycle.
+    """
+    if ramp is not None and cycle is not None:
+        raise ValueError(f"choose ramp or cycle, got ramp={ramp} and cycle={cycle}")
+    kind: Callable[..., Any] = torch.optim.AdamW if weight_decay else torch.optim.Adam
+    options = {"weight_decay": weight_decay} if weight_decay else {}
+    scheduler: Callable[..., Any] | None = None
+    if ramp is not None:
+        scheduler = linear_ramp(start_lr, ramp)
+    elif cycle is not None:
+        scheduler = exponential_cycles(start_lr, cycle, gamma)
+    return partial(kind, lr=lr, **options), scheduler
+
+
+def build(case: PDECase, **options: Any) -> Any:
+    """Return the untrained network of a case; the random seed is the caller's."""
+    return (MLP if case.mlp else KAN)(**case.network, **options)
+
+
+def restored(case: PDECase, level: int, weights: list[Any]) -> Any:
+    """Return the network of a case with the recorded weights of a level.
+
+    Raises:
+        ValueError: if the weights are not those of such a network.
+    """
+    model = build(case, dtype=torch.float64)
+    for _ in range(level):
+        model = model.refine()
+    tensors = [torch.tensor(values, dtype=torch.float64) for values in weights]
+    found, expected = ([tuple(t.shape) for t in ts] for ts in (tensors, model.parameters()))
+    if found != expected:
+        raise ValueError(
+            f"weights of level {level} must have the shapes {expected}, got {found}: take those of "
+            "this case and level"
+        )
+    with torch.no_grad():
+        for parameter, values in zip(model.parameters(), tensors, strict=True):
+            parameter.copy_(values)
+    return model
+
+
+def execute(
+    problem: Callable[..., Any],
+    case: PDECase,
+    seed: int,
+    *,
+    quick: bool = False,
+    device: str = "cpu",
+    **options: Any,
+) -> tuple[Run, dict[str, float], Solutions]:
+    """Train one case.
+
+    Args:
+        problem: the class of the problem, or a function from its arguments and ``seed``.
+        case: what to train.
+        seed: seed of initial parameters, and of points if they are random.
+        quick: a fiftieth of the epochs.
+        device: torch device.
+        **options: checkpoint, resume and progress, see :func:`kanlib.training.trainer.train`.
+
+    Returns:
+        The run, its loss and error, and the weights at the end of each level.
+    """
+    optimizer, scheduler, damping = training(**case.training)
+    loss = WeightedLoss(problem(seed=seed, device=device, **case.problem), damping)
+    torch.manual_seed(seed)
+    model = build(case, device=device, dtype=torch.float64)
+    if case.calibrate:
+        model.calibrate(loss.problem.inputs(loss.problem.points))
+    run = train_case(
+        case,
+        model,
+        loss,
+        loss.error,
+        divisor=QUICK_DIVISOR if quick else 1,
+        measurements=MEASUREMENTS,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        **options,
+    )
+    kept = enumerate(loss.seen.values()) if case.keep else ()
+    return run, ended(run), {level: [w.tolist() for w in weights] for level, weights in kept}

@@ -1,0 +1,399 @@
+"""Beyond the paper: Gauss-Newton, by levels, with races of starts, and on one level."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kanlib.nn.jets import Jet
+from kanlib.nn.networks import KAN, MLP
+from kanlib.objectives.mean_squared_error import MeanSquaredError
+from kanlib.objectives.residuals import ResidualLoss, Term
+from kanlib.objectives.samplers import Sampler
+from kanlib.paper.experiments.cases import Experiment, Solutions
+from kanlib.paper.problems import allen_cahn, burgers, poisson, relative_error
+from kanlib.paper.problems.regression import regression
+from kanlib.training.gauss_newton import GaussNewton
+from kanlib.training.race import race
+from kanlib.training.runs import Run
+
+QUICK_DIVISOR, QUICK_STARTS, QUICK_POINTS = 12, 2, 100
+SHARP_VISCOSITY = 1e-2 / torch.pi
+#: Starts of one seed are numbered from this multiple of it.
+STARTS = 1000
+
+
+@dataclass(frozen=True)
+class SecondOrderCase:
+    """One way to solve a problem by Gauss-Newton.
+
+    Attributes:
+        description: one line for readers.
+        problem: one of :data:`PROBLEMS`.
+        network: keyword arguments of KAN, or of MLP if ``mlp`` is true.
+        epochs: steps on each level; an MLP has stages instead.
+        points: points of the volume on each level, or of the training set.
+        starts: networks on the first level.
+        keep: how many go on to each of the others.
+        every: steps between draws of points, on each level.
+        start_level: level of the network, for counting work.
+        mlp: whether the network is an MLP.
+        gauss_newton: keyword arguments of GaussNewton.
+    """
+
+    description: str
+    problem: str
+    network: dict[str, Any]
+    epochs: tuple[int, ...]
+    points: tuple[int, ...]
+    starts: int = 1
+    keep: tuple[int, ...] = ()
+    every: tuple[int, ...] = ()
+    start_level: int = 0
+    mlp: bool = False
+    gauss_newton: dict[str, Any] = field(default_factory=dict)
+    paper: dict[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Losses of the levels, the error of a network, and what else belongs to a problem."""
+
+    losses: list[Any]
+    error: Callable[[nn.Module], float]
+    validate: Callable[[nn.Module], Any] | None = None
+    calibrate: Tensor | None = None
+
+
+def _regression(case: SecondOrderCase, seed: int, device: str) -> _Problem:
+    data = regression(seed, device=device)
+    losses = [MeanSquaredError(data.x[:count], data.y[:count]) for count in case.points]
+    test = MeanSquaredError(data.x_test, data.y_test)
+    error = torch.no_grad()(lambda model: float(test(model)))
+    return _Problem(losses, error, MeanSquaredError(data.x, data.y), data.x)
+
+
+def _on(points: Tensor, solution: Tensor, inputs: Callable[[Tensor], Tensor]) -> Any:
+    """Return the relative error of a network on points as a function of the network."""
+
+    @torch.no_grad()
+    def error(model: nn.Module) -> float:
+        return relative_error(model(inputs(points)), solution)
+
+    return error
+
+
+def _moving(
+    case: SecondOrderCase, seed: int, device: str, terms: Callable[..., dict[str, Term]]
+) -> list[ResidualLoss]:
+    """Return the loss of each level, from a function that takes a sampler of the volume."""
+    losses: list[ResidualLoss] = []
+    for level, (count, every) in enumerate(zip(case.points, case.every, strict=True)):
+        own: dict[str, Any] = {
+            "every": every, "seed": seed + STARTS * level, "device": device, "dtype": torch.float64,
+        }  # fmt: skip
+        losses.append(ResidualLoss(**terms(count, own)))
+    return losses
+
+
+def _burgers(
+    case: SecondOrderCase, seed: int, device: str, viscosity: float = burgers.VISCOSITY
+) -> _Problem:
+    def terms(count: int, own: dict[str, Any]) -> dict[str, Term]:
+        line = partial(torch.linspace, device=device, dtype=torch.float64)
+        ends, zero = line(-1, 1, 2), line(0, 0, 1)
+        return {
+            "volume": Term(
+                lambda u, x: burgers.volume_residual(u, viscosity),
+                Sampler([(-1, 1), (0, 1)], count, share=0.5, **own),
+                pairs=[(0, 0)],
+            ),
+            "initial": Term(
+                lambda u, x: u.value + torch.sin(torch.pi * x[:, :1]),
+                torch.cartesian_prod(line(-1, 1, 201), zero),
+                weight=10.0,
+            ),
+            "boundary": Term(
+                lambda u, x: u.value, torch.cartesian_prod(ends, line(0, 1, 51)), weight=10.0
+            ),
+        }
+
+    axes = zip((-1, 0), burgers.ERROR_POINTS, strict=True)
+    grid = torch.cartesian_prod(*(torch.linspace(a, 1, n, dtype=torch.float64) for a, n in axes))
+    solution = burgers.exact(grid, viscosity, nodes=200)
+    error = _on(grid.to(device), solution.to(device), lambda x: x)
+    return _Problem(_moving(case, seed, device, terms), error)
+
+
+def _poisson(case: SecondOrderCase, seed: int, device: str) -> _Problem:
+    problem = poisson.Poisson(device=device)
+
+    def side(sign: float) -> Callable[[Tensor], Tensor]:
+        return lambda x: torch.cat([x, sign * x[:, :1]], dim=1)
+
+    def ring(x: Tensor) -> Tensor:
+        """Move points (side, place) to the boundary: the number of a side is in [0, 4)."""
+        number, place = x[:, 0].floor(), x[:, 1]
+        end = torch.where(number % 2 == 0, 1.0, -1.0).to(place)
+        first = number < 2
+        return torch.stack([torch.where(first, end, place), torch.where(first, place, end)], 1)
+
+    def terms(count: int, own: dict[str, Any]) -> dict[str, Term]:
+        return {
+            "volume": Term(
+                poisson.volume_residual,
+                Sampler([(-1, 1), (-1, 1)], count, **own),
+                pairs=[(0, 0), (1, 1)],
+                features=problem.inputs,
+                weight=problem.weights["volume"],
+            ),
+            "boundary": Term(
+                lambda u, x: u.value,
+                Sampler([(0, 4 - 1e-9), (-1, 1)], 800, map=ring, **own),
+                features=problem.inputs,
+                weight=problem.weights["boundary"],
+            ),
+            "interface": Term(
+                lambda left, right, x: poisson.flux_jump(left, right),
+                Sampler([(0, 0), (-1, 1)], 200, **own),
+                features=[side(-1.0), side(1.0)],
+                weight=problem.weights["interface"],
+            ),
+        }
+
+    return _Problem(_moving(case, seed, device, terms), problem.error)
+
+
+def _allen_cahn(case: SecondOrderCase, seed: int, device: str) -> _Problem:
+    problem = allen_cahn.AllenCahn(points=100, device=device)
+
+    def equal(u: Jet, v: Jet, x: Tensor) -> Tensor:
+        return torch.cat([u.value - v.value, 0.1 * (u.d(0) - v.d(0))], dim=1)
+
+    def end(shift: float) -> Callable[[Tensor], Tensor]:
+        return lambda x: problem.inputs(x + x.new_tensor([shift, 0.0]))
+
+    def terms(count: int, own: dict[str, Any]) -> dict[str, Term]:
+        return {
+            "volume": Term(
+                lambda u, x: allen_cahn.volume_residual(u),
+                Sampler([(-1, 1), (0, 1)], count, share=0.5, **own),
+                pairs=[(0, 0)],
+                features=problem.inputs,
+            ),
+            "initial": Term(
+                lambda u, x: u.value - allen_cahn.initial(x[:, :1]),
+                Sampler([(-1, 1), (0, 0)], 500, kind="sobol", **own),
+                features=problem.inputs,
+                weight=1000.0,
+            ),
+            "periodic": Term(
+                equal,
+                Sampler([(0, 0), (0, 1)], 101, kind="sobol", **own),
+                features=[end(-1.0), end(1.0)],
+            ),
+        }
+
+    return _Problem(_moving(case, seed, device, terms), problem.error)
+
+
+PROBLEMS: dict[str, Callable[[SecondOrderCase, int, str], _Problem]] = {
+    "regression": _regression,
+    "poisson": _poisson,
+    "burgers": _burgers,
+    "burgers-sharp": partial(_burgers, viscosity=SHARP_VISCOSITY),
+    "allen-cahn": _allen_cahn,
+}
+
+
+def _pde_cases(
+    problem: str,
+    network: dict[str, Any],
+    n: tuple[int, ...],
+    epochs: tuple[int, ...],
+    points: tuple[int, ...],
+    race_of: tuple[int, tuple[int, ...]],
+) -> dict[str, SecondOrderCase]:
+    """Return the cases of a problem: a race, levels without one, and one level from two starts.
+
+    The last two have twice the epochs that cost as much as the levels, counted by intervals.
+    """
+    starts, keep = race_of
+    every = tuple(3 if level < 2 else 5 for level in range(len(n)))
+    shown = ", ".join(str(each) for each in n)
+    levels: dict[str, Any] = {"epochs": epochs, "points": points, "every": every}
+    fine = round(sum(count * each for count, each in zip(epochs, n, strict=True)) / n[-1])
+    alone: dict[str, Any] = {
+        "epochs": (2 * fine,),
+        "points": points[-1:],
+        "every": every[-1:],
+        "start_level": len(n) - 1,
+    }
+    coarse = {**network, "n": n[0]}
+    return {
+        f"{problem}-race": SecondOrderCase(
+            f"{problem}, n = {shown}, a race of {starts} starts",
+            problem, coarse, **levels, starts=starts, keep=keep,
+        ),
+        f"{problem}-levels": SecondOrderCase(
+            f"{problem}, n = {shown}, one start",
+            problem, coarse, **levels, keep=(1,) * (len(n) - 1),
+        ),
+        f"{problem}-fine-small": SecondOrderCase(
+            f"{problem}, n = {n[-1]} alone, scale 0.01, twice the work",
+            problem, {**network, "n": n[-1], "init_scale": 0.01}, **alone,
+        ),
+        f"{problem}-fine-prolonged": SecondOrderCase(
+            f"{problem}, n = {n[-1]} alone, prolonged from n = {n[0]}, twice the work",
+            problem, {**network, "n": n[-1], "prolonged_from": n[0]}, **alone,
+        ),
+    }  # fmt: skip
+
+
+def _cases() -> dict[str, SecondOrderCase]:
+    table_2: dict[str, Any] = {"widths": [2, 5, 1], "first": "affine", "init_scale": 0.1}
+    steps, points, n = (40, 40, 40, 40), (1500, 5000, 5000, 5000), 40
+    cases = {
+        "regression-race": SecondOrderCase(
+            "Table 2's own network, n = 5 to 40, a race of 32 starts",
+            "regression", {**table_2, "n": 5}, steps, points, starts=32, keep=(8, 4, 2),
+        ),
+        "regression-levels": SecondOrderCase(
+            "Table 2's own network, n = 5 to 40, one start",
+            "regression", {**table_2, "n": 5}, steps, points, keep=(1, 1, 1),
+        ),
+        "regression-fine-small": SecondOrderCase(
+            "Table 2's own network, n = 40 alone, the best of five starts of scale 0.01",
+            "regression", {**table_2, "n": n, "init_scale": 0.01}, (120,), (5000,), starts=5,
+            start_level=3,
+        ),
+        "regression-fine-prolonged": SecondOrderCase(
+            "Table 2's own network, n = 40 alone, the best of five starts prolonged from n = 5",
+            "regression", {**table_2, "n": n, "prolonged_from": 5}, (120,), (5000,), starts=5,
+            start_level=3,
+        ),
+    }  # fmt: skip
+    cases |= _pde_cases(
+        "poisson",
+        {"widths": [3, 5, 1], "r": 8, "domain": (-1.0, 1.0), "hidden_domain": (-2.0, 2.0)},
+        (6, 12, 24),
+        (36, 45, 75),
+        (1500, 2500, 4000),
+        (8, (2, 1)),
+    )
+    tanh: dict[str, Any] = {
+        "widths": [2, 5, 5, 1], "r": 8, "domain": (-1.0, 1.0), "normalisation": "tanh",
+        "init_scale": 0.3,
+    }  # fmt: skip
+    steps, points = (36, 45, 75, 75), (1500, 3000, 5000, 8000)
+    for problem in ("burgers", "burgers-sharp"):
+        cases |= _pde_cases(problem, tanh, (6, 12, 24, 48), steps, points, (6, (2, 1, 1)))
+    cases["burgers-mlp"] = SecondOrderCase(
+        "burgers, tanh MLP [2, 30, 30, 30, 1], a race of 3 starts",
+        "burgers",
+        {"widths": [2, 30, 30, 30, 1], "activation": "tanh"},
+        steps,
+        points,
+        starts=3,
+        keep=(2, 1, 1),
+        every=(3, 3, 5, 5),
+        mlp=True,
+    )
+    cases |= _pde_cases(
+        "allen-cahn",
+        {"widths": [2, 8, 8, 1], "r": 5, "domain": (-1.0, 1.0), "init_scale": 0.1},
+        (4, 8, 16, 32),
+        (36, 45, 75, 75),
+        (1500, 3000, 4000, 6000),
+        (5, (2, 1, 1)),
+    )
+    return cases
+
+
+def execute(
+    case: SecondOrderCase,
+    seed: int,
+    *,
+    quick: bool = False,
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> tuple[Run, dict[str, float], Solutions]:
+    """Train one case.
+
+    Args:
+        case: what to train.
+        seed: seed of data, points and starts.
+        quick: a twelfth of the steps, few points and two starts at most.
+        device: torch device.
+        checkpoint: file whose name the folder of checkpoints is made from.
+        resume: go on from them.
+        progress: show a progress bar for each network.
+
+    Returns:
+        The run of the winner, and its loss and error; no solutions.
+    """
+    if quick:
+        points = tuple(min(count, QUICK_POINTS) for count in case.points)
+        epochs = tuple(max(1, count // QUICK_DIVISOR) for count in case.epochs)
+        keep = tuple(min(count, QUICK_STARTS) for count in case.keep)
+        starts = min(case.starts, QUICK_STARTS)
+    else:
+        points, epochs, keep, starts = case.points, case.epochs, case.keep, case.starts
+    problem = PROBLEMS[case.problem](_replaced(case, points), seed, device)
+    field: dict[int, Any] = {}
+    for number in range(starts):
+        torch.manual_seed(STARTS * seed + number)
+        model = (MLP if case.mlp else KAN)(**case.network, device=device, dtype=torch.float64)
+        if problem.calibrate is not None and isinstance(model, KAN):
+            model.calibrate(problem.calibrate)
+        field[number] = model
+    first = 2.0**case.start_level / getattr(field[0], "n", 1)
+    folder = None if checkpoint is None else Path(f"{checkpoint}.starts")
+    if folder is not None and not resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    run = race(
+        field,
+        problem.losses,
+        epochs,
+        keep=keep,
+        validate=problem.validate,
+        refine=_same if case.mlp else KAN.refine,
+        work=lambda model: first * getattr(model, "n", 1),
+        checkpoint=folder,
+        resume=resume,
+        optimizer=GaussNewton(**case.gauss_newton),
+        metrics={"error": problem.error},
+        metrics_every=10**9,
+        progress=progress,
+    )
+    if folder is not None and run.status != "interrupted":
+        shutil.rmtree(folder, ignore_errors=True)
+    error = run.history.metrics[-1]["error"]
+    return run, {"loss": run.loss, "error": error}, {}
+
+
+def _same(model: Any) -> Any:
+    """Return the network as it is: an MLP has stages, not levels."""
+    return model
+
+
+def _replaced(case: SecondOrderCase, points: tuple[int, ...]) -> SecondOrderCase:
+    return SecondOrderCase(**{**vars(case), "points": points})
+
+
+EXPERIMENT = Experiment(
+    title="Gauss-Newton on splines and perceptrons, beyond the paper",
+    source="",
+    cases=_cases(),
+    seeds=(1234, 1235, 1236, 1237, 1238),
+    execute=execute,
+)

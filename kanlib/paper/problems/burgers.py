@@ -1,0 +1,132 @@
+r"""Burgers' equation (section 5.2.2 of the paper).
+
+.. math::
+
+    u_t + u u_x - \nu u_{xx} = 0, \qquad x \in (-1, 1),\ t \in (0, 1],\ \nu = 10^{-2}, \qquad
+    u(x, 0) = -\sin\pi x, \quad u(\pm 1, t) = 0.
+
+The paper states neither initial nor boundary values; these are the ones in common use. A layer
+forms at :math:`x = 0`, where :math:`u` falls from about 0.8 to -0.8 over a width of about
+:math:`5\nu`: a uniform grid of 64 points, :math:`2/63` apart, has two points in it. ``grading``
+draws the points together there.
+
+The reference is the solution of Cole and Hopf. With :math:`z = \int u\,dx` the equation becomes the
+heat equation for :math:`\exp(-z / 2\nu)`, and the heat kernel gives
+
+.. math::
+
+    u(x, t) = -\frac{\int \sin(\pi y)\, e^{-\cos(\pi y) / 2\pi\nu}\, e^{-s^2} ds}
+    {\int e^{-\cos(\pi y) / 2\pi\nu}\, e^{-s^2} ds}, \qquad y = x - \sqrt{4\nu t}\,s,
+
+where Gauss-Hermite quadrature converges geometrically.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kanlib._checks import as_integer, as_number, check_factory, check_tensor
+from kanlib.nn.jets import Jet, propagate
+from kanlib.paper.problems import relative_error
+
+VISCOSITY = 1e-2
+#: 80 nodes give all digits of float64; 60 give ten.
+NODES = 100
+#: The error is measured on a grid of this many points in x and in t.
+ERROR_POINTS = (401, 51)
+
+
+def exact(points: Tensor, viscosity: float = VISCOSITY, nodes: int = NODES) -> Tensor:
+    """Return the solution of Cole and Hopf at points (x, t) of shape (N, 2), as a column."""
+    check_tensor("points", points, 2)
+    node, weight = np.polynomial.hermite.hermgauss(nodes)
+    s, log_weight = points.new_tensor(node), points.new_tensor(np.log(weight))
+    y = points[:, :1] - torch.sqrt(4 * viscosity * points[:, 1:]) * s
+    density = torch.softmax(log_weight - torch.cos(math.pi * y) / (2 * math.pi * viscosity), dim=1)
+    return -(torch.sin(math.pi * y) * density).sum(dim=1, keepdim=True)
+
+
+def volume_residual(u: Jet, viscosity: float = VISCOSITY) -> Tensor:
+    """Return u_t + u u_x - nu u_xx."""
+    return u.d(1) + u.value * u.d(0) - viscosity * u.d(0, 0)
+
+
+class Burgers:
+    """The residuals and the error of a network with inputs x and t.
+
+    Args:
+        nx: points in x (the paper: 64), also the number of initial points.
+        nt: points in t (the paper: 64), also the number of points on each end.
+        grading: 0 for a uniform grid in x; otherwise x = sinh(grading s) / sinh(grading) for
+            uniform s, which is finer at the layer.
+        boundary: whether the values at x = -1 and 1 are a term of the loss. The paper's loss has
+            none; the solution is then not unique.
+        device: device of the points.
+        dtype: floating-point type of the points.
+
+    Attributes:
+        weights: weights of the terms of the loss, all 1.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        nx: int = 64,
+        nt: int = 64,
+        grading: float = 0.0,
+        boundary: bool = True,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
+        nx, nt = as_integer("nx", nx, 2), as_integer("nt", nt, 2)
+        grading = as_number("grading", grading, 0)
+        if grading >= 100:
+            raise ValueError(f"grading must be below 100, got {grading!r}: 4 is usual")
+        check_factory(device, dtype)
+        x = torch.linspace(-1, 1, nx, device="cpu", dtype=torch.float64)
+        if grading:
+            x = torch.sinh(grading * x) / math.sinh(grading)
+        t = torch.linspace(0, 1, nt, device="cpu", dtype=torch.float64)
+        ends, start = torch.tensor([-1.0, 1.0], dtype=t.dtype, device="cpu"), t.new_zeros(1)
+        self.points, self.start, self.ends = (
+            torch.cartesian_prod(*axes).to(device, dtype)
+            for axes in ((x, t), (x, start), (ends, t))
+        )
+        self.weights = {"volume": 1.0, "initial": 1.0}
+        if boundary:
+            self.weights["boundary"] = 1.0
+        self.volume = Jet.at(self.points, pairs=[(0, 0)])
+        self.initial = exact(self.start)
+        fine = [
+            torch.linspace(a, 1, n, device="cpu", dtype=t.dtype)
+            for a, n in zip((-1, 0), ERROR_POINTS, strict=True)
+        ]
+        self.error_points = torch.cartesian_prod(*fine).to(device, dtype)
+        self.reference = exact(self.error_points)
+
+    def inputs(self, points: Tensor) -> Tensor:
+        """Return the network's inputs (N, 2) at points (N, 2): the points themselves."""
+        return points
+
+    def residuals(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return the residuals of each term of the loss, columns."""
+        found = {
+            "volume": volume_residual(propagate(model, self.volume)),
+            "initial": model(self.start) - self.initial,
+        }
+        if "boundary" in self.weights:
+            found["boundary"] = model(self.ends)
+        return found
+
+    @torch.no_grad()
+    def error(self, model: nn.Module) -> float:
+        """Return the error relative to the solution in the L2 norm, on a fine grid."""
+        return relative_error(model(self.error_points), self.reference)

@@ -1,0 +1,296 @@
+"""Gauss-Newton with Levenberg-Marquardt damping, for losses that are sums of squares.
+
+A step delta minimises |r + J delta|^2 + damping |delta|_D^2, in the weights of one basis. It is
+kept if it lowers the loss, and the damping follows from the gain, the share of the predicted
+decrease that came true (Nielsen): after a good step it falls to as little as a fifth, and it grows
+ever faster until a step lowers the loss. Where D is the diagonal of J^T J (Marquardt), the units of
+a weight do not matter; steps still depend on the basis, since D does.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from kanlib._checks import as_integer, as_number, check_option
+from kanlib.objectives.squares import SumOfSquares
+from kanlib.training.coordinates import Coordinates
+from kanlib.training.iterations import BASES
+from kanlib.training.jacobian import POINTS, Jacobian, blocks, check, normal_equations
+from kanlib.training.runs import EndOfLevel
+
+SCALINGS = ("marquardt", "identity")
+SOLVERS = ("cholesky", "qr", "cg")
+#: Squares of columns count as at least this share of the largest.
+FLOOR = 1e-12
+#: Conjugate gradients end at this reduction of the residual.
+TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class GaussNewton:
+    """Gauss-Newton for ``train(..., optimizer=GaussNewton())`` and ``train_multilevel``.
+
+    The objective offers its residuals, see :mod:`kanlib.objectives.squares`. One epoch is one step.
+    With ``optimizer_state="carried"`` a level starts with the damping that the last one ended with.
+
+    Args:
+        damping: damping of the first step.
+        scaling: "marquardt" for the diagonal of J^T J, "identity" for its mean.
+        geometry: "u" (spline weights) or "w" (ReLU weights), the basis in which a step is
+            measured; by default that of each layer. With either, steps are the same functions
+            whichever basis the layers hold (see :class:`kanlib.training.iterations.Iteration`).
+        solver: "cholesky" of the normal equations; "qr" of J, which does not square the condition
+            number and so reaches smaller losses; "cg", conjugate gradients, for many parameters.
+        tries: dampings that are tried in a step.
+        points: points whose rows are computed at a time, which bounds the memory.
+
+    Raises:
+        TypeError: if an argument is of the wrong type.
+        ValueError: if an argument is out of range.
+
+    Examples:
+        >>> from kanlib import KAN, MeanSquaredError, train
+        >>> x = torch.linspace(0, 1, 100, dtype=torch.float64)[:, None]
+        >>> model = KAN([1, 1], n=8, dtype=torch.float64)
+        >>> objective = MeanSquaredError(x, torch.sin(6 * x))
+        >>> train(model, objective, 5, optimizer=GaussNewton(), progress=False).loss < 1e-6
+        True
+    """
+
+    damping: float = 1e-3
+    scaling: str = "marquardt"
+    geometry: str | None = None
+    solver: str = "cholesky"
+    tries: int = 20
+    points: int = POINTS
+
+    def __post_init__(self) -> None:
+        as_number("damping", self.damping, above=0)
+        check_option("scaling", self.scaling, SCALINGS)
+        check_option("solver", self.solver, SOLVERS)
+        if self.geometry is not None:
+            check_option("geometry", self.geometry, BASES)
+        as_integer("tries", self.tries, minimum=1)
+        as_integer("points", self.points, minimum=1)
+
+    def bind(self, model: nn.Module, objective: Any) -> LevenbergMarquardt:
+        """Return the optimizer of a model."""
+        return LevenbergMarquardt(self, model, objective)
+
+
+class LevenbergMarquardt:
+    """The optimizer of one model, see :class:`GaussNewton`.
+
+    Attributes:
+        rate: the damping of the next step.
+        evaluations: evaluations of the residuals so far.
+    """
+
+    def __init__(self, options: GaussNewton, model: nn.Module, objective: SumOfSquares) -> None:
+        self.options, self.model, self.objective = options, model, objective
+        basis = None if options.geometry is None else BASES[options.geometry]
+        self.coordinates = Coordinates(model, objective, basis)
+        self.rate, self.growth, self.evaluations = float(options.damping), 2.0, 0
+        self.solver, self._checked = options.solver, False
+        self.defaults = asdict(options)
+
+    def __repr__(self) -> str:
+        return repr(self.options)
+
+    def step(self) -> float:
+        """Do one step; return the loss before it.
+
+        Raises:
+            EndOfLevel: if no step lowers the loss.
+        """
+        system = self._system()
+        if not self._checked:
+            check(self.model, self.objective, self.coordinates, system.gradient)
+            self._checked = True
+        if not math.isfinite(system.loss):
+            return system.loss
+        scale = self._scale(system.squares)
+        before, start = [p.detach().clone() for p in self.coordinates.parameters], self.rate
+        for _ in range(self.options.tries):
+            step = system.solve(self.rate * scale)
+            if step is None:
+                system = self._fall_back()
+                step = system.solve(self.rate * scale)
+            if step is not None and torch.isfinite(step).all():
+                self.coordinates.add(step)
+                loss = self._loss()
+                predicted = float(self.rate * scale @ step.square() - system.gradient @ step)
+                if loss < system.loss:
+                    self._reward((system.loss - loss) / predicted)
+                    return system.loss
+                self._restore(before)
+            self.rate, self.growth = self.rate * self.growth, self.growth * 2
+        self.rate, self.growth = start, 2.0
+        if not getattr(self.objective, "moves", False):  # other points may let it go on
+            norm = 2 * float(system.gradient.norm())
+            raise EndOfLevel(
+                f"no Gauss-Newton step lowers the loss {system.loss:.6g} (gradient {norm:.3g})"
+            )
+        return system.loss
+
+    def _reward(self, gain: float) -> None:
+        self.rate = max(self.rate * max(0.2, 1 - (2 * gain - 1) ** 3), 1e-16)
+        self.growth = 2.0
+
+    def _scale(self, squares: Tensor) -> Tensor:
+        """Return the diagonal of D."""
+        if self.options.scaling == "identity":
+            return squares.mean().expand_as(squares)
+        return squares.clamp(min=FLOOR * float(squares.max()))
+
+    def _system(self) -> System:
+        self.evaluations += 1
+        return SYSTEMS[self.solver](
+            self.model, self.objective, self.coordinates, self.options.points
+        )
+
+    def _fall_back(self) -> System:
+        """Return the system by QR, which stays the solver of this level."""
+        warnings.warn(
+            f"J^T J with damping {self.rate:.3g} is not positive definite up to rounding: "
+            "GaussNewton goes on with QR of J, as with solver='qr'",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        self.solver = "qr"
+        return self._system()
+
+    @torch.no_grad()
+    def _loss(self) -> float:
+        self.evaluations += 1
+        return sum(
+            float(part(self.model).square().sum())
+            for residual in self.objective.residuals()
+            for part in residual.blocks(self.options.points)
+        )
+
+    @torch.no_grad()
+    def _restore(self, values: list[Tensor]) -> None:
+        for parameter, value in zip(self.coordinates.parameters, values, strict=True):
+            parameter.copy_(value)
+
+    def refined(self, model: nn.Module) -> LevenbergMarquardt:
+        """Return the optimizer of a refined model, which goes on with the damping of this one."""
+        finer = LevenbergMarquardt(self.options, model, self.objective)
+        finer.rate = self.rate
+        return finer
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the next step depends on, beside the model and the objective."""
+        names = ("rate", "growth", "evaluations", "solver")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self.rate, self.growth = float(state["rate"]), float(state["growth"])
+        self.evaluations, self.solver = int(state["evaluations"]), str(state["solver"])
+
+
+class System(Protocol):
+    """The linear least-squares problem of one step."""
+
+    loss: float
+    gradient: Tensor  # J^T r
+    squares: Tensor  # the diagonal of J^T J
+
+    def solve(self, diagonal: Tensor) -> Tensor | None:
+        """Return the minimiser of |r + J delta|^2 + delta . diagonal delta, or None."""
+
+
+class Cholesky:
+    """The normal equations, solved by Cholesky's factors."""
+
+    def __init__(
+        self, model: nn.Module, objective: SumOfSquares, coordinates: Coordinates, points: int
+    ) -> None:
+        self._gram, self.gradient, self.loss = normal_equations(
+            model, objective, coordinates, points
+        )
+        self.squares = self._gram.diagonal().clone()
+
+    def solve(self, diagonal: Tensor) -> Tensor | None:
+        """Return the step, or None if the matrix is not positive definite up to rounding."""
+        matrix = self._gram.clone()
+        matrix.diagonal().add_(diagonal)
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        if failed:
+            return None
+        return -torch.cholesky_solve(self.gradient[:, None], factor)[:, 0]
+
+
+class QR:
+    """The triangular factor of [J, r], gathered block by block."""
+
+    def __init__(
+        self, model: nn.Module, objective: SumOfSquares, coordinates: Coordinates, points: int
+    ) -> None:
+        size, factor = coordinates.size, None
+        self.loss = 0.0
+        for block in blocks(model, objective, coordinates, points):
+            part = Jacobian(coordinates, [block])
+            self.loss += float(part.residual.square().sum())
+            rows = torch.cat([part.dense(), part.residual[:, None]], dim=1)
+            rows = rows if factor is None else torch.cat([factor, rows])
+            factor = torch.linalg.qr(rows, mode="r").R
+        assert factor is not None
+        self._factor, self._right = factor[:, :size], factor[:, size]
+        self.gradient = self._factor.T @ self._right
+        self.squares = self._factor.square().sum(0)
+
+    def solve(self, diagonal: Tensor) -> Tensor | None:
+        """Return the step."""
+        size = len(diagonal)
+        rows = torch.cat([self._factor, torch.diag(diagonal.sqrt())])
+        right = torch.cat([self._right, self._right.new_zeros(size)])
+        factor = torch.linalg.qr(torch.cat([rows, right[:, None]], dim=1), mode="r").R
+        upper, target = factor[:size, :size], factor[:size, size:]
+        return -torch.linalg.solve_triangular(upper, target, upper=True)[:, 0]
+
+
+class ConjugateGradients:
+    """Products with J and J^T, and the diagonal as preconditioner."""
+
+    def __init__(
+        self, model: nn.Module, objective: SumOfSquares, coordinates: Coordinates, points: int
+    ) -> None:
+        self._jacobian = Jacobian(coordinates, [*blocks(model, objective, coordinates, points)])
+        self.loss = float(self._jacobian.residual.square().sum())
+        self.gradient, self.squares = self._jacobian.gradient(), self._jacobian.squares()
+
+    def solve(self, diagonal: Tensor) -> Tensor | None:
+        """Return the step, up to a reduction of the residual by TOLERANCE."""
+        precondition = 1 / (self.squares + diagonal).clamp(min=torch.finfo(diagonal.dtype).tiny)
+        step, residual = torch.zeros_like(self.gradient), -self.gradient
+        direction = precondition * residual
+        power = start = float(residual @ direction)
+        for _ in range(len(step)):
+            if not power > TOLERANCE**2 * start:
+                break
+            image = self._jacobian.transposed(self._jacobian.product(direction))
+            image += diagonal * direction
+            length = power / float(direction @ image)
+            step += length * direction
+            residual -= length * image
+            scaled = precondition * residual
+            before, power = power, float(residual @ scaled)
+            direction = scaled + power / before * direction
+        return step
+
+
+SYSTEMS: dict[str, Callable[..., System]] = {
+    "cholesky": Cholesky,
+    "qr": QR,
+    "cg": ConjugateGradients,
+}

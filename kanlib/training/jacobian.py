@@ -1,0 +1,215 @@
+"""Jacobians of residuals in the weights, as operators that work on their nonzeros.
+
+The entries of a row come in runs, see :mod:`kanlib.training.rows`. Products, the Gram matrix and
+Galerkin coarsening go run by run, so that their work does not depend on the number of intervals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from kanlib._checks import Basis, as_integer
+from kanlib.kernels import gram
+from kanlib.objectives.squares import SumOfSquares
+from kanlib.training.coordinates import Coordinates, Transfer
+from kanlib.training.rows import Run, rows
+
+#: Points whose rows are computed at a time.
+POINTS = 4096
+
+
+class Jacobian:
+    """The Jacobian of all residuals of an objective, by runs of nonzeros.
+
+    Use :func:`jacobian` to build one. Columns are the entries of the trainable parameters of the
+    model in their order, then those of the objective; rows are residuals by term, point and
+    equation. Spline weights count in the basis of their layers, or in ``basis`` if that is given.
+
+    Attributes:
+        residual: the weighted residuals (M,), whose squares add up to the loss.
+        shape: (M, number of parameters).
+    """
+
+    def __init__(
+        self, coordinates: Coordinates, blocks: Sequence[tuple[Tensor, Sequence[Run]]]
+    ) -> None:
+        self.coordinates, self._blocks = coordinates, blocks
+        self.residual = torch.cat([residual for residual, _ in blocks])
+        self.shape = (len(self.residual), coordinates.size)
+
+    def _start(self, run: Run) -> int:
+        return self.coordinates.start(run.parameter) + run.start
+
+    def product(self, step: Tensor) -> Tensor:
+        """Return J v of shape (M,), for v of shape (number of parameters,)."""
+        columns = self.coordinates.to_columns(step)
+        found = []
+        for residual, parts in self._blocks:
+            total = torch.zeros_like(residual)
+            for run in parts:
+                own = columns[self._start(run) :][: run.size]
+                windows = own.unfold(0, run.values.shape[1], 1)[run.offset]
+                total += torch.einsum("ml,ml->m", windows, run.values)
+            found.append(total)
+        return torch.cat(found)
+
+    def transposed(self, rows: Tensor) -> Tensor:
+        """Return J^T y of shape (number of parameters,), for y of shape (M,)."""
+        columns = rows.new_zeros(self.coordinates.columns)
+        sizes = [len(residual) for residual, _ in self._blocks]
+        for (_, parts), y in zip(self._blocks, rows.split(sizes), strict=True):
+            _add_transposed(parts, y, self.coordinates, columns)
+        return self.coordinates.transposed(columns)
+
+    def dense(self) -> Tensor:
+        """Return J as a matrix, for small cases."""
+        return torch.cat([self._dense(parts, len(r)) for r, parts in self._blocks])
+
+    def _dense(self, parts: Sequence[Run], count: int) -> Tensor:
+        matrix = self.residual.new_zeros(count, self.coordinates.columns)
+        for run in parts:
+            index = run.offset[:, None] + torch.arange(run.values.shape[1], device=matrix.device)
+            matrix[:, self._start(run) :][:, : run.size].scatter_add_(1, index, run.values)
+        return self.coordinates.transposed(matrix)
+
+    def gram(self) -> Tensor:
+        """Return J^T J, from the nonzeros alone: the work does not depend on the intervals."""
+        total = self.residual.new_zeros(2 * (self.coordinates.columns,))
+        for _, parts in self._blocks:
+            gram.add([_placed(run, self.coordinates) for run in parts], total)
+        return _turned(total, self.coordinates)
+
+    def gradient(self) -> Tensor:
+        """Return J^T r, half the gradient of the loss."""
+        return self.transposed(self.residual)
+
+    def squares(self) -> Tensor:
+        """Return the diagonal of J^T J."""
+        return sum(
+            (self._dense(parts, len(r)).square().sum(0) for r, parts in self._blocks),
+            self.residual.new_zeros(self.coordinates.size),
+        )
+
+    def coarsen(self, transfers: Sequence[Transfer | None]) -> Jacobian:
+        """Return J P: the Jacobian of the coarse network that this one was refined from.
+
+        Its Gram matrix is P^T J^T J P (Galerkin).
+
+        Args:
+            transfers: the prolongation of each trainable parameter, in their order, or None for
+                one that a refinement leaves as it is.
+        """
+        return Jacobian(self.coordinates.coarsened(transfers), self._blocks)
+
+
+def jacobian(
+    model: nn.Module, objective: SumOfSquares, *, points: int = POINTS, basis: Basis | None = None
+) -> Jacobian:
+    """Return the Jacobian of the residuals of an objective in the parameters of a model.
+
+    Args:
+        model: the network.
+        objective: offers ``residuals()``, see :class:`kanlib.objectives.squares.SumOfSquares`.
+        points: points whose rows are computed at a time.
+        basis: "spline" or "relu", the basis in which spline weights count; by default that of each
+            layer.
+
+    Raises:
+        TypeError: if the objective does not offer its residuals.
+        ValueError: if the rows do not belong to the loss, see :func:`check`.
+
+    Examples:
+        >>> from kanlib import KAN, MeanSquaredError
+        >>> x = torch.rand(50, 2, dtype=torch.float64)
+        >>> model = KAN([2, 3, 1], n=5, dtype=torch.float64)
+        >>> J = jacobian(model, MeanSquaredError(x, x[:, :1]))
+        >>> J.shape
+        (50, 72)
+        >>> torch.allclose(J.gram(), J.dense().T @ J.dense())
+        True
+    """
+    coordinates = Coordinates(model, objective, basis)
+    found = Jacobian(coordinates, [*blocks(model, objective, coordinates, points)])
+    check(model, objective, coordinates, found.gradient())
+    return found
+
+
+def normal_equations(
+    model: nn.Module, objective: SumOfSquares, coordinates: Coordinates, points: int = POINTS
+) -> tuple[Tensor, Tensor, float]:
+    """Return J^T J, J^T r and the loss; no more rows are held than those of ``points`` points."""
+    like = coordinates.parameters[0].detach()
+    total, right = (like.new_zeros(k * (coordinates.columns,)) for k in (2, 1))
+    loss = 0.0
+    for residual, parts in blocks(model, objective, coordinates, points):
+        loss += float(residual.square().sum())
+        _add_transposed(parts, residual, coordinates, right)
+        gram.add([_placed(run, coordinates) for run in parts], total)
+    return _turned(total, coordinates), coordinates.transposed(right), loss
+
+
+def _placed(run: Run, coordinates: Coordinates) -> gram.Part:
+    return coordinates.start(run.parameter) + run.start, run.offset, run.values
+
+
+def _add_transposed(
+    parts: Sequence[Run], rows: Tensor, coordinates: Coordinates, columns: Tensor
+) -> None:
+    """Add J^T y to the columns."""
+    for run in parts:
+        start, offset, values = _placed(run, coordinates)
+        index = start + offset[:, None] + torch.arange(values.shape[1], device=rows.device)
+        columns.index_add_(0, index.flatten(), (values * rows[:, None]).flatten())
+
+
+def _turned(total: Tensor, coordinates: Coordinates) -> Tensor:
+    """Return the Gram matrix of vectors from that of columns, which is not completed."""
+    half = coordinates.transposed(gram.completed(total))  # along the last dimension
+    return coordinates.transposed(half.T.contiguous())
+
+
+def check(
+    model: nn.Module, objective: SumOfSquares, coordinates: Coordinates, found: Tensor
+) -> None:
+    """Raise ValueError unless J^T r is half the gradient of the loss, up to rounding.
+
+    It is not if a residual at one point depends on the model at others, or if a parameter acts on
+    a residual by more than one way.
+
+    Args:
+        model: the network.
+        objective: the objective.
+        coordinates: of its parameters.
+        found: J^T r.
+    """
+    loss = objective(model)
+    parts = torch.autograd.grad(loss, coordinates.parameters, materialize_grads=True)
+    half = 0.5 * coordinates.gradient(parts)
+    tolerance = torch.finfo(half.dtype).eps ** 0.5 * max(
+        float(half.norm()), float(loss.detach()) ** 0.5
+    )
+    difference = float((found - half).norm())
+    if not difference <= tolerance:
+        raise ValueError(
+            f"rows of the Jacobian do not belong to the loss: J^T r and half its gradient differ "
+            f"by {difference:.3g}; a residual at one point must depend on the model at that point "
+            "only, and the squares of all residuals must add up to the loss"
+        )
+
+
+def blocks(
+    model: nn.Module, objective: SumOfSquares, coordinates: Coordinates, points: int
+) -> Iterator[tuple[Tensor, list[Run]]]:
+    """Yield residuals and runs of up to that many points at a time."""
+    if not isinstance(objective, SumOfSquares):
+        raise TypeError(
+            f"objective must offer its residuals by a method residuals(), got "
+            f"{type(objective).__name__}: see kanlib.objectives.squares"
+        )
+    points = as_integer("points", points, minimum=1)
+    for residual in objective.residuals():
+        for part in residual.blocks(points):
+            yield rows(model, part, coordinates.parameters)

@@ -1,0 +1,142 @@
+"""Optimizer state carried from a coarse network to its refinement.
+
+Steps (directions in weight space) are prolonged by P. Gradients live in the dual space, where only
+the restriction P^T is given; a coarse gradient g is lifted to P (P^T P)^{-1} g, the smallest fine
+gradient that restricts to g. Mean squares of gradients are scaled by the column sums of P and
+spread by its absolute values, which keeps them non-negative.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import LBFGS, Optimizer
+
+from kanlib._checks import Basis
+from kanlib.nn.free_knots import check_fixed
+from kanlib.nn.networks import KAN
+from kanlib.splines.prolongation import Prolongation, prolongation
+from kanlib.training.iterations import BASES, Iteration
+from kanlib.training.optimizers import OptimizerFactory, new_optimizer
+
+GRADIENTS = {"exp_avg", "momentum_buffer", "grad_avg"}
+SQUARES = {"exp_avg_sq", "max_exp_avg_sq", "square_avg"}
+COUNTERS = {"step"}
+
+
+def carried_optimizer(make: OptimizerFactory, optimizer: Any, coarse: KAN, fine: KAN) -> Any:
+    """Return a new optimizer for ``fine`` that goes on from the state of the coarse one.
+
+    Args:
+        make: function from parameters to a torch optimizer, or an iteration of Table 1.
+        optimizer: the optimizer of ``coarse``; tensors that it has beside the network stay. One
+            that has a method ``refined(fine)``, such as Gauss-Newton, says itself what it carries.
+        coarse: the network that was trained.
+        fine: its refinement.
+
+    Raises:
+        ValueError: if the optimizer keeps state whose transfer is not defined.
+    """
+    if hasattr(optimizer, "refined"):
+        return optimizer.refined(fine)
+    if not isinstance(coarse, KAN) or not isinstance(optimizer, Optimizer):
+        wrong = coarse if isinstance(optimizer, Optimizer) else optimizer
+        raise ValueError(
+            "optimizer_state='carried' needs a KAN and an optimizer of torch, got "
+            f"{type(wrong).__name__}: use optimizer_state='fresh'"
+        )
+    check_fixed(coarse, "optimizer_state='carried'", "use optimizer_state='fresh'")
+    carried = new_optimizer(make, fine)
+    twins = _twins(coarse, fine, BASES[make.gradient] if isinstance(make, Iteration) else None)
+    if isinstance(optimizer, LBFGS):
+        parameters = optimizer.param_groups[0]["params"]
+        state = optimizer.state.get(parameters[0], {})  # L-BFGS keeps all with the first
+        found = [twins.get(p, (p, None)) for p in parameters]
+        shapes, prolongations = [p.shape for p in parameters], [p for _, p in found]
+        carried.state[found[0][0]] = _carried_lbfgs(state, shapes, prolongations)
+        return carried
+    for old, state in optimizer.state.items():
+        new, p = twins.get(old, (old, None))
+        carried.state[new] = {key: _carried(key, state, p) for key in state}
+    return carried
+
+
+def _twins(
+    coarse: KAN, fine: KAN, basis: Basis | None
+) -> dict[Tensor, tuple[Tensor, Prolongation | None]]:
+    """Return, for each coarse parameter, the fine one and the prolongation of its state.
+
+    The state lives in the basis of the gradient: ``basis``, or that of each layer. None stands for
+    a parameter that refinement leaves as it is.
+    """
+    layers = zip(coarse.spline_layers, fine.spline_layers, strict=True)
+    found = {
+        old.weight: prolongation(old.grid, new.grid, basis or old.basis) for old, new in layers
+    }
+    pairs = zip(coarse.parameters(), fine.parameters(), strict=True)
+    return {old: (new, found.get(old)) for old, new in pairs}
+
+
+def _carried(key: str, state: dict[str, Any], p: Prolongation | None) -> Any:
+    value = state[key]
+    if key in COUNTERS or value is None:
+        return copy.deepcopy(value)
+    if key == "momentum_buffer" and "square_avg" in state:  # RMSprop's is a step, not a gradient
+        return _prolong(value, p)
+    if key in GRADIENTS:
+        return _lift(value, p)
+    if key in SQUARES:
+        return _spread(value, p)
+    raise ValueError(
+        f"optimizer_state='carried' does not know how to transfer the state {key!r} of this "
+        "optimizer: use optimizer_state='fresh'"
+    )
+
+
+def _prolong(step: Tensor, p: Prolongation | None) -> Tensor:
+    return step.clone() if p is None else p.apply(step)
+
+
+def _lift(gradient: Tensor, p: Prolongation | None) -> Tensor:
+    if p is None:
+        return gradient.clone()
+    matrix = p.dense().to(gradient.device)
+    coarse = torch.linalg.solve(matrix.T @ matrix, gradient.double()[..., None])[..., 0]
+    return (coarse @ matrix.T).to(gradient)
+
+
+def _spread(squares: Tensor, p: Prolongation | None) -> Tensor:
+    if p is None:
+        return squares.clone()
+    matrix = p.dense().abs().to(squares)
+    return (squares / matrix.sum(0).square()) @ matrix.T
+
+
+def _carried_lbfgs(
+    state: dict[str, Any], shapes: list[torch.Size], prolongations: list[Prolongation | None]
+) -> dict[str, Any]:
+    if "d" not in state:  # no step was taken
+        return dict(state)
+    sizes = [shape.numel() for shape in shapes]
+
+    def each(flat: Tensor, transfer: Callable[[Tensor, Prolongation | None], Tensor]) -> Tensor:
+        parts = zip(flat.split(sizes), shapes, prolongations, strict=True)
+        return torch.cat([transfer(part.view(shape), p).flatten() for part, shape, p in parts])
+
+    steps = [each(s, _prolong) for s in state["old_stps"]]
+    changes = [each(y, _lift) for y in state["old_dirs"]]
+    carried = {
+        **state,
+        "d": each(state["d"], _prolong),
+        "prev_flat_grad": each(state["prev_flat_grad"], _lift),
+        "old_stps": steps,
+        "old_dirs": changes,
+        "ro": [1.0 / y.dot(s) for y, s in zip(changes, steps, strict=True)],
+    }
+    if steps:
+        carried["H_diag"] = changes[-1].dot(steps[-1]) / changes[-1].dot(changes[-1])
+    return carried

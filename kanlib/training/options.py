@@ -1,0 +1,173 @@
+"""The options of a training, and what each must be."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypedDict, TypeVar
+
+from torch import Tensor
+
+from kanlib._checks import as_integer, as_number
+from kanlib.training.optimizers import FACTORY, Bindable, OptimizerFactory, adam, lbfgs
+from kanlib.training.runs import State
+from kanlib.training.schedulers import SchedulerFactory
+
+Callback = Callable[[State], object]
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+SCHEDULER = (
+    "function from the optimizer to a torch scheduler whose step() takes no argument, e.g. "
+    "kanlib.linear_ramp(1e-4, 10)"
+)
+
+
+class Choices(TypedDict, total=False):
+    """Names and types of the :class:`Options`, for those who check types."""
+
+    optimizer: OptimizerFactory | None
+    scheduler: SchedulerFactory | None
+    batches: Iterable[Any] | None
+    metrics: Mapping[str, Callable[[Any], Any]] | None
+    metrics_every: int
+    callbacks: Sequence[Callback]
+    progress: bool
+    checkpoint: str | Path | None
+    checkpoint_every: float
+    resume: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of :func:`kanlib.train` and :func:`kanlib.train_multilevel`.
+
+    Args:
+        optimizer: function from parameters to a torch optimizer, called on each level, an iteration
+            of Table 1 (see :class:`kanlib.training.iterations.Iteration`), or what
+            :class:`kanlib.training.optimizers.Bindable` describes; by default
+            :data:`kanlib.training.optimizers.lbfgs`, and Adam with a rate of 1e-3 if there are
+            batches.
+        scheduler: function from the optimizer to a torch scheduler, stepped once an epoch; it
+            restarts on each level.
+        batches: iterable over batches for one epoch, e.g. a DataLoader.
+        metrics: named functions of the model, recorded in ``run.history.metrics``.
+        metrics_every: epochs between evaluations of the metrics.
+        callbacks: functions of the :class:`kanlib.training.runs.State`, called after each epoch;
+            one that raises :class:`kanlib.training.runs.Stop` ends the run.
+        progress: show a progress bar if the run takes longer than a second.
+        checkpoint: file for checkpoints, written atomically; one that exists is not overwritten.
+        checkpoint_every: least seconds between checkpoints.
+        resume: continue from the checkpoint if it exists.
+
+    Raises:
+        TypeError: if an option is of the wrong kind, e.g. an optimizer in place of a function.
+        ValueError: if a number is out of range, or ``resume`` has no checkpoint.
+    """
+
+    optimizer: Any = None
+    scheduler: Any = None
+    batches: Any = None
+    metrics: Any = field(default_factory=dict)
+    metrics_every: int = 1
+    callbacks: Any = ()
+    progress: bool = True
+    checkpoint: Any = None
+    checkpoint_every: float = 5.0
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        default = lbfgs if self.batches is None else adam
+        self._set(optimizer=default if self.optimizer is None else self.optimizer)
+        if not (callable(self.optimizer) or isinstance(self.optimizer, Bindable)):
+            raise TypeError(f"optimizer must be a {FACTORY}; got {kind(self.optimizer)}")
+        if self.scheduler is not None and not callable(self.scheduler):
+            raise TypeError(f"scheduler must be a {SCHEDULER}; got {kind(self.scheduler)}")
+        self._check_batches()
+        self._check_metrics()
+        self._set(callbacks=self._functions("callbacks", self.callbacks))
+        self._set(metrics_every=as_integer("metrics_every", self.metrics_every, minimum=1))
+        every = as_number("checkpoint_every", self.checkpoint_every, minimum=0.0)
+        self._set(checkpoint_every=every)
+        for name in ("progress", "resume"):
+            if getattr(self, name) not in (True, False):
+                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        if self.checkpoint is not None:
+            if not isinstance(self.checkpoint, str | os.PathLike):
+                raise TypeError(
+                    f"checkpoint must be the path of a file, e.g. 'run.pt', got {self.checkpoint!r}"
+                )
+            self._set(checkpoint=Path(self.checkpoint).expanduser().absolute())
+        elif self.resume:
+            raise ValueError("resume=True needs a checkpoint file: pass checkpoint=PATH")
+
+    def _set(self, **values: Any) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def _check_batches(self) -> None:
+        if isinstance(self.batches, Iterator):
+            raise TypeError(
+                "batches must be iterable again and again, one pass an epoch (a DataLoader or a "
+                f"list), got the iterator {self.batches!r}"
+            )
+        wrong = isinstance(self.batches, str | bytes | Mapping | Tensor)
+        iterable = hasattr(self.batches, "__iter__") or hasattr(self.batches, "__getitem__")
+        if wrong or not (self.batches is None or iterable):
+            raise TypeError(
+                "batches must be a DataLoader, or a list of batches as the objective takes them, "
+                f"got {kind(self.batches)}"
+            )
+
+    def _check_metrics(self) -> None:
+        metrics = {} if self.metrics is None else self.metrics
+        if not isinstance(metrics, Mapping):
+            raise TypeError(
+                "metrics must be a dict of names and functions of the model, e.g. "
+                f"{{'error': error}}, got {kind(metrics)}"
+            )
+        self._functions("metrics", metrics.values())
+        reserved = {"level", "epoch", "work"} & {*metrics}
+        if reserved:
+            raise ValueError(f"metrics must not be named {sorted(reserved)}: rename them")
+        self._set(metrics=metrics)
+
+    def _functions(self, name: str, values: Any) -> list[Any]:
+        found = [*values] if isinstance(values, Iterable) else [values]
+        bad = [value for value in found if not callable(value)]
+        if bad or not isinstance(values, Iterable):
+            got = bad[0] if bad else values
+            raise TypeError(f"{name} must hold functions, e.g. [function], got {kind(got)}")
+        return found
+
+
+def checked(given: Mapping[str, Any]) -> Options:
+    """Return the options by their names.
+
+    Raises:
+        TypeError: if there is no such option, with one of a similar name.
+    """
+    names = [each.name for each in fields(Options)]
+    for name in given:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, 1) or names
+            raise TypeError(f"there is no option {name!r}: did you mean {' or '.join(close)}?")
+    return Options(**given)
+
+
+def takes_options(function: Function) -> Function:
+    """Let the signature of a function with ``**options`` show all of them."""
+    signature = inspect.signature(function)
+    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    options = inspect.signature(Options).parameters.values()
+    function.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+    return function
+
+
+def kind(value: Any) -> str:
+    """Return how a wrong value is named: by itself if it is short, else by its type."""
+    short = value is None or isinstance(value, int | float | str)
+    return f"{value!r}" if short else type(value).__name__

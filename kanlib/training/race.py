@@ -1,0 +1,178 @@
+"""A race of starts: many on the coarsest level, the best of them refined.
+
+Where a training ends depends on where it starts, and on the coarsest level a start costs least.
+Refinement loses nothing, so that halving the field from level to level (successive halving) spends
+most of the work on the best starts.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kanlib._checks import as_integer
+from kanlib.nn.networks import KAN
+from kanlib.objectives.mean_squared_error import Objective, Stateful
+from kanlib.training.multilevel import Schedule
+from kanlib.training.runs import Entrant, History, Level, Run
+from kanlib.training.trainer import train
+
+#: The seed of the points on which entrants are compared, where an objective can draw them.
+FRESH = 2**31
+COSTS = ("work", "evaluations", "seconds")
+
+
+def race(
+    starts: Mapping[int, KAN] | Sequence[KAN],
+    objective: Objective | Sequence[Objective],
+    schedule: Schedule | Sequence[int],
+    *,
+    keep: Sequence[int],
+    validate: Callable[[nn.Module], Any] | None = None,
+    refine: Callable[[Any], Any] = KAN.refine,
+    work: Callable[[Any], float] | None = None,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    **options: Any,
+) -> Run:
+    """Train several networks on the coarsest level, and the best of each level on the next.
+
+    An objective that changes from step to step is copied for each start. Those that diverge are
+    out of the race.
+
+    Args:
+        starts: the coarse networks, by a number that names each, such as its seed. They are
+            trained in place.
+        objective: see :func:`kanlib.training.trainer.train`; or one for each level, e.g. with
+            more points.
+        schedule: epochs on each level, of each network.
+        keep: how many go on to level 1, 2, and so on: one entry less than levels.
+        validate: function from a network to the number by which networks are ranked, smallest
+            first. By default ``objective.fresh(seed)``, the loss at new points, if there is that,
+            or else the objective.
+        refine: function from a network to the next finer one.
+        work: function from a network to the cost of an epoch in coarse epochs, by default its
+            number of intervals over that of the first start.
+        checkpoint: folder for the checkpoints of all networks.
+        resume: continue from the checkpoints that exist; ``starts`` must be as at the beginning.
+        **options: further arguments of :func:`kanlib.training.trainer.train`, such as
+        ``optimizer``.
+
+    Returns:
+        The run of the winner: its history and levels, where work, evaluations and seconds count
+        those of all networks. ``run.pedigree`` has one entry a network and level.
+
+    Raises:
+        TypeError: if an argument is of the wrong kind.
+        ValueError: if there is no start, or ``keep`` or ``objective`` does not fit the schedule.
+
+    Examples:
+        >>> from kanlib import MeanSquaredError
+        >>> x = torch.linspace(0, 1, 100, dtype=torch.float64)[:, None]
+        >>> starts = [KAN([1, 2, 1], n=4, dtype=torch.float64) for _ in range(4)]
+        >>> objective = MeanSquaredError(x, torch.sin(20 * x))
+        >>> run = race(starts, objective, [4, 4], keep=[2], progress=False)
+        >>> [(entrant.level, entrant.kept) for entrant in run.pedigree].count((0, True))
+        2
+    """
+    schedule = schedule if isinstance(schedule, Schedule) else Schedule(schedule)
+    field = dict(starts.items() if isinstance(starts, Mapping) else enumerate(starts))
+    counts = [as_integer("an entry of keep", count, minimum=1) for count in keep]
+    if not field or len(counts) != schedule.num_levels - 1:
+        raise ValueError(
+            "starts must hold at least one network and keep one entry less than levels, got "
+            f"{len(field)} starts, {len(counts)} entries and {schedule.num_levels} levels"
+        )
+    each = [*objective] if isinstance(objective, Sequence) else [objective] * schedule.num_levels
+    if len(each) != schedule.num_levels:
+        raise ValueError(
+            f"objective must be one, or one for each of {schedule.num_levels} levels, got "
+            f"{len(each)}"
+        )
+    first_n = getattr(next(iter(field.values())), "n", 1)
+    cost = work or (lambda model: getattr(model, "n", first_n) / first_n)
+    own: dict[int, Objective] = {}
+    past: dict[int, list[Run]] = {name: [] for name in field}
+    spent: list[dict[str, Any]] = []  # by all networks on each level so far
+    pedigree: list[Entrant] = []
+    for level, epochs in enumerate(schedule.epochs):
+        entrants = []
+        score_of = validate or _fresh(each[level])
+        for name, model in field.items():
+            if level == 0 or each[level] is not each[level - 1]:
+                stateful = isinstance(each[level], Stateful)
+                own[name] = copy.deepcopy(each[level]) if stateful else each[level]
+            file = None if checkpoint is None else Path(checkpoint) / f"{level}-{name}.pt"
+            with warnings.catch_warnings():  # whoever diverges is out, and the pedigree says so
+                warnings.filterwarnings("ignore", "training diverged")
+                run = train(
+                    model,
+                    own[name],
+                    epochs,
+                    work_per_epoch=cost(model),
+                    checkpoint=file,
+                    resume=resume and file is not None,
+                    **options,
+                )
+            past[name].append(run)
+            with torch.no_grad():
+                score = float(score_of(run.model))
+            if run.status == "diverged" or math.isnan(score):
+                score = math.inf
+            entrants.append(Entrant(level, name, run.loss, score, run.status))
+            if run.status == "interrupted":
+                break
+        entrants.sort(key=lambda entrant: entrant.score)
+        interrupted = any(entrant.status == "interrupted" for entrant in entrants)
+        last = interrupted or level + 1 == schedule.num_levels or math.isinf(entrants[0].score)
+        kept = 1 if last else counts[level]
+        for place, entrant in enumerate(entrants):
+            entrant.kept = place < kept and (last or math.isfinite(entrant.score))
+        pedigree += entrants
+        here = [past[entrant.name][-1].levels[0] for entrant in entrants]
+        spent.append(_total(here))
+        if last:
+            winner = entrants[0].name
+            status = "interrupted" if interrupted else entrants[0].status
+            return _joined(past[winner], spent, status, pedigree)
+        field = {e.name: refine(past[e.name][-1].model) for e in entrants if e.kept}
+    raise AssertionError("a schedule has at least one level")
+
+
+def _fresh(objective: Any) -> Callable[[nn.Module], Any]:
+    """Return the loss at points that no training has seen, if the objective can draw them."""
+    return objective.fresh(FRESH) if hasattr(objective, "fresh") else objective
+
+
+def _total(levels: list[Level]) -> dict[str, Any]:
+    """Return what a level has cost all networks."""
+    return {name: sum(getattr(level, name) for level in levels) for name in COSTS}
+
+
+def _joined(
+    runs: list[Run], spent: list[dict[str, Any]], status: str, pedigree: list[Entrant]
+) -> Run:
+    """Return the runs of one network over the levels as one, behind the cost of all others."""
+    history, levels = History(), []
+    for number, (run, total) in enumerate(zip(runs, spent, strict=True)):
+        before = {name: sum(past[name] for past in spent[:number]) for name in COSTS}
+        part = run.history
+        history.level += [number] * len(part)
+        history.epoch += part.epoch
+        history.loss += part.loss
+        history.learning_rate += part.learning_rate
+        for name in COSTS:
+            getattr(history, name).extend(before[name] + value for value in getattr(part, name))
+        history.metrics += [
+            {**row, "level": number, "work": before["work"] + row["work"]} for row in part.metrics
+        ]
+        levels.append(replace(run.levels[0], **total))
+    return Run(runs[-1].model, history, levels, status, runs[-1].message, pedigree)

@@ -1,0 +1,150 @@
+"""What a training returns: the model, a history with one entry a step, a summary of each level."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class History:
+    """One entry a step, plus one at the end of each level; all lists have the same length.
+
+    ``loss[i]`` is the loss before step i (after the last step, in the entry that ends a level).
+    ``work`` counts coarse epochs, ``evaluations`` calls of the objective, both accumulated.
+    ``metrics`` holds one row for each evaluation of the user's metrics.
+    """
+
+    level: list[int] = field(default_factory=list)
+    epoch: list[int] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+    learning_rate: list[float] = field(default_factory=list)
+    work: list[float] = field(default_factory=list)
+    evaluations: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    metrics: list[dict[str, float]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.loss)
+
+    def __repr__(self) -> str:
+        if not self.loss:
+            return "History(empty)"
+        return f"History({len(self)} entries, loss {self.loss[0]:.3e} -> {self.loss[-1]:.3e})"
+
+
+@dataclass
+class Level:
+    """Summary of one level of a run: its own epochs, work, evaluations and seconds.
+
+    ``steps`` counts the optimizer's steps that changed a parameter, ``idle`` the epochs without.
+    ``message`` says why it ended before its last epoch, if it did.
+    """
+
+    n: int | None
+    num_parameters: int
+    epochs: int
+    loss: float
+    work: float
+    evaluations: int
+    seconds: float
+    steps: int
+    idle: int
+    message: str = ""
+
+
+class Stop(Exception):
+    """Ends a run where it is: the model keeps its last step, ``run.message`` holds the reason.
+
+    Callbacks may raise it, and bound optimizers, objectives and metrics::
+
+        def until(state):
+            if state.history.loss[-1] < 1e-8:
+                raise Stop("the loss is below 1e-8")
+    """
+
+
+class EndOfLevel(Stop):
+    """Ends a level before its last epoch; a multilevel run goes on with the next level."""
+
+
+@dataclass
+class State:
+    """Where a run is: training goes on from it, callbacks read it, checkpoints hold it.
+
+    ``steps`` and ``idle`` count on the present level, as in :class:`Level`; ``work`` and
+    ``evaluations`` count from the start. ``ended`` and ``stopped`` are the reasons of the end of a
+    level, and of the run, before the last epoch.
+    """
+
+    model: Any
+    optimizer: Any = None
+    scheduler: Any = None
+    level: int = 0
+    epoch: int = 0
+    steps: int = 0
+    idle: int = 0
+    work: float = 0.0
+    evaluations: int = 0
+    ended: str = ""
+    stopped: str = ""
+    history: History = field(default_factory=History)
+    levels: list[Level] = field(default_factory=list)
+
+
+@dataclass
+class Entrant:
+    """A network on one level of a :func:`kanlib.training.race.race`.
+
+    ``score`` is what it was ranked by, infinite if it diverged; ``kept`` says whether it went on,
+    or on the last level, whether it won.
+    """
+
+    level: int
+    name: int
+    loss: float
+    score: float
+    status: str
+    kept: bool = False
+
+
+@dataclass(repr=False)
+class Run:
+    """The result of a training: the model, its history and how the run ended.
+
+    ``status`` is "completed", "stopped" (by a callback or the optimizer), "interrupted" (Ctrl-C;
+    the model holds the last finished step) or "diverged" (the model holds the last parameters with
+    a finite loss); ``message`` says where or why, and names epochs in which no step was taken.
+    ``work`` counts coarse epochs: an epoch on n intervals costs n / n_coarse. ``pedigree`` tells of
+    all networks of a race.
+    """
+
+    model: Any
+    history: History
+    levels: list[Level]
+    status: str = "completed"
+    message: str = ""
+    pedigree: list[Entrant] = field(default_factory=list)
+
+    @property
+    def loss(self) -> float:
+        """Loss of the returned model."""
+        return self.levels[-1].loss
+
+    @property
+    def work(self) -> float:
+        """Total work in coarse epochs."""
+        return sum(level.work for level in self.levels)
+
+    def __repr__(self) -> str:
+        lines = [f"Run({self.status}{': ' + self.message if self.message else ''})"]
+        lines.append(
+            "level      n  parameters  epochs   steps  evaluations       loss      work     seconds"
+        )
+        for number, v in enumerate(self.levels):
+            n = "-" if v.n is None else v.n
+            lines.append(
+                f"{number:5d}  {n:>5}  {v.num_parameters:10d}  {v.epochs:6d}  {v.steps:6d}  "
+                f"{v.evaluations:11d}  {v.loss:9.3e}  {v.work:8g}  {v.seconds:10.2f}"
+            )
+        return "\n".join(lines)

@@ -1,0 +1,531 @@
+"""Training: the loop over epochs and levels, divergence, Ctrl-C, callbacks.
+
+An objective is any function that takes the model and returns a scalar loss; it may have a state
+(see :class:`kanlib.objectives.mean_squared_error.Stateful`). An optimizer is given as a function
+from parameters to a torch optimizer, and a scheduler as a function from that optimizer to a torch
+scheduler, stepped once an epoch; :class:`kanlib.training.options.Options` has all options. One
+epoch is one optimizer step (one step a batch, if batches are given). Callbacks see the
+:class:`kanlib.training.runs.State` after each epoch; one that raises
+:class:`kanlib.training.runs.Stop` ends the run with that reason, and so may an optimizer.
+
+A run that was killed and is resumed from its checkpoint ends with the numbers of an uninterrupted
+one, bit for bit, provided that all randomness comes from torch's global generators or from the
+generators of a DataLoader and its samplers.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import warnings
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from tqdm import TqdmWarning
+
+from kanlib._checks import as_number
+from kanlib.objectives.mean_squared_error import Objective, Stateful
+from kanlib.training.optimizers import new_optimizer, optimized, rate, why_idle
+from kanlib.training.options import SCHEDULER, Choices, Options, checked, kind, takes_options
+from kanlib.training.runs import EndOfLevel, Level, Run, State, Stop
+from kanlib.training.snapshot import Snapshots, assign, samplers, tensors
+
+with warnings.catch_warnings():  # a notebook without ipywidgets gets no bar, and no complaint
+    warnings.simplefilter("ignore", TqdmWarning)
+    from tqdm.auto import tqdm
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+#: A loss that is larger than its first value, than its lowest and than 1 by this factor is
+#: divergence.
+DIVERGENCE_FACTOR = 1e6
+
+
+@takes_options
+def train(
+    model: nn.Module,
+    objective: Objective,
+    epochs: int,
+    *,
+    work_per_epoch: float = 1.0,
+    **options: Unpack[Choices],
+) -> Run:
+    """Train a model in place on one level.
+
+    Args:
+        model: any module.
+        objective: ``objective(model)``, or ``objective(model, batch)`` if batches are given,
+            returning a scalar loss.
+        epochs: number of epochs, at least 0.
+        work_per_epoch: cost of an epoch in coarse epochs.
+        **options: see :class:`kanlib.training.options.Options`.
+
+    Returns:
+        The run; ``run.model`` is ``model``.
+
+    Raises:
+        TypeError: if an argument is of the wrong kind, e.g. an optimizer in place of a function.
+        ValueError: if an argument is out of range, the initial loss is not a finite scalar, or the
+            checkpoint is damaged or does not belong to this run.
+        OSError: if the checkpoint exists, and ``resume`` is not given, or cannot be written; found
+            out before the first step.
+
+    Examples:
+        >>> from kanlib import MeanSquaredError
+        >>> x = torch.linspace(0, 1, 50)[:, None]
+        >>> line = nn.Linear(1, 1)
+        >>> run = train(line, MeanSquaredError(x, 2 * x), epochs=2, progress=False)
+        >>> run.loss < 1e-6
+        True
+    """
+    work = as_number("work_per_epoch", work_per_epoch, above=0.0)
+    trainer = Trainer(
+        objective, [epochs], checked(options), lambda _: work, {"work_per_epoch": work}
+    )
+    return trainer.run(model)
+
+
+class Diverged(Exception):
+    """The loss is not finite, or has exploded."""
+
+
+class Trainer:
+    """A run over one or several levels.
+
+    Args:
+        objective: see :func:`train`.
+        epochs: number of epochs of each level.
+        options: all options.
+        cost: function from a model to the work of one of its epochs.
+        settings: further settings, which must be the same on resuming.
+        refine: function from a model to that of the next level.
+        carry: function from an optimizer, its model and the next one to the optimizer of the next
+            level; by default it is new.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        epochs: Iterable[int],
+        options: Options,
+        cost: Callable[[Any], float],
+        settings: dict[str, Any],
+        refine: Callable[[Any], Any] | None = None,
+        carry: Callable[[Any, Any, Any], Any] | None = None,
+    ) -> None:
+        if not callable(objective):
+            raise TypeError(
+                "objective must be a function from the model to a scalar loss; "
+                f"got {kind(objective)}"
+            )
+        self.objective, self.epochs, self.options = objective, counts(epochs), options
+        self.cost, self.refine, self.carry = cost, refine, carry
+        self.status, self.message, self.why_idle = "completed", "", ""
+        self.snapshots = Snapshots(
+            options.checkpoint,
+            options.checkpoint_every,
+            objective,
+            options.batches,
+            (lambda model: _number(self._evaluated(model, None))) if not self.batched else None,
+            settings,
+            self.epochs,
+        )
+
+    @property
+    def batched(self) -> bool:
+        """Whether the objective takes batches."""
+        return self.options.batches is not None
+
+    def run(self, model: Any) -> Run:
+        """Train on all levels, or on those that are left."""
+        content = self.snapshots.found(model, self.options.resume)
+        if content is not None:
+            model = self.snapshots.rebuilt(model, content, self.refine or (lambda same: same))
+        self.state = State(model, level=content["state"]["level"] if content else 0)
+        # disable=None: no bar where standard error is not a terminal (logs, test runs)
+        self.bar = tqdm(
+            total=sum(self.epochs),
+            unit="epoch",
+            delay=1.0,
+            disable=None if self.options.progress else True,
+        )
+        with self.bar:
+            self._run_level(None, content)
+            while self.status == "completed" and self.state.level + 1 < len(self.epochs):
+                try:
+                    optimizer = self._refine()
+                except KeyboardInterrupt:
+                    self._interrupt()
+                else:
+                    self._run_level(optimizer)
+        return self._finished()
+
+    def _refine(self) -> Any:
+        """Go to the next level; return the optimizer that was carried there, if any."""
+        assert self.refine is not None
+        state, coarse = self.state, self.state.model
+        fine = self.refine(coarse)
+        check_refined(coarse, fine)
+        carried = self.carry(state.optimizer, coarse, fine) if self.carry else None
+        state.model, state.level = fine, state.level + 1
+        state.epoch = state.steps = state.idle = 0
+        state.ended = ""
+        return carried
+
+    def _run_level(self, optimizer: Any, content: dict[str, Any] | None = None) -> None:
+        """Train the model in place on one level, from a checkpoint if it is given."""
+        state = self.state
+        state.optimizer = optimizer or new_optimizer(
+            self.options.optimizer, state.model, self.objective
+        )
+        self.snapshots.identify(optimizer=state.optimizer)
+        state.scheduler = self._scheduler()
+        self.snapshots.identify(scheduler=state.scheduler)
+        self.good = self._copied()  # the last values with a finite loss
+        if content is not None:
+            self.good = self.snapshots.put_back(state, content, self.good)
+            self.bar.update(sum(self.epochs[: state.level]) + state.epoch)
+        self.reads_checked = False
+        losses = state.history.loss
+        self.lowest = min(losses, default=math.inf)
+        cost = self.cost(state.model)
+        self.bar.set_description(f"level {state.level}" if len(self.epochs) > 1 else "training")
+        loss = None
+        try:
+            self._save(force=True)
+            try:
+                self._epochs(cost)
+            except EndOfLevel as end:
+                state.ended = str(end) or "no reason given"
+                self._save(force=True)
+            except Stop as stop:
+                state.stopped = str(stop) or "no reason given"
+                self._save(force=True)
+            if state.stopped:
+                self.status, self.message = "stopped", state.stopped
+            loss = self._loss()
+            self._check(loss)
+        except Diverged as stop:
+            assign(state, self.good)
+            self.status, self.message, loss = "diverged", str(stop), None
+        except KeyboardInterrupt:
+            self._interrupt()
+        self._close(loss)
+
+    def _epochs(self, cost: float) -> None:
+        """Do the epochs that are left on this level; each costs the same."""
+        state = self.state
+        while state.epoch < self.epochs[state.level] and not (state.ended or state.stopped):
+            self._measure()
+            self._epoch()
+            state.epoch, state.work = state.epoch + 1, state.work + cost
+            if state.scheduler is not None:
+                state.scheduler.step()
+            self.bar.update()
+            for callback in self.options.callbacks:
+                callback(state)
+            self._save(force=state.epoch == self.epochs[state.level])
+
+    def _scheduler(self) -> LRScheduler | None:
+        """Return the scheduler of the present optimizer."""
+        make, optimizer = self.options.scheduler, self.state.optimizer
+        if not isinstance(optimizer, Optimizer):
+            if make is not None or self.batched:
+                raise ValueError(
+                    f"optimizer {type(optimizer).__name__} evaluates the whole objective itself: "
+                    "leave out batches and scheduler"
+                )
+            return None
+        if make is None:
+            return None
+        scheduler = make(optimizer)
+        if not isinstance(scheduler, LRScheduler) or isinstance(scheduler, ReduceLROnPlateau):
+            raise TypeError(f"scheduler must be a {SCHEDULER}; it returned {kind(scheduler)}")
+        if scheduler.optimizer is not optimizer:
+            raise ValueError(
+                f"scheduler {type(scheduler).__name__} was built of another optimizer, so that it "
+                "would change nothing: build it from the optimizer that the function is given"
+            )
+        return scheduler
+
+    def _epoch(self) -> None:
+        """Do one step, or one a batch."""
+        steps, moved = 0, 0
+        for batch in self._batches():
+            moved += self._step(batch)
+            steps += 1
+        if not steps:
+            raise ValueError(NO_BATCHES)
+        self.state.steps += moved
+        self.state.idle += not moved
+
+    def _batches(self) -> Iterable[Any]:
+        """Return the batches of a pass; samplers of torch.distributed are told which one it is."""
+        done = sum(self.epochs[: self.state.level]) + self.state.epoch
+        for sampler in samplers(self.options.batches):
+            if hasattr(sampler, "set_epoch"):
+                sampler.set_epoch(done)
+        return self.options.batches if self.batched else [None]
+
+    def _step(self, batch: Any) -> bool:
+        """Do one optimizer step, or none if the loss is not finite or anything is raised.
+
+        Returns whether it changed a tensor.
+        """
+        state, optimizer, before = self.state, self.state.optimizer, self._copied()
+        learning_rate = rate(optimizer)
+        losses: list[float] = []
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss = self._counted(batch)
+            if not losses:  # the loss before the step; a line search evaluates others
+                losses.append(_number(loss))
+                self._check(losses[0])
+                self._check_reads(loss)
+            loss.backward()
+            return loss
+
+        try:
+            if isinstance(optimizer, Optimizer):
+                optimizer.step(closure)  # type: ignore[arg-type]  # torch wants a float
+                if not losses:
+                    raise TypeError(
+                        f"optimizer must call the closure that step() is given, as those of torch "
+                        f"do, but {type(optimizer).__name__} does not"
+                    )
+            else:
+                done = optimizer.evaluations
+                losses.append(float(optimizer.step()))
+                state.evaluations += optimizer.evaluations - done
+                self._check(losses[0])
+        except BaseException:
+            assign(state, before)
+            raise
+        self.good = before
+        if isinstance(self.objective, Stateful):
+            self.objective.after_step()
+        self._record(losses[0], learning_rate)
+        self.bar.set_postfix_str(f"loss {losses[0]:.2e}", refresh=False)
+        pairs = zip(tensors(state), before, strict=True)
+        moved = any(t.requires_grad and not torch.equal(t, old) for t, old in pairs)
+        if not moved:
+            self.why_idle = why_idle(optimizer)
+        return moved
+
+    def _counted(self, batch: Any) -> Tensor:
+        self.state.evaluations += 1
+        return self._evaluated(self.state.model, batch)
+
+    def _evaluated(self, model: Any, batch: Any) -> Tensor:
+        loss = self.objective(model, batch) if self.batched else self.objective(model)
+        if not isinstance(loss, Tensor) or loss.ndim != 0:
+            what = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else kind(loss)
+            raise ValueError(f"objective must return a scalar tensor, e.g. a mean(); got {what}")
+        return loss
+
+    def _loss(self) -> float:
+        """Return the loss of the model (the mean over one pass, if there are batches)."""
+        losses = [_number(self._counted(batch)) for batch in self._batches()]
+        if not losses:
+            raise ValueError(NO_BATCHES)
+        return sum(losses) / len(losses)
+
+    def _check(self, loss: float) -> None:
+        """Raise Diverged if the loss is not finite or exploded, ValueError at the very start."""
+        state = self.state
+        if not state.history.loss and not math.isfinite(loss):
+            raise ValueError(
+                f"objective is {loss} for the initial model: check the data and the scale of the "
+                "initial parameters"
+            )
+        self.lowest = min(self.lowest, loss)
+        first = state.history.loss[0] if state.history.loss else loss
+        most = DIVERGENCE_FACTOR * max(abs(first), abs(self.lowest), 1.0)
+        if not math.isfinite(loss) or loss > most:
+            raise Diverged(
+                f"loss became {loss:.3g} at level {state.level}, epoch {state.epoch}, "
+                f"step {len(state.history)}"
+            )
+
+    def _check_reads(self, loss: Tensor) -> None:
+        """Check once a level that what the objective reads is what the optimizer changes."""
+        if not loss.requires_grad:
+            raise ValueError(
+                "objective must depend on a trainable parameter of the model, got a constant: "
+                "avoid detach() and no_grad(), or set requires_grad"
+            )
+        if self.reads_checked:
+            return
+        self.reads_checked = True
+        names = {id(p): name for name, p in self.state.model.named_parameters()}
+        changed = {id(p) for p in optimized(self.state.optimizer)}
+        read = [t for t in leaves(loss) if id(t) not in changed]
+        left = [names[i] for i in names if i in {*map(id, read)}]
+        strange = [
+            tuple(t.shape)
+            for t in read
+            # Tensors of points require gradients, too, where derivatives are taken by autograd.
+            if id(t) not in names and (isinstance(t, nn.Parameter) or t.ndim <= 1)
+        ]
+        if left:
+            warnings.warn(
+                f"the optimizer lacks {', '.join(left)} of the model, which the objective reads: "
+                "they stay as they are; hand all parameters on to the optimizer, or freeze these "
+                "with requires_grad_(False)",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        if strange:
+            warnings.warn(
+                f"objective reads tensors of shapes {strange} at level {self.state.level} that "
+                "require gradients and are neither in the model nor in the optimizer: they stay as "
+                "they are; make each a parameter of the model (model.k = k) and read it from the "
+                "model that the objective is given, give it to the optimizer (lambda p: "
+                "Adam([*p, k])), or freeze it with requires_grad_(False)",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def _record(self, loss: float, learning_rate: float) -> None:
+        state, history = self.state, self.state.history
+        history.level.append(state.level)
+        history.epoch.append(state.epoch)
+        history.loss.append(loss)
+        history.learning_rate.append(learning_rate)
+        history.work.append(state.work)
+        history.evaluations.append(state.evaluations)
+        history.seconds.append(self.snapshots.seconds)
+
+    def _measure(self, force: bool = False) -> None:
+        state = self.state
+        if not self.options.metrics or not (force or state.epoch % self.options.metrics_every == 0):
+            return
+        row = {"level": state.level, "epoch": state.epoch, "work": state.work}
+        for name, metric in self.options.metrics.items():
+            value = metric(state.model)
+            try:
+                row[name] = _number(value)
+            except (TypeError, ValueError, RuntimeError):
+                what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else kind(value)
+                raise TypeError(
+                    f"metric {name!r} must return a number, got {what}: take a mean() or a norm()"
+                ) from None
+        state.history.metrics.append(row)
+
+    def _interrupt(self) -> None:
+        """Note that Ctrl-C has ended the run."""
+        state = self.state
+        self.status, self.message = "interrupted", f"at level {state.level}, epoch {state.epoch}"
+
+    def _close(self, loss: float | None) -> None:
+        """Record what the level ends with; a first Ctrl-C meanwhile does not lose it."""
+        state = self.state
+        try:
+            loss = self._loss() if loss is None else loss
+            if not math.isfinite(loss):  # Ctrl-C right after a step that diverged
+                assign(state, self.good)
+                loss = self._loss()
+            self._measure(force=True)
+        except KeyboardInterrupt:
+            if self.status != "completed":
+                raise
+            self._interrupt()
+            self._close(loss)
+            return
+        self._record(loss, rate(state.optimizer))
+        levels = state.levels
+        state.levels.append(
+            Level(
+                n=getattr(state.model, "n", None),
+                num_parameters=sum(p.numel() for p in state.model.parameters() if p.requires_grad),
+                epochs=state.epoch,
+                loss=loss,
+                work=state.work - sum(level.work for level in levels),
+                evaluations=state.evaluations - sum(v.evaluations for v in levels),
+                seconds=self.snapshots.seconds - sum(v.seconds for v in levels),
+                steps=state.steps,
+                idle=state.idle,
+                message=state.ended,
+            )
+        )
+
+    def _save(self, force: bool = False) -> None:
+        self.snapshots.take(self.state, self.good, force)
+
+    def _copied(self) -> list[Tensor]:
+        return [t.detach().clone() for t in tensors(self.state)]
+
+    def _finished(self) -> Run:
+        """Return the run; warn if it diverged or epochs passed without a step."""
+        state = self.state
+        if self.status == "diverged":
+            warnings.warn(f"training diverged: {self.message}", RuntimeWarning, stacklevel=4)
+        idle = {k: v for k, v in enumerate(state.levels) if v.idle}
+        if idle:
+            where = ", ".join(
+                f"{v.idle} of {v.epochs} epochs of level {k}" for k, v in idle.items()
+            )
+            reason = f": {self.why_idle}" if self.why_idle else ""
+            text = f"no step was taken in {where}{reason}"
+            warnings.warn(text, RuntimeWarning, stacklevel=4)
+            self.message = f"{self.message}; {text}" if self.message else text
+        return Run(state.model, state.history, state.levels, self.status, self.message)
+
+
+NO_BATCHES = "batches must hold at least one batch, got none: check the data set"
+
+
+def counts(epochs: Iterable[Any]) -> list[int]:
+    """Return numbers of epochs, of Python or NumPy, as Python's.
+
+    Raises:
+        ValueError: if one is not an integer of at least 0.
+    """
+    given = [*epochs]
+    found = []
+    for count in given:
+        try:
+            found.append(-1 if isinstance(count, bool) else operator.index(count))
+        except TypeError:
+            found.append(-1)
+    if any(count < 0 for count in found):
+        raise ValueError(f"epochs must be integers of at least 0, got {given}")
+    return found
+
+
+def check_refined(coarse: Any, fine: Any) -> None:
+    """Raise unless a refinement is a new model with more intervals."""
+    if not isinstance(fine, nn.Module):
+        raise TypeError(
+            f"refine must return the finer model, got {kind(fine)}: end the function with return"
+        )
+    if fine is coarse or not fine.n > coarse.n:
+        what = "the same model" if fine is coarse else f"n = {fine.n} after n = {coarse.n}"
+        raise ValueError(
+            f"refine must return a new, finer model, got {what}: use KAN.refine, or a function of "
+            "the kind lambda model: model.refine(breakpoints)"
+        )
+
+
+def leaves(loss: Tensor) -> list[Tensor]:
+    """Return the tensors that require gradients at the ends of the graph of a loss."""
+    found, seen, waiting = [], set(), [loss.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.append(node.variable)
+        waiting += [each for each, _ in node.next_functions]
+    return found
+
+
+def _number(value: Any) -> float:
+    return float(value.detach() if isinstance(value, Tensor) else value)

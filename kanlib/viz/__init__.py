@@ -1,0 +1,1 @@
+"""Pictures of networks, in plotly; importing them changes no setting of plotly."""

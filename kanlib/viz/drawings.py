@@ -1,0 +1,201 @@
+"""Drawings of networks: every edge with its spline, its knots and its coefficients.
+
+Nodes stand in rows, inputs below and outputs above, as Kolmogorov-Arnold networks are usually
+drawn. Between two rows each edge carries a small panel with the function on it; all panels of a
+layer have one scale. A leading linear map is drawn as lines, as thick as their weights are large.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import plotly.graph_objects as go
+import torch
+from torch import Tensor, nn
+
+from kanlib.nn.networks import KAN
+from kanlib.nn.spline_layer import SplineLayer
+from kanlib.splines import bspline
+from kanlib.splines.bspline import greville
+from kanlib.splines.knots import KnotGrid
+from kanlib.viz.colors import BASIS_COLORS, GREY, ORANGE
+
+MOST_EDGES = 24
+"""Edges of a layer that can still be told apart."""
+POINTS = 61
+#: Half the height of a panel, and its share of the room between its neighbours.
+HEIGHT, SHARE = 0.22, 0.86
+FAINT = "rgba(128, 128, 128, 0.45)"
+
+
+def draw_network(model: KAN, *, color: str | None = None, scale: float | None = None) -> go.Figure:
+    """Draw a network.
+
+    A curve is the spline of an edge on its domain, ticks below it are the breakpoints, and dots the
+    coefficients of its B-splines at their Greville points; for order 1, at the middle of their
+    intervals. A network in the ReLU basis is drawn as the function that it is, with the
+    coefficients that the spline basis would have.
+
+    Args:
+        model: the network, with at most 24 edges a layer.
+        color: colour of the curves; by default that of the basis.
+        scale: value at the upper edge of all panels; by default the largest of a layer.
+
+    Returns:
+        A figure whose traces are in the same order for networks of the same widths.
+
+    Raises:
+        TypeError: if the model is not a KAN.
+        ValueError: if a layer has too many edges.
+
+    Examples:
+        >>> fig = draw_network(KAN([2, 3, 1], n=4))
+        >>> [trace.name for trace in fig.data]
+        ['edges', 'functions', 'knots', 'coefficients', 'nodes']
+    """
+    if not isinstance(model, KAN):
+        raise TypeError(f"model must be a KAN, got {type(model).__name__}")
+    edges = max(p * q for p, q in zip(model.widths, model.widths[1:], strict=False))
+    if edges > MOST_EDGES:
+        raise ValueError(
+            f"model must have at most {MOST_EDGES} edges a layer to be drawn, got {edges}: draw a "
+            "smaller network, or plot the edges of one layer by themselves"
+        )
+    layers = [each for each in model.layers if isinstance(each, SplineLayer | nn.Linear)]
+    nodes = [
+        [((i + 0.5) / width, float(row)) for i in range(width)]
+        for row, width in enumerate(model.widths)
+    ]
+    lines, curves, knots, dots = _Path(), _Path(), _Path(), _Path()
+    shapes = []
+    for row, layer in enumerate(layers):
+        below, above = nodes[row], nodes[row + 1]
+        if not isinstance(layer, SplineLayer):
+            shapes += [*_weighted(layer.weight.detach(), below, above)]
+            continue
+        count, half = len(below) * len(above), 0.5 * SHARE / (len(below) * len(above))
+        functions = [*_functions(layer)]
+        top = scale or max(float(values.abs().max()) for *_, values in functions) or 1.0
+        for edge, (grid, coefficients, values) in enumerate(functions):
+            p, q = edge // len(above), edge % len(above)
+            x, y = (edge + 0.5) / count, row + 0.5
+
+            def across(t: Tensor, x: float = x, grid: KnotGrid = grid, half: float = half) -> Any:
+                a, b = grid.domain
+                return (x + half * (2 * (t - a) / (b - a) - 1)).tolist()
+
+            lines.add([below[p][0], x], [below[p][1], y - HEIGHT])
+            lines.add([x, above[q][0]], [y + HEIGHT, above[q][1]])
+            curves.add(across(_places(grid)), (y + HEIGHT * (values / top)).tolist())
+            for at in across(grid.breakpoints):
+                knots.add([at, at], [y - HEIGHT - 0.03, y - HEIGHT + 0.03])
+            heights = (coefficients / top).clamp(-1.0, 1.0)
+            dots.add(across(_centres(grid)), (y + HEIGHT * heights).tolist())
+            shapes.append(_panel(x, y, half))
+    color = color or BASIS_COLORS[next(model.spline_layers).basis]
+    flat = [place for each in nodes for place in each]
+    fig = go.Figure(
+        [
+            lines.trace("edges", {"color": FAINT, "width": 1}),
+            curves.trace("functions", {"color": color, "width": 2}),
+            knots.trace("knots", {"color": GREY, "width": 1}),
+            dots.trace("coefficients", marker={"color": ORANGE, "size": 4}),
+            go.Scatter(
+                x=[x for x, _ in flat],
+                y=[y for _, y in flat],
+                name="nodes",
+                mode="markers",
+                marker={"color": GREY, "size": 12},
+                hoverinfo="skip",
+                showlegend=False,
+            ),
+        ]
+    )
+    hidden = {"visible": False, "fixedrange": True}
+    fig.update_layout(
+        shapes=shapes,
+        xaxis={**hidden, "range": [0, 1]},
+        yaxis={**hidden, "range": [-0.15, len(layers) + 0.15]},
+        height=120 + 210 * len(layers),
+        margin={"l": 10, "r": 10, "t": 20, "b": 60},
+    )
+    return fig
+
+
+class _Path:
+    """Pieces of lines, or points, that make one trace."""
+
+    def __init__(self) -> None:
+        self.x: list[float | None] = []
+        self.y: list[float | None] = []
+
+    def add(self, x: list[float], y: list[float]) -> None:
+        """Add a piece."""
+        self.x += [*x, None]
+        self.y += [*y, None]
+
+    def trace(
+        self,
+        name: str,
+        line: dict[str, object] | None = None,
+        marker: dict[str, object] | None = None,
+    ) -> go.Scatter:
+        """Return the trace: lines, or else points."""
+        return go.Scatter(
+            x=self.x,
+            y=self.y,
+            name=name,
+            mode="lines" if line else "markers",
+            line=line,
+            marker=marker,
+            hoverinfo="skip",
+            showlegend=name != "edges",
+        )
+
+
+def _functions(layer: SplineLayer) -> Iterator[tuple[KnotGrid, Tensor, Tensor]]:
+    """Yield grid, coefficients and values on its domain of each edge, input by input."""
+    weight = layer.to_basis("spline").weight.detach().cpu().double()
+    for p, grid in enumerate(layer.grids):
+        basis = bspline.dense_basis(_places(grid), grid)
+        for q in range(layer.out_features):
+            yield grid, weight[q, p], basis @ weight[q, p]
+
+
+def _places(grid: KnotGrid) -> Tensor:
+    return torch.linspace(*grid.domain, POINTS, dtype=torch.float64)
+
+
+def _centres(grid: KnotGrid) -> Tensor:
+    if grid.order == 1:
+        return 0.5 * (grid.breakpoints[1:] + grid.breakpoints[:-1])
+    return greville(grid)
+
+
+def _panel(x: float, y: float, half: float) -> dict[str, object]:
+    return {
+        "type": "rect",
+        "x0": x - half,
+        "x1": x + half,
+        "y0": y - HEIGHT,
+        "y1": y + HEIGHT,
+        "line": {"color": FAINT, "width": 1},
+        "layer": "below",
+    }
+
+
+def _weighted(
+    weight: Tensor, below: list[tuple[float, float]], above: list[tuple[float, float]]
+) -> Iterator[dict[str, object]]:
+    """Yield the lines of a linear map; a negative weight is dotted."""
+    largest = float(weight.abs().max()) or 1.0
+    for q, (x1, y1) in enumerate(above):
+        for p, (x0, y0) in enumerate(below):
+            value = float(weight[q, p]) / largest
+            line = {
+                "color": GREY,
+                "width": 0.5 + 4 * abs(value),
+                "dash": "dot" if value < 0 else "solid",
+            }
+            yield {"type": "line", "x0": x0, "y0": y0, "x1": x1, "y1": y1, "line": line}

@@ -1,0 +1,142 @@
+"""The explorer: every combination precomputed, the same controls with and without a kernel."""
+
+import json
+from base64 import b64decode
+from html.parser import HTMLParser
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+
+from kanbook.explore import explorer
+
+X = np.linspace(0, 1, 201)
+
+
+def waves(r: int, basis: str) -> go.Figure:
+    """Return a figure that shows the values of its controls."""
+    values = (np.sin if basis == "sine" else np.cos)(r * X)
+    return go.Figure(go.Scatter(x=X, y=values), layout_title=f"{basis} {r}")
+
+
+def make(**options):
+    """Return an explorer of `waves`."""
+    options = {"alt": "{basis} of {r} x", "r": [1, 2, 3], "basis": ["sine", "cosine"]} | options
+    return explorer(waves, **options)
+
+
+class Page(HTMLParser):
+    """The controls and the stored data of the HTML version."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.controls: list[tuple[str, dict[str, str | None]]] = []
+        self.store = None
+        self._in_store = False
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        if tag in ("input", "select", "option"):
+            self.controls.append((tag, dict(attrs)))
+        self._in_store = tag == "script" and dict(attrs).get("type") == "application/json"
+
+    def handle_data(self, data):
+        if self._in_store:
+            self.store = json.loads(data)
+            self._in_store = False
+
+
+def resolved(store, node):
+    """Return a stored part with its references followed, as the script of the page does."""
+    if isinstance(node, list):
+        return [resolved(store, value) for value in node]
+    if isinstance(node, dict):
+        if "$" in node:
+            return resolved(store, store["shared"][node["$"]])
+        return {key: resolved(store, value) for key, value in node.items()}
+    return node
+
+
+def test_explorer_has_a_frame_for_every_combination():
+    assert list(make().frames) == [(r, b) for r in (1, 2, 3) for b in ("sine", "cosine")]
+
+
+def test_explorer_starts_from_the_initial_values_and_adds_them():
+    explored = make(initial={"r": 0, "basis": "cosine"})
+    assert explored.values == {"r": [0, 1, 2, 3], "basis": ["sine", "cosine"]}
+    controls = Page(explored.html()).controls
+    assert controls[0] == ("input", controls[0][1] | {"type": "range", "max": "3", "value": "0"})
+    assert [("selected" in attributes) for tag, attributes in controls if tag == "option"] == [
+        False,
+        True,
+    ]
+
+
+def test_stored_frames_are_the_figures_to_single_precision():
+    store = Page(make().html()).store
+    assert [frame["alt"] for frame in store["frames"]][:2] == ["sine of 1 x", "cosine of 1 x"]
+    for (r, basis), frame in zip(make().frames, store["frames"], strict=True):
+        layout, (trace,) = resolved(store, frame["layout"]), resolved(store, frame["data"])
+        assert layout["title"]["text"] == f"{basis} {r}"
+        values = np.frombuffer(b64decode(trace["y"]["bdata"]), dtype=trace["y"]["dtype"])
+        np.testing.assert_allclose(values, waves(r, basis).data[0].y, rtol=1e-6, atol=1e-7)
+
+
+def test_repeated_parts_are_stored_once():
+    few, many = (len(make(r=list(range(1, count))).html()) for count in (3, 43))
+    assert many - few < 40 * 2 * 1.5 * len(X) * 4 * 4 / 3
+
+
+def test_text_cannot_end_the_stored_data():
+    figure = go.Figure(layout_title="</script><script>alert(1)</script>")
+    html = explorer(lambda r: figure, alt="x", r=[1]).html()
+    assert html.count("</script>") == 2
+
+
+def test_live_controls_recompute_the_figure():
+    explored = make(initial={"r": 2})
+    controls, output = explored.widget().children
+    slider = controls.children[0]
+    slider.value = 3
+    (shown,) = output.outputs
+    title = shown["data"]["application/vnd.plotly.v1+json"]["layout"]["title"]["text"]
+    assert (slider.description, title) == ("r", "sine 3")
+
+
+def test_one_display_has_the_live_and_the_static_version():
+    bundle = make()._repr_mimebundle_()
+    assert {"application/vnd.jupyter.widget-view+json", "text/html"} <= set(bundle)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"r": []}, r"r = \[\]"), ({"initial": {"n": 1}}, "initial names 'n'")],
+)
+def test_explorer_refuses(options, message):
+    with pytest.raises(ValueError, match=message):
+        make(**options)
+
+
+def test_explorer_refuses_to_have_no_control():
+    with pytest.raises(ValueError, match="no control"):
+        explorer(waves, alt="x")
+
+
+def test_play_moves_a_slider_through_its_values():
+    html = make(play="r").html()
+    assert '<button type="button" data-control="0">Play</button>' in html
+    assert "PAUSE" not in html
+    assert "<button" not in make().html()
+    bar, _ = make(play="r").widget().children
+    slider, _, player = bar.children
+    assert (player.max, player.value, player.playing) == (2, 0, False)
+    player.value = 2
+    assert slider.value == 3
+    slider.value = 2
+    assert player.value == 1
+
+
+@pytest.mark.parametrize("name", ["basis", "n"])
+def test_play_refuses_what_is_no_slider(name):
+    with pytest.raises(ValueError, match=rf"play = '{name}': expected .* one of \['r'\]"):
+        make(play=name)

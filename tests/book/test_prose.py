@@ -1,0 +1,106 @@
+"""Every number that is typed into the text of the book and of the README has a guard."""
+
+import pytest
+from prose import NUMBERS, PAGES, faults, numbers, texts
+
+OPEN = {
+    "01-introduction", "05-1-regression", "05-2-1-poisson", "05-2-2-burgers", "05-2-3-allen-cahn",
+    "06-conclusion", "index", "README",
+}  # fmt: skip
+"""Pages whose numbers are not guarded yet."""
+GUARDED = [page for page in PAGES if page.stem not in OPEN]
+
+TEXT = """\
+# 2.1 A title
+
+In section 2.3, eq. (4), order 3 and [chapter 4.1](04-1-nested-hierarchies.ipynb) `n = 7` stands.
+1. With $n \\ge 4$ and $10^{-3}$ it takes 20 000 points, 3.5e-2 of $0.25$ and 5 %.
+
+```python
+print(12)
+```
+
+```{math}
+:label: eq-13
+x^{2} + 1.75
+```
+
+```{exercise} 99
+:label: ex-99
+Why 8 in [2, 5]? See {eq}`eq-13` and https://a.b/17.
+```
+"""
+TYPED = ["10^{-3}", "20 000", "3.5e-2", "0.25", "5", "1.75", "8", "2", "5"]
+GUARDS = {
+    "computed": {"takes 20 000 points, 3.5e-2 of $0.25$": "(20000, 0.0351, 1 / 4)"},
+    "code": {"[2, 5]": "kanlib/paper/experiments/regression.py: [2, 5, 1]"},
+    "given": {"$10^{-3}$": "a choice", "5 %.": "a choice", "Why 8": "a choice", "1.75": "a choice"},
+}
+
+
+@pytest.mark.parametrize("page", GUARDED, ids=lambda page: page.stem)
+def test_every_number_in_prose_is_guarded(page):
+    assert faults(page) == []
+
+
+def test_guards_belong_to_a_page():
+    assert {file.stem for file in NUMBERS.glob("*.json")} <= {page.stem for page in PAGES}
+
+
+@pytest.mark.parametrize("page", GUARDED, ids=lambda page: page.stem)
+def test_no_number_of_a_page_can_change(page):
+    """Planted: any number in the text, one digit off."""
+    source = texts(page)
+    for i, text in enumerate(source):
+        for number in numbers(text):
+            digit = number.printed[-1] if number.printed[-1].isdigit() else "0"
+            other = number.printed.replace(digit, str((int(digit) + 1) % 10))
+            planted = [*source]
+            planted[i] = text[: number.start] + other + text[number.end :]
+            assert faults(page, planted) != [], f"{number.printed} → {other} in {text[:80]!r}"
+
+
+def test_what_is_typed_and_what_names_a_thing_are_told_apart():
+    assert [number.printed for number in numbers(TEXT)] == TYPED
+    assert [number.value for number in numbers(TEXT)][:3] == [1e-3, 20000, 0.035]
+
+
+def test_sound_text_passes():
+    assert faults(PAGES[0], [TEXT], GUARDS) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ("20 000", "30 000", "30 000 is not in"),
+        ("5 %", "6 %", "6 is not in"),
+        ("Why 8", "Why 8 of 9", "9 is not in"),
+        ("[2, 5]", "[2, 6]", "6 is not in"),
+    ],
+)
+def test_changed_number_is_found(old, new, fault):
+    assert any(fault in found for found in faults(PAGES[0], [TEXT.replace(old, new)], GUARDS))
+
+
+@pytest.mark.parametrize(
+    ("kind", "guard", "fault"),
+    [
+        ("computed", {"3.5e-2": "0.036"}, "3.5e-2 should be 0.036"),
+        ("computed", {"3.5e-2": "(1, 2)"}, "has 2"),
+        (
+            "code",
+            {"8 in [2, 5]": "kanlib/paper/experiments/regression.py: [2, 5, 1]"},
+            "8 is not in",
+        ),
+        (
+            "code",
+            {"[2, 5]": "kanlib/paper/experiments/regression.py: [2, 5, 2]"},
+            "the code has no",
+        ),
+        ("given", {"[2, 5]": ""}, "expected a reason"),
+        ("given", {"gone 5": "a choice"}, "is not in the text"),
+    ],
+)
+def test_guard_that_does_not_hold_is_found(kind, guard, fault):
+    guards = {**GUARDS, kind: guard}
+    assert any(fault in found for found in faults(PAGES[0], [TEXT], guards))

@@ -1,0 +1,79 @@
+"""The experiment beyond the paper: its problems, and that each case runs."""
+
+import math
+
+import pytest
+import torch
+from functions import Function
+
+from kanlib.objectives.squares import sum_of_squares
+from kanlib.paper.experiments import find_experiment, second_order
+from kanlib.paper.problems import burgers
+
+EXPERIMENT = find_experiment("second-order")
+
+
+def losses(name, points=(40,)):
+    case = second_order._replaced(EXPERIMENT.cases[name], points)
+    case = second_order.SecondOrderCase(**{**vars(case), "every": case.every[:1]})
+    return second_order.PROBLEMS[case.problem](case, 1234, "cpu")
+
+
+@pytest.mark.parametrize("name", ["burgers", "burgers-sharp"])
+def test_solution_of_burgers_equation_has_no_loss(name):
+    viscosity = burgers.VISCOSITY if name == "burgers" else second_order.SHARP_VISCOSITY
+    solution = Function(lambda x: burgers.exact(x, viscosity, nodes=200))
+    problem = losses(f"{name}-levels")
+    (loss,) = problem.losses
+    assert float(loss.terms["volume"](solution, "volume")) < 1e-16
+    assert float(loss.terms["boundary"](solution, "boundary")) < 1e-16
+    assert float(loss.terms["initial"](solution, "initial")) < 1e-16
+    assert problem.error(solution) < 1e-12
+    torch.testing.assert_close(sum_of_squares(solution, loss.residuals()), loss(solution))
+
+
+def test_solution_of_poissons_equation_has_no_loss():
+    def value(z):
+        x, y, distance = z[:, :1], z[:, 1:2], z[:, 2:]
+        right = 0.5 * (x + distance)  # max(x, 0), and smooth in x and its distance
+        left = x - right
+        wave = torch.sin(math.pi * left) + torch.sin(2 * math.pi * right)
+        return wave * torch.sin(3 * math.pi * y)
+
+    problem = losses("poisson-levels")
+    (loss,) = problem.losses
+    parts = loss.parts(Function(value))
+    assert {name: float(part) < 1e-20 for name, part in parts.items()} == dict.fromkeys(parts, True)
+    assert problem.error(Function(value)) < 1e-12
+    boundary = loss.terms["boundary"].points
+    assert torch.equal(boundary.abs().max(dim=1).values, torch.ones(len(boundary)).double())
+    sides = torch.cat([boundary == 1, boundary == -1], dim=1).double().mean(dim=0)
+    assert float((sides - 0.25).abs().max()) < 0.06
+
+
+def test_terms_of_allen_cahn_see_ends_and_start():
+    (loss,) = losses("allen-cahn-levels").losses
+    even = Function(lambda z: z[:, :1] ** 2 * torch.cos(math.pi * z[:, :1]))
+    parts = loss.parts(even)
+    assert float(parts["initial"]) < 1e-20
+    slope = 0.1 * 2 * (-2)  # the slopes at the ends are 2 and -2 in size
+    assert float(parts["periodic"]) == pytest.approx(0.5 * slope**2, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["regression-race", "poisson-race"])
+def test_quick_case_runs(name, monkeypatch, tmp_path):
+    monkeypatch.setattr(second_order, "QUICK_DIVISOR", 40)
+    monkeypatch.setattr(second_order, "QUICK_POINTS", 30)
+    options = {"quick": True, "progress": False, "checkpoint": tmp_path / "run.pt"}
+    run, metrics, _ = EXPERIMENT.execute(EXPERIMENT.cases[name], 1234, **options)
+    assert run.status == "completed"
+    assert len(run.levels) == len(EXPERIMENT.cases[name].epochs)
+    assert metrics["error"] == run.history.metrics[-1]["error"] > 0
+    assert not [*tmp_path.iterdir()]
+
+
+def test_parameters_are_those_of_the_targets():
+    sizes = {"regression": 230, "poisson": 620, "burgers": 2200, "allen-cahn": 3168}
+    for problem, size in sizes.items():
+        case = EXPERIMENT.cases[f"{problem}-fine-small"]
+        assert second_order.KAN(**case.network).num_parameters == size

@@ -1,0 +1,129 @@
+"""A race of starts: who goes on, what it costs, and that it can be resumed."""
+
+import functools
+import math
+
+import pytest
+import torch
+
+from kanlib import KAN, GaussNewton, MeanSquaredError, ResidualLoss, Term, train
+from kanlib.objectives.samplers import Sampler
+from kanlib.training.race import race
+
+torch.manual_seed(2)
+X = torch.rand(80, 1, dtype=torch.float64)
+DATA = MeanSquaredError(X, torch.sin(15 * X))
+TEST = torch.linspace(0, 1, 50, dtype=torch.float64)[:, None]
+ADAM = functools.partial(torch.optim.Adam, lr=1e-2)
+
+
+def starts(count=4):
+    found = {}
+    for seed in range(10, 10 + count):
+        torch.manual_seed(seed)
+        found[seed] = KAN([1, 2, 1], n=3, init_scale=0.5, dtype=torch.float64)
+    return found
+
+
+def test_best_starts_go_on_and_the_winner_is_theirs():
+    options = {"optimizer": GaussNewton(), "progress": False}
+    run = race(starts(), DATA, [5, 4, 3], keep=[2, 1], **options)
+    alone = {}
+    for seed, model in starts().items():
+        alone[seed] = float(train(model, DATA, 5, **options).loss)
+    ranked = sorted(alone, key=alone.get)
+    first = [e for e in run.pedigree if e.level == 0]
+    assert [e.name for e in first] == ranked
+    assert [e.kept for e in first] == [True, True, False, False]
+    assert [e.loss for e in first] == [alone[seed] for seed in ranked]
+    assert [e.level for e in run.pedigree] == [0] * 4 + [1] * 2 + [2]
+    winner = run.pedigree[-1].name
+    model = train(starts()[winner], DATA, 5, **options).model.refine()
+    model = train(model, DATA, 4, **options).model.refine()
+    assert train(model, DATA, 3, **options).loss == run.loss
+    assert [level.n for level in run.levels] == [3, 6, 12]
+    assert [level.work for level in run.levels] == [4 * 5, 2 * 4 * 2, 3 * 4]
+    assert run.history.work[-1] == run.work == 48
+    assert run.history.level == [0] * 6 + [1] * 5 + [2] * 4
+
+
+def test_networks_are_ranked_by_what_validates():
+    run = race(
+        starts(),
+        DATA,
+        [2, 2],
+        keep=[1],
+        validate=lambda model: -float(DATA(model)),
+        optimizer=ADAM,
+        progress=False,
+    )
+    scores = [e.score for e in run.pedigree if e.level == 0]
+    assert scores == sorted(scores)
+    assert run.pedigree[0].loss == max(e.loss for e in run.pedigree if e.level == 0)
+
+
+def test_who_diverges_is_out():
+    field = starts()
+    bad = field[11]
+    bad.calls = 0
+
+    def objective(model):
+        if model is bad:
+            bad.calls += 1
+            return DATA(model) * 1e9 ** (bad.calls - 1)
+        return DATA(model)
+
+    run = race(field, objective, [4, 2], keep=[4], validate=DATA, optimizer=ADAM, progress=False)
+    last = [e for e in run.pedigree if e.level == 0][-1]
+    assert (last.name, last.status, last.score, last.kept) == (11, "diverged", math.inf, False)
+    assert {e.name for e in run.pedigree if e.level == 1} == {10, 12, 13}
+    assert run.status == "completed"
+
+
+def moving():
+    points = Sampler([(0, 1)], 60, every=2, share=0.3, dtype=torch.float64)
+    return ResidualLoss(fit=Term(lambda u, x: u.value - torch.sin(15 * x), points))
+
+
+def test_race_is_resumed_bit_for_bit(tmp_path):
+    class Killed(Exception):
+        pass
+
+    def run(name, stop=0, **options):
+        count = []
+
+        def metric(model):
+            count.append(1)
+            if len(count) == stop:
+                raise Killed
+            return 0.0
+
+        return race(
+            starts(3),
+            moving(),
+            [4, 4],
+            keep=[2],
+            metrics={"count": metric},
+            optimizer=GaussNewton(),
+            checkpoint=tmp_path / name,
+            checkpoint_every=0.0,
+            progress=False,
+            **options,
+        )
+
+    whole = run("whole")
+    for stop in (8, 19):
+        with pytest.raises(Killed):
+            run(str(stop), stop)
+        resumed = run(str(stop), resume=True)
+        assert resumed.pedigree == whole.pedigree
+        assert resumed.history.loss == whole.history.loss
+    scores = [e.score for e in whole.pedigree if e.level == 0]
+    assert scores == sorted(scores)
+
+
+def test_race_names_the_mistake():
+    with pytest.raises(ValueError, match=r"0 starts, 1 entries and 2 levels"):
+        race([], DATA, [1, 1], keep=[1])
+    with pytest.raises(ValueError, match=r"4 starts, 0 entries and 2 levels"):
+        race(starts(), DATA, [1, 1], keep=[])
