@@ -29,7 +29,7 @@ import torch
 from kanlib.training.files import read, write_atomically
 
 #: Where the records of the book are, if this is kanlib in its repository.
-RESULTS = Path(__file__).resolve().parents[1] / "book" / "results"
+RESULTS = Path(__file__).resolve().parents[2] / "book" / "results"
 
 SCHEMA = 1
 NUMBER = (int, float, type(None))
@@ -84,7 +84,7 @@ def provenance() -> dict[str, Any]:
     """
     import kanlib
 
-    commit, dirty = _git_state(Path(__file__).resolve())
+    commit, dirty = _git_state(Path(kanlib.__file__).resolve())
     return {
         "commit": commit,
         "dirty": dirty,

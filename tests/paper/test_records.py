@@ -14,6 +14,7 @@ import torch
 
 import kanlib
 from kanlib.paper.records import (
+    RESULTS,
     add_run,
     curve,
     find_run,
@@ -24,8 +25,6 @@ from kanlib.paper.records import (
     save_record,
     value_at,
 )
-
-RESULTS = Path(__file__).parents[2] / "book" / "results"
 
 
 def a_level(**fields):
@@ -352,10 +351,10 @@ def git(folder, *arguments):
 
 
 def test_provenance_tells_commit_and_uncommitted_changes(tmp_path, monkeypatch):
-    module = tmp_path / "kanlib" / "records.py"
+    module = tmp_path / "kanlib" / "__init__.py"
     module.parent.mkdir()
     module.write_text("first")
-    monkeypatch.setattr("kanlib.paper.records.__file__", str(module))
+    monkeypatch.setattr("kanlib.__file__", str(module))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert [provenance()[key] for key in ("commit", "dirty")] == [None, None]
     git(tmp_path, "init", "-q")
@@ -369,12 +368,17 @@ def test_provenance_tells_commit_and_uncommitted_changes(tmp_path, monkeypatch):
     assert [provenance()[key] for key in ("commit", "dirty")] == [commit, True]
 
 
+def test_records_of_the_book_lie_beside_the_package():
+    assert RESULTS == Path(__file__).resolve().parents[2] / "book" / "results"
+    assert (RESULTS / "regression.json").is_file()
+
+
 def an_installed_kanlib(folder, monkeypatch):
-    """Lay files of kanlib in a folder and return the module of records there."""
-    module = folder / "kanlib" / "records.py"
+    """Lay files of kanlib in a folder and return the first of them."""
+    module = folder / "kanlib" / "__init__.py"
     module.parent.mkdir(parents=True)
     module.write_text("installed")
-    monkeypatch.setattr("kanlib.paper.records.__file__", str(module))
+    monkeypatch.setattr("kanlib.__file__", str(module))
     return module
 
 
