@@ -35,6 +35,7 @@ from scipy import optimize
 
 import kanlib
 import kanlib.analysis.conditioning
+import kanlib.paper.comparison
 from kanlib.analysis import relaxation, spectra
 from kanlib.paper.experiments import EXPERIMENTS, find_case
 from kanlib.paper.records import find_run, load_record, runs_of

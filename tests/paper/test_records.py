@@ -369,7 +369,7 @@ def test_provenance_tells_commit_and_uncommitted_changes(tmp_path, monkeypatch):
 
 
 def test_records_of_the_book_lie_beside_the_package():
-    assert RESULTS == Path(__file__).resolve().parents[2] / "book" / "results"
+    assert Path(__file__).resolve().parents[2] / "book" / "results" == RESULTS
     assert (RESULTS / "regression.json").is_file()
 
 
