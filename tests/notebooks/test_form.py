@@ -194,7 +194,7 @@ def names_a_file_by_its_working_folder(source):
 def test_chapters_name_no_file_by_their_working_folder():
     """A downloaded chapter runs in any folder: claims and records are found through kanlib."""
     for source in (
-        "from kanbook.ledger import claim",
+        "from ledger import claim",
         'load_record("results/x.json")',
         "Path().glob(a)",
     ):
