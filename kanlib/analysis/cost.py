@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from kanlib._checks import Basis, as_integer, check_input, check_types
-from kanlib.kernels import operator
+from kanlib.kernels import operator, reference
 from kanlib.nn.spline_layer import SplineLayer, convert_weights
 from kanlib.splines import bspline, truncated_power
 from kanlib.splines.change_of_basis import ChangeOfBasis
@@ -81,10 +81,14 @@ def evaluate(layer: SplineLayer, x: Tensor, method: Method = "local") -> Tensor:
     """
     check_types(evaluate, locals())
     check_input(x, layer.in_features, layer.weight)
-    if method == "local":
-        with operator.backend("torch"):
-            return layer(x)
     grid = layer.grid
+    if method == "local":
+        index, powers = reference.power_jets(
+            x[None], layer.breakpoints, grid.order, (), layer.extension
+        )
+        module = bspline if layer.basis == "spline" else truncated_power
+        table = module.pieces(grid).to(x)[None]
+        return reference.by_intervals(index, powers, module.polynomials(layer.weight, table))[0]
     if method == "one by one":
         values = one_by_one(x, grid)
     elif method == "cox-de boor":

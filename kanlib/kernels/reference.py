@@ -67,10 +67,21 @@ def evaluate(
         coefficients = weight.view(outputs, inputs, n, r)
     else:
         coefficients = bspline.polynomials(weight, table[None])
-    coefficients = coefficients.permute(1, 2, 3, 0)
+    return by_intervals(index, powers, coefficients)
+
+
+def by_intervals(index: Tensor, powers: Tensor, coefficients: Tensor) -> Tensor:
+    """Return the channels of the outputs (C, ..., Q), looking up the polynomials of each point.
+
+    Args:
+        index: interval of each point and input, (..., P), see :func:`power_jets`.
+        powers: channels of the powers, (C, ..., P, r).
+        coefficients: the polynomial of every edge on every interval, (Q, P, n, r).
+    """
+    outputs, inputs, n, r = coefficients.shape
     rows = index + n * torch.arange(inputs, device=index.device)
-    picked = coefficients.reshape(inputs * n, r * outputs).index_select(0, rows.flatten())
-    picked = picked.view(*index.shape[:-1], inputs * r, outputs)
+    table = coefficients.permute(1, 2, 3, 0).reshape(inputs * n, r * outputs)
+    picked = table.index_select(0, rows.flatten()).view(*index.shape[:-1], inputs * r, outputs)
     return (powers.flatten(-2).movedim(0, -2) @ picked).movedim(-2, 0)
 
 
