@@ -217,7 +217,7 @@ def dense_basis(
         >>> dense_basis(torch.tensor([0.25]), KnotGrid.uniform(2, 2))
         tensor([[0.5000, 0.5000, 0.0000]])
     """
-    check_types(dense_basis, locals())
+    check_types(dense_basis, locals() | {"derivative": 0})
     check_derivative(derivative, grid.order)
     check_tensor("x", x)
     breakpoints = exact_breakpoints(grid, x.device)

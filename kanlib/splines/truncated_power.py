@@ -95,7 +95,7 @@ def dense_basis(
         >>> dense_basis(torch.tensor([0.75]), KnotGrid.uniform(2, 2))
         tensor([[1.2500, 0.7500, 0.2500]])
     """
-    check_types(dense_basis, locals())
+    check_types(dense_basis, locals() | {"derivative": 0})
     check_derivative(derivative, grid.order)
     check_tensor("x", x)
     knots, r = grid.knots.to(x), grid.order

@@ -96,7 +96,7 @@ def test_knots_reach_any_admissible_place():
 
 @pytest.mark.parametrize("floor", [0.0, 1.0, -0.1, 2.0, math.nan])
 def test_knots_refuse_a_floor_out_of_range(floor):
-    with pytest.raises(ValueError, match="floor must be more than 0 and less than 1"):
+    with pytest.raises(ValueError, match=r"floor must be .* got"):
         FreeKnots([KnotGrid.uniform(4, 3)], floor)
 
 

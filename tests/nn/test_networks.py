@@ -489,7 +489,7 @@ def test_calibrate_leaves_constant_coordinates_in_the_domain():
     ("first", "x", "message"),
     [
         ("spline", torch.rand(5, 2), "calibrate needs first='affine' or first='linear'"),
-        ("affine", torch.rand(5, 3), r"x must have shape \(N, 2\) with N >= 2, got \(5, 3\)"),
+        ("affine", torch.rand(5, 3), r"x must have 2 entries .* got shape \(5, 3\)"),
         ("affine", torch.rand(1, 2), r"x must have shape \(N, 2\) with N >= 2, got \(1, 2\)"),
         ("linear", torch.rand(2), r"got \(2,\)"),
         ("affine", torch.tensor([[0.0, 1.0], [float("nan"), 1.0]]), "finite, got NaN or inf"),
@@ -519,7 +519,7 @@ def test_networks_refuse_bad_widths(make, widths):
         ({"first": "dense"}, ValueError, r"first must be one of \('spline', .* got 'dense'"),
         ({"n": 0}, ValueError, "n must be at least 1, got 0"),
         ({"n": 2.5}, TypeError, r"n must be an integer of at least 1, got 2\.5"),
-        ({"r": 0}, ValueError, "order must be at least 1, got 0"),
+        ({"r": 0}, ValueError, "r must be at least 1, got 0"),
         ({"domain": (1.0, 0.0)}, ValueError, r"domain must be .* got \(1\.0, 0\.0\)"),
         ({"breakpoints": [0.0, 0.0, 1.0]}, ValueError, "strictly increasing"),
         ({"breakpoints": "01"}, TypeError, "breakpoints must be a flat sequence"),
@@ -535,12 +535,16 @@ def test_networks_refuse_bad_widths(make, widths):
         ({"prolonged_from": 2.5}, TypeError, "prolonged_from must be an integer"),
         ({"prolonged_from": 3}, ValueError, r"not nested: .* lacks 2 .*0\.333333333333, 0\.666"),
         ({"prolonged_from": KnotGrid.uniform(3, 5)}, ValueError, "same order, got 3 and 4"),
-        ({"input_domain": [(0, 1)]}, ValueError, r"one pair .* of the 2 inputs, got \[\(0, 1\)\]"),
-        ({"input_domain": 5}, ValueError, r"one pair .* of the 2 inputs, got 5"),
-        ({"input_domain": (0, 1)}, ValueError, r"one pair of finite numbers .* got 0"),
+        (
+            {"input_domain": [(0, 1)]},
+            ValueError,
+            r"one pair .* of the 2 inputs.* \[\(0, 1\)\]",
+        ),
+        ({"input_domain": 5}, ValueError, r"one pair .* of the 2 inputs, .* got 5"),
+        ({"input_domain": (0, 1)}, ValueError, r"one pair of finite numbers .* got \(0, 1\)"),
         ({"hidden_domain": (1, 0)}, ValueError, r"domain must be .* got \(1, 0\)"),
         ({"hidden_domain": (0, 2), "breakpoints": [0, 1]}, ValueError, "needs uniform splines"),
-        ({"normalisation": "layer"}, ValueError, r"one of \['sigmoid', 'tanh'\], got 'layer'"),
+        ({"normalisation": "layer"}, ValueError, r"one of \('sigmoid', 'tanh'\), got 'layer'"),
     ],
 )
 def test_kan_refuses_bad_options(options, error, message):
@@ -555,7 +559,7 @@ def test_kan_refuses_a_linear_first_layer_without_a_spline_layer(first):
 
 
 def test_perceptron_refuses_unknown_activations():
-    with pytest.raises(ValueError, match=r"activation must be one of \['relu', .* got 'cos'"):
+    with pytest.raises(ValueError, match=r"activation must be one of \('relu', .* got 'cos'"):
         MLP([2, 5, 1], "cos")
 
 
