@@ -23,19 +23,13 @@ from kanlib import (
     Schedule,
     SplineLayer,
     Term,
-    adaptive,
-    bspline,
-    change_of_basis,
-    conditioning,
-    cost,
-    free_knots,
-    maps,
-    ntk,
-    refit,
-    relaxation,
-    spectra,
-    transfer,
 )
+from kanlib.analysis import conditioning, cost, ntk, relaxation, spectra
+from kanlib.nn import free_knots, maps
+from kanlib.paper import refit
+from kanlib.splines import bspline, change_of_basis
+from kanlib.splines.prolongation import dyadic_prolongation
+from kanlib.training import adaptive
 
 PACKAGE = Path(kanlib.__file__).parent
 BAD = {
@@ -112,7 +106,7 @@ CALLS = [
     (maps.Normalisation, {"kind": "tanh", "domain": (0, 1)}),
     # refinement
     (kanlib.prolongation, {"coarse": GRID, "fine": FINE, "basis": "relu"}),
-    (transfer.dyadic_prolongation, {"order": 3, "n": 4}),
+    (dyadic_prolongation, {"order": 3, "n": 4}),
     (kanlib.prolongation(GRID, FINE).apply, {"coarse": torch.ones(6)}),
     (kanlib.prolongation(GRID, FINE).restrict, {"fine": torch.ones(10)}),
     (kanlib.refine_adaptively, {"model": MODEL, "n": 9, "indicator": adaptive.jump_indicator}),
@@ -124,7 +118,7 @@ CALLS = [
     (adaptive.residual_indicator, {"x": X, "residual": loss}),
     (adaptive.gradient_indicator(loss), {"model": MODEL}),
     (adaptive.gradient_indicator, {"objective": loss}),
-    (refit.greville, {"grid": GRID}),
+    (bspline.greville, {"grid": GRID}),
     (refit.refit_on_samples, {"model": MODEL, "x": X, "new_grid": KnotGrid.refine}),
     (refit.refit_at_greville, {"model": MODEL, "new_grid": KnotGrid.refine}),
     (refit.resample, {"model": MODEL, "new_grid": KnotGrid.refine}),
