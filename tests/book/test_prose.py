@@ -53,6 +53,28 @@ def test_no_number_of_a_page_can_change(page):
             assert faults(page, planted) != [], f"{number.printed} → {other} in {text[:80]!r}"
 
 
+@pytest.mark.parametrize(
+    ("page", "old", "new"),
+    [
+        ("README", "at most 1e-12 (float64)", "at most 1e-16 (float64)"),
+        ("05-1-regression", "costs 3.75 times the work", "costs 5.75 times the work"),
+        ("05-2-1-poisson", "which cost 2.1 times", "which cost 1.2 times"),
+        ("05-2-3-allen-cahn", "80000/37500 = 2.1", "80000/37500 = 1.2"),
+        ("05-2-3-allen-cahn", r"$4 \cdot 10^{-4}$ to $0.6$", r"$4 \cdot 10^{-3}$ to $0.6$"),
+        ("05-2-3-allen-cahn", "its error, 0.57 on", "its error, 0.17 on"),
+        ("06-conclusion", "at least 95 % where", "at least 55 % where"),
+        ("P-1-conditioning", "from 4.1 to 5.7 for", "from 4.1 to 6.7 for"),
+    ],
+)
+def test_statements_of_the_book_cannot_change(page, old, new):
+    """Planted: another factor, another power of ten, digits exchanged."""
+    path = next(each for each in PAGES if each.stem == page)
+    source = texts(path)
+    planted = [text.replace(old, new) for text in source]
+    assert sum(a != b for a, b in zip(source, planted, strict=True)) == 1
+    assert faults(path, planted) != []
+
+
 def test_what_is_typed_and_what_names_a_thing_are_told_apart():
     assert [number.printed for number in numbers(TEXT)] == TYPED
     assert [number.value for number in numbers(TEXT)][:3] == [1e-3, 20000, 0.035]
