@@ -14,7 +14,7 @@ from kanlib.paper.experiments import EXPERIMENTS
 from kanlib.paper.records import find_run, load_record, runs_of
 from kanlib.paper.runner import run_and_record
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CASES = EXPERIMENTS["regression"].cases
 SEEDS = EXPERIMENTS["regression"].seeds
 
