@@ -192,7 +192,8 @@ ELSEWHERE = {
 
 
 def label(function):
-    return getattr(function, "__qualname__", str(function))
+    inner = getattr(function, "func", function)  # of a partial
+    return getattr(inner, "__qualname__", type(inner).__name__)
 
 
 def fault(function, arguments, name, value):

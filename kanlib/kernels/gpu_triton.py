@@ -19,7 +19,7 @@ are the constants for which a kernel is compiled anew:
     ORDER, STRIDE: the order r, and how many rows of weights the next interval is away.
     SEARCH: halvings that find an interval, or 0 where the breakpoints have equal distances.
     PIECEWISE: whether every interval has its own table.
-    EXTENSION: index in :data:`kanlib.splines.bspline.EXTENSIONS`.
+    EXTENSION: index in ``kanlib._checks.EXTENSIONS``.
     C, B, Q, R: the sizes of a tile, powers of two: channels, points, outputs, rows of weights.
 """
 

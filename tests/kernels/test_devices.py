@@ -11,9 +11,9 @@ from scipy.interpolate import BSpline
 from torch import nn
 
 from kanlib import KAN, MLP, Jet, KnotGrid, SplineLayer, prolongation, propagate
-from kanlib import truncated_power as powers
 from kanlib.kernels import operator
 from kanlib.splines import bspline
+from kanlib.splines import truncated_power as powers
 from kanlib.splines.change_of_basis import ChangeOfBasis
 
 GRADED = [0.0, 0.01, 0.07, 0.2, 0.5, 0.6, 1.0]
