@@ -1,5 +1,7 @@
 """Numbers in prose, and what guards each of them.
 
+Prose is what readers read: Markdown, and in code captions, text alternatives and sentences.
+
 ``book/numbers/<page>.json`` has, for every number that somebody typed into the text of a page, the
 words around it and where it comes from::
 
@@ -17,6 +19,7 @@ and `AFTER`.
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import math
@@ -43,6 +46,14 @@ from kanlib.paper.records import find_run, load_record, runs_of
 ROOT = Path(__file__).resolve().parents[1]
 NUMBERS = ROOT / "book" / "numbers"
 PAGES = [*sorted(ROOT.glob("book/*.ipynb")), ROOT / "book" / "glossary.md", ROOT / "README.md"]
+
+CAPTIONS_OPEN = {
+    "02-1-change-of-basis", "02-2-eigenstructure", "02-3-cost", "03-gradient-descent",
+    "04-1-nested-hierarchies", "04-2-transfer-operators", "04-3-complementary-relaxation",
+    "B-proofs", "C-ntk", "E-allen-cahn-relu", "P-1-conditioning", "P-2-refinement",
+    "P-3-free-knots", "cost-planner", "other-solvers", "performance", "ten-minutes",
+}  # fmt: skip
+"""Pages whose captions are not guarded yet."""
 
 NUMBER = re.compile(
     r"(?<![\w.])(?:\d+(?:[ \u00a0\u202f]\d{3}\b)*|\d+(?:\\,\d{3})+)(?:\.\d+)?(?:e[-+]?\d+)?"
@@ -153,11 +164,45 @@ def numbers(text: str) -> list[Number]:
 
 
 def texts(page: Path) -> list[str]:
-    """Return the prose of a page: the Markdown cells of a notebook, or the whole document."""
+    """Return the prose of a page: a whole document, or the Markdown cells of a notebook.
+
+    Of a notebook also captions, text alternatives and sentences in code, as far as they are typed.
+    """
     if page.suffix == ".md":
         return [page.read_text(encoding="utf-8")]
-    cells = nbformat.read(page, as_version=4).cells
-    return [cell.source for cell in cells if cell.cell_type == "markdown"]
+    found: list[str] = []
+    for cell in nbformat.read(page, as_version=4).cells:
+        if cell.cell_type == "markdown":
+            found.append(cell.source)
+        elif page.stem not in CAPTIONS_OPEN:
+            found += sentences(cell.source)
+    return found
+
+
+def sentences(source: str) -> list[str]:
+    """Return the sentences in code: captions, text alternatives and Markdown, … for a value."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    return [
+        typed(node)
+        for call in calls
+        for node in [
+            *(each.value for each in call.keywords if each.arg in ("alt", "caption")),
+            *(call.args if getattr(call.func, "id", "") == "Markdown" else []),
+        ]
+    ]
+
+
+def typed(node: ast.AST) -> str:
+    """Return what is typed of a text in code."""
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(typed(part) for part in node.values)
+    if isinstance(node, ast.BinOp):
+        return typed(node.left) + typed(node.right)
+    if isinstance(node, ast.IfExp):
+        return f"{typed(node.body)} {typed(node.orelse)}"
+    return "…"
 
 
 @cache

@@ -236,7 +236,7 @@ def plan(
         r: order of the splines.
         first: kind of the first layer, see :class:`kanlib.nn.networks.KAN`.
         itemsize: bytes of a number, 4 for float32.
-        evaluations: gradients an epoch: 1 for Adam, up to 25 for an epoch of L-BFGS.
+        evaluations: gradients an epoch: 1 for Adam, up to 26 for an epoch of L-BFGS.
 
     Returns:
         Costs of "multilevel", and of training on the coarsest and on the finest grid alone with as

@@ -1,7 +1,7 @@
 """Every number that is typed into the text of the book and of the README has a guard."""
 
 import pytest
-from prose import NUMBERS, PAGES, faults, numbers, texts
+from prose import NUMBERS, PAGES, faults, numbers, sentences, texts
 
 TEXT = """\
 # 2.1 A title
@@ -78,6 +78,16 @@ def test_statements_of_the_book_cannot_change(page, old, new):
 def test_what_is_typed_and_what_names_a_thing_are_told_apart():
     assert [number.printed for number in numbers(TEXT)] == TYPED
     assert [number.value for number in numbers(TEXT)][:3] == [1e-3, 20000, 0.035]
+
+
+def test_captions_and_sentences_in_code_are_prose():
+    code = """
+show(fig, alt="On 7 levels." if x else "On 8.", caption=f"Falls by {a:.1f} at {n} " + "of 9.")
+display(Markdown(f"From 5 to {b}."), table(rows), width=6)
+"""
+    assert sorted(sentences(code)) == [
+        "Falls by … at … of 9.", "From 5 to ….", "On 7 levels. On 8."
+    ]  # fmt: skip
 
 
 def test_sound_text_passes():
