@@ -87,8 +87,8 @@ def evaluate(layer: SplineLayer, x: Tensor, method: Method = "local") -> Tensor:
             x[None], layer.breakpoints, grid.order, (), layer.extension
         )
         module = bspline if layer.basis == "spline" else truncated_power
-        table = module.pieces(grid).to(x)[None]
-        return reference.by_intervals(index, powers, module.polynomials(layer.weight, table))[0]
+        coefficients = module.polynomials(layer.weight, layer._table[None])
+        return reference.by_intervals(index, powers, coefficients)[0]
     if method == "one by one":
         values = one_by_one(x, grid)
     elif method == "cox-de boor":
