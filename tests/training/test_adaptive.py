@@ -62,6 +62,15 @@ def test_bisection_of_equal_indicators_is_uniform_refinement():
     assert bisected(grid, torch.zeros(5), 10) == grid.refine()
 
 
+@pytest.mark.parametrize("r", [1, 2, 4])
+def test_halves_have_the_indicator_of_their_interval_over_two_to_the_order(r):
+    grid = KnotGrid.uniform(r, 2)
+    for size, second in ((0.75 * 2**r, 0.25), (1.5 * 2**r, 0.625)):
+        # The halves of [1/2, 1] have 3/4, less than [0, 1/2], or 3/2, more than that.
+        fine = bisected(grid, torch.tensor([1.0, size]), 4)
+        assert fine.breakpoints.tolist() == sorted([0.0, 0.5, 0.75, 1.0, second])
+
+
 def test_bisection_refuses_what_does_not_fit():
     grid = KnotGrid.uniform(4, 5)
     with pytest.raises(ValueError, match="n must be at least 5"):
