@@ -370,6 +370,12 @@ def test_grids_are_nested_to_a_few_ulps_and_no_further(shift):
     assert not KnotGrid(3, far).is_uniform
 
 
+def test_a_breakpoint_close_to_an_old_one_takes_no_kink_from_it():
+    coarse, fine = (KnotGrid(2, [0.0, 0.5, *more, 1.0]) for more in ([], [0.5 + 1e-12]))
+    expected = [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]]
+    assert prolongation(coarse, fine, "relu").dense().tolist() == expected
+
+
 def test_breakpoints_in_float32_are_told_from_others():
     coarse = KnotGrid.uniform(4, 5)
     with pytest.raises(ValueError, match="differ as float32 rounds: give breakpoints as Python"):
