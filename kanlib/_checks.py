@@ -183,6 +183,8 @@ def check_tensor(name: str, x: Tensor, size: int | None = None) -> None:
     if not isinstance(x, Tensor) or not x.is_floating_point():
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(f"{name} must be a floating-point tensor, got {kind}: convert it first")
+    if x.layout is not torch.strided:
+        raise TypeError(f"{name} must be dense, got {x.layout}: use {name}.to_dense()")
     if size is not None and (x.ndim == 0 or x.shape[-1] != size):
         raise ValueError(
             f"{name} must have {size} entries in its last dimension, got shape {tuple(x.shape)}"

@@ -29,6 +29,7 @@ def test_as_integer_names_the_argument():
         (torch.tensor([1j, 2j]), TypeError, "got torch.complex64: convert it"),
         (np.zeros(2), TypeError, "got ndarray: convert it"),
         ([1.0, 2.0], TypeError, "got list"),
+        (torch.eye(2).to_sparse(), TypeError, "g must be dense, got torch.sparse_coo: use g.to_de"),
         (torch.zeros(3), ValueError, r"g must have 2 entries in its last dimension, .* \(3,\)"),
         (torch.tensor(1.0), ValueError, r"got shape \(\)"),
     ],

@@ -18,19 +18,18 @@ A problem is a few terms, each a residual at points of its own::
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from kanlib._checks import as_number, check_tensor, check_types
 from kanlib.nn.jets import Jet, propagate
 from kanlib.objectives.attention import Attention
 from kanlib.objectives.mean_squared_error import Inside
 from kanlib.objectives.samplers import Sampler
-from kanlib.objectives.squares import Residual
+from kanlib.objectives.squares import Residual, check_columns
 
 Features = Callable[[Tensor], Tensor] | None
 
@@ -82,7 +81,7 @@ class Term:
                 "points=, or let the sampler choose by residual with share="
             )
         self.residual, self.weight, self.attention = residual, weight, attention
-        self._pairs = [*pairs] if isinstance(pairs, Iterable) else pairs  # refused by Jet.at
+        self._pairs = [*pairs] if isinstance(pairs, Iterator) else pairs
         self._features = features if isinstance(features, Sequence) else [features]
         self._steps = 0
         self._model: Callable[[], nn.Module | None] = lambda: None
@@ -123,23 +122,14 @@ class Term:
                 f"the residual of term {name!r} must have shape (N, K) with N = {size} points, got "
                 f"{got}: slice columns as x[:, :1], not x[:, 0]"
             )
-        if found.shape[-1] == size > 1 and self._mixes(outputs):
-            raise ValueError(
-                f"the residual of term {name!r} must have shape (N, K), got {got}, all pairs of a "
-                f"column (N, 1) and N = {size} numbers in a row: give data the shape (N, 1), as in "
-                "data[:, None], and slice columns as x[:, :1], not x[:, 0]"
-            )
+        if found.shape[-1] == size:
+            what = f"the residual of term {name!r}"
+            check_columns(what, size, self.residual, *outputs, self.points)
         if self.attention is not None:
             found = self.attention(found)
         squares = found.square()
         mean = squares.mean() if found.ndim == 2 else squares.mean((-2, -1)).sum()
         return self.weight * mean
-
-    def _mixes(self, outputs: Sequence[Jet]) -> bool:
-        """Return whether the residual sets a column (N, 1) against a row of N numbers."""
-        with _Mixes(len(self.points)) as mixes:
-            self.residual(*outputs, self.points)
-        return mixes.seen
 
     def after_step(self) -> None:
         """Update the attention, or draw new points when it is time."""
@@ -190,23 +180,6 @@ class Term:
             return arguments[-1] * self.residual(*arguments[:-1])
 
         return Residual(weighted, self.jets, [*data, attention.weights], self.weight)
-
-
-class _Mixes(TorchFunctionMode):
-    """See whether an operation makes N x N numbers of a column and a row of N."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size, self.seen = size, False
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **(kwargs or {}))
-        n = self.size
-        shapes = [tuple(value.shape) for value in args if isinstance(value, Tensor)]
-        if isinstance(found, Tensor) and found.shape[-2:] == (n, n):
-            rows = any(shape in ((n,), (1, n)) for shape in shapes)
-            self.seen |= rows and any(shape[-2:] == (n, 1) for shape in shapes)
-        return found
 
 
 class ResidualLoss:

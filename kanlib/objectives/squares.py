@@ -23,6 +23,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from kanlib.nn.jets import Jet, propagate
 
@@ -99,11 +100,52 @@ class Residual:
                 f"a residual must have shape (N, K) with N = {len(self)} points, got {got}: slice "
                 "columns as x[:, :1], not x[:, 0]"
             )
+        if found.shape[1] == len(self):
+            check_columns("a residual", len(self), self.function, *outputs, *self.data)
         return (self.weight / found.numel()) ** 0.5 * found
 
     def __call__(self, model: nn.Module) -> Tensor:
         """Return the weighted residuals (N, K) of a model."""
         return self.rows(*(evaluate(model, jet) for jet in self.jets))
+
+
+def check_columns(name: str, size: int, function: Callable[..., Tensor], *arguments: Any) -> None:
+    """Raise if a residual of N columns sets a column (N, 1) against a row of N numbers.
+
+    Args:
+        name: what the error calls the residual.
+        size: number N of points.
+        function: the residual.
+        *arguments: what it takes.
+
+    Raises:
+        ValueError: if it does, for N > 1.
+    """
+    with _Mixes(size) as mixes:
+        function(*arguments)
+    if size > 1 and mixes.seen:
+        raise ValueError(
+            f"{name} must have shape (N, K), got all pairs of a column (N, 1) and of N = {size} "
+            "numbers in a row: give data the shape (N, 1), as in data[:, None], and slice columns "
+            "as x[:, :1], not x[:, 0]"
+        )
+
+
+class _Mixes(TorchFunctionMode):
+    """See whether an operation makes N x N numbers of a column and a row of N."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.seen = size, False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        n = self.size
+        shapes = [tuple(value.shape) for value in args if isinstance(value, Tensor)]
+        if isinstance(found, Tensor) and found.shape[-2:] == (n, n):
+            rows = any(shape in ((n,), (1, n)) for shape in shapes)
+            self.seen |= rows and any(shape[-2:] == (n, 1) for shape in shapes)
+        return found
 
 
 @runtime_checkable

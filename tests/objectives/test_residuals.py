@@ -1,6 +1,7 @@
 """Problems of one's own: what the loss is, what it says of mistakes, and that it solves one."""
 
 import math
+import re
 from functools import partial
 
 import pytest
@@ -224,10 +225,15 @@ def test_weight_may_be_a_tensor_of_one_number():
     assert Term(value, X, weight=torch.tensor(2.0)).weight == 2.0
 
 
-@pytest.mark.parametrize("pairs", [(0, 0), [(0, 0, 0)], 0])
+@pytest.mark.parametrize("pairs", [(0, 0), [0, 0], [(0, 0, 0)], 0])
 def test_pairs_are_pairs(pairs):
-    with pytest.raises(ValueError, match=r"pairs must be a list of pairs .* e\.g\. \[\(0, 0\)\]"):
+    with pytest.raises(ValueError, match=rf"pairs must be a list .*, got {re.escape(str(pairs))}$"):
         Term(value, X, pairs=pairs)
+
+
+def test_pairs_may_come_from_an_iterator():
+    term = Term(value, X, pairs=((a, a) for a in [0]), features=[torch.clone, torch.neg])
+    assert [jet.pairs for jet in term.jets] == [((0, 0),)] * 2
 
 
 def test_loss_of_an_ensemble_is_the_sum_over_its_networks():

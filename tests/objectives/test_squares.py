@@ -95,3 +95,13 @@ def test_residual_names_the_mistake(arguments, text):
 def test_residual_of_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"shape \(N, K\) with N = 37 points, got \(37,\)"):
         Residual(lambda u: u.value[:, 0], [Jet.at(X)])(network())
+
+
+@pytest.mark.parametrize("target", [X[:, 0], X[:, 0][None]])
+def test_residual_of_all_pairs_of_points_is_refused(target):
+    jet = Jet.at(X)
+    with pytest.raises(ValueError, match=r"got all pairs of .* N = 37 .* data\[:, None\]"):
+        Residual(lambda u: u.value - target, [jet])(network())
+    square = Residual(lambda u: u.value * u.d(0) + torch.eye(37, dtype=X.dtype), [jet])
+    assert square(network()).shape == (37, 37)
+    assert Residual(lambda u: u.value - 1.0, [Jet.at(X[:1])])(network()).shape == (1, 1)

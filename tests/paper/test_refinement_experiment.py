@@ -31,6 +31,13 @@ def test_shifted_grid_shares_no_inner_breakpoint():
     assert (fine.breakpoints.diff() > 0.1).all()
 
 
+def test_samples_are_drawn_whatever_the_default_device():
+    case = EXPERIMENT.cases["kinks-samples-40"]
+    with torch.device("meta"):
+        way = refinement.refinement(case, torch.zeros(50, 2, device="cpu"))
+    assert way.keywords["x"].device.type == "cpu"
+
+
 @pytest.mark.parametrize("target", refinement.TARGETS)
 def test_ways_keep_the_function_that_are_said_to(target):
     _, _, x, _ = knots.setting(target, 1, 1, "cpu")

@@ -93,7 +93,7 @@ def refinement(case: RefinementCase, x: Tensor) -> Callable[[KAN], KAN]:
     Raises:
         ValueError: if the case names no such function.
     """
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0), device="cpu")
     kinds: dict[str, Callable[[KAN], KAN]] = {
         "exact": KAN.refine,
         "samples": partial(
