@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -401,7 +402,7 @@ def test_results_do_not_depend_on_the_number_of_threads(channels, dtype):
 
 
 @pytest.fixture(params=["PyTorch's threads", "others"])
-def launch(request, monkeypatch):
+def cpu(request, monkeypatch):
     """Return the module that shares tasks, with each kind of threads."""
     from kanlib.kernels import cpu
 
@@ -409,7 +410,7 @@ def launch(request, monkeypatch):
         monkeypatch.setattr(cpu, "_openmp", None)
     elif cpu._openmp is None:
         pytest.skip("this build of PyTorch has no GNU OpenMP")
-    return launch
+    return cpu
 
 
 def test_threads_share_the_tasks(cpu, monkeypatch):
@@ -423,7 +424,7 @@ def test_threads_share_the_tasks(cpu, monkeypatch):
 
 def test_threads_work_at_the_same_time(cpu, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    both = threading.Barrier(2, timeout=10)
+    both = threading.Barrier(2, timeout=120)
     cpu._share(lambda start, stop: both.wait(), 2, 10**9)
 
 
@@ -443,7 +444,7 @@ def test_error_in_a_thread_is_raised(cpu, monkeypatch, where):
 def test_interrupt_while_threads_work_is_raised(cpu, monkeypatch, where):
     """Ctrl-C in either thread, and where OpenMP has just called Python, or is about to return."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    callback, both, ran = cpu.CALLBACK, threading.Barrier(2, timeout=10), []
+    callback, both = cpu.CALLBACK, threading.Barrier(2, timeout=120)
 
     def interrupted(work):
         def enter(argument):
@@ -455,7 +456,7 @@ def test_interrupt_while_threads_work_is_raised(cpu, monkeypatch, where):
 
         return callback(enter)
 
-    def task(start, stop):
+    def task(ran, start, stop):
         both.wait()
         if where == "both tasks" or (where == "a task" and threading.current_thread() is not MAIN):
             signal.raise_signal(signal.SIGINT)
@@ -465,12 +466,11 @@ def test_interrupt_while_threads_work_is_raised(cpu, monkeypatch, where):
         pytest.skip("OpenMP's threads only")
     monkeypatch.setattr(cpu, "CALLBACK", interrupted)
     with pytest.raises(KeyboardInterrupt):  # noqa: PT012
-        cpu._share(task, 2, 10**9)
-        time.sleep(10)
+        cpu._share(partial(task, []), 2, 10**9)
+        time.sleep(120)
     monkeypatch.setattr(cpu, "CALLBACK", callback)
-    ran.clear()
-    where = "nowhere"
-    cpu._share(task, 2, 10**9)
+    where, ran = "nowhere", []
+    cpu._share(partial(task, ran), 2, 10**9)
     assert sorted(ran) == [0, 1]
 
 
@@ -656,7 +656,7 @@ assert not operator.has_numba()
 
 def test_every_thread_chooses_its_back_end():
     """Also where blocks overlap in time; the choice ends with the block."""
-    both = threading.Barrier(2, timeout=10)
+    both = threading.Barrier(2, timeout=120)
     seen = {}
 
     def work(name):
@@ -725,6 +725,7 @@ print(int((target[0, 0] == source[0, :, 0].T).all()), sum(hits))
         run = subprocess.run(
             [sys.executable, "-c", code],
             env=environment,
+            cwd=tmp_path,
             capture_output=True,
             text=True,
             check=True,
