@@ -64,14 +64,14 @@ def one_by_one(x: Tensor, grid: KnotGrid) -> Tensor:
 
 
 def evaluate(layer: SplineLayer, x: Tensor, method: Method = "local") -> Tensor:
-    """Evaluate a layer at points of its domain by one of :data:`METHODS`.
+    """Evaluate a layer at points of its domain by one of ``METHODS``.
 
     Weights in the other basis than that of the method are converted first, once for all points.
 
     Args:
         layer: the layer, its weights in either basis.
         x: points of shape (..., P) in [a, b).
-        method: one of :data:`METHODS`.
+        method: one of ``METHODS``.
 
     Returns:
         Values of shape (..., Q).
@@ -110,7 +110,7 @@ def step(layers: Sequence[SplineLayer], x: Tensor, method: Method = "local") -> 
     Args:
         layers: spline layers on [0, 1].
         x: points of shape (..., P) in [0, 1).
-        method: one of :data:`METHODS`.
+        method: one of ``METHODS``.
 
     Returns:
         Outputs of shape (..., Q).
@@ -239,7 +239,7 @@ def float32_error(
 
     Args:
         grid: the knot grid.
-        method: one of :data:`METHODS`.
+        method: one of ``METHODS``.
         basis: the basis in which the layer stores its weights, "spline" or "relu".
         points: number of points, spread evenly over [a, b].
 

@@ -13,7 +13,7 @@ torch.autocast lowers it. The fused kernels never use TF32. In the reference,
 ``torch.backends.cuda.matmul.allow_tf32`` and ``torch.set_float32_matmul_precision`` decide, which
 kanlib does not touch. "numba" gives the same bits for any number of threads. "triton" adds up the
 gradient in the weights in any order, or after ``torch.use_deterministic_algorithms(True)`` in a
-fixed one, see :mod:`kanlib.kernels.gpu_triton`.
+fixed one, see ``kanlib.kernels.gpu_triton``.
 
 The GPU kernels are compared with the reference on the CPU, by Triton's interpreter, and compiled
 for compute capability 8.0. They have not been run or timed on a GPU yet, and run only where

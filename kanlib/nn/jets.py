@@ -31,7 +31,7 @@ from kanlib.nn.maps import InputMap, Normalisation
 from kanlib.nn.networks import KAN, MLP
 from kanlib.nn.spline_layer import SplineLayer
 
-#: Activations that are straight lines between kinks: second derivatives do not exist.
+#: Activations that are straight lines between kinks; second derivatives do not exist.
 PIECEWISE_LINEAR = (
     nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.Threshold, nn.Hardtanh, nn.Hardsigmoid,
     nn.Hardshrink, nn.Softshrink,
@@ -165,7 +165,7 @@ class Jet:
     def through(self, function: Callable[[Tensor], Tensor], *, name: str = "function") -> Jet:
         """Return the jet of function(z), where z is the value of this jet, by autograd.
 
-        It takes several evaluations of the function, where a rule of :func:`propagate` takes one.
+        It takes several evaluations of the function, where a rule of ``propagate`` takes one.
 
         Args:
             function: function from (N, Q) to (N, R), row by row, that can be differentiated.
@@ -348,8 +348,10 @@ class _Open(Protocol):
 
 
 def _open(function: Any) -> _Open:
-    function.register, function.dispatch = _rules.register, _rules.dispatch
-    function.rule = _rule
+    def dispatch(kind: type) -> Callable[..., Jet]:  # of functools, Sphinx would list every rule
+        return _rules.dispatch(kind)
+
+    function.register, function.dispatch, function.rule = _rules.register, dispatch, _rule
     return cast(_Open, function)
 
 

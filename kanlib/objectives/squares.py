@@ -1,8 +1,8 @@
 """Sums of squares: objectives that offer the vector of their residuals, not only its norm.
 
 A second-order method wants the residuals themselves. An objective offers them by a method
-``residuals()``, one :class:`Residual` for each set of points; :class:`kanlib.MeanSquaredError` and
-:class:`kanlib.ResidualLoss` have it, and one of your own takes a few lines::
+``residuals()``, one :class:`Residual` for each set of points; ``MeanSquaredError`` and
+``ResidualLoss`` have it, and one of your own takes a few lines::
 
     class Interface:
         def __init__(self, left, right):  # jets of the inputs on the two sides

@@ -21,7 +21,7 @@ from kanlib.paper.records import runs_of, value_at
 
 LEVEL = 0.95
 LEAST = 0.9
-"""The level that an interval wants, and the least one that decides: three seeds against three."""
+"""The level that an interval wants, and the least one that decides (of three against three)."""
 
 
 @dataclass(frozen=True)

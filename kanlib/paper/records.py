@@ -33,7 +33,7 @@ RESULTS = Path(__file__).resolve().parents[2] / "book" / "results"
 
 SCHEMA = 1
 NUMBER = (int, float, type(None))
-#: What a record holds: types, lists and objects of them; what ends in ? may be missing.
+#: What a record holds, as types, lists and objects of them; what ends in ? may be missing.
 RECORD = {
     "schema": int,
     "experiment": str,

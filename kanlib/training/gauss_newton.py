@@ -1,6 +1,6 @@
 """Gauss-Newton with Levenberg-Marquardt damping, for losses that are sums of squares.
 
-A step delta minimises |r + J delta|^2 + damping |delta|_D^2, in the weights of one basis. It is
+A step delta minimises ``|r + J delta|^2 + damping |delta|_D^2``, in the weights of one basis. It is
 kept if it lowers the loss, and the damping follows from the gain, the share of the predicted
 decrease that came true (Nielsen): after a good step it falls to as little as a fifth, and it grows
 ever faster until a step lowers the loss. Where D is the diagonal of J^T J (Marquardt), the units of
@@ -206,7 +206,7 @@ class System(Protocol):
     squares: Tensor  # the diagonal of J^T J
 
     def solve(self, diagonal: Tensor) -> Tensor | None:
-        """Return the minimiser of |r + J delta|^2 + delta . diagonal delta, or None."""
+        """Return the minimiser of ``|r + J delta|^2 + delta . diagonal delta``, or None."""
 
 
 class Cholesky:

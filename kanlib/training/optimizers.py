@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 #: an iteration changes the loss by less than 1e-9, epochs pass without a step.
 paper_lbfgs = partial(torch.optim.LBFGS, lr=1.0, max_iter=20, line_search_fn="strong_wolfe")
 
-#: The same, but it only stops where nothing changes: losses of any size are minimised.
+#: The same, but it only stops where nothing changes, so that losses of any size are minimised.
 lbfgs = partial(paper_lbfgs, tolerance_grad=sys.float_info.min, tolerance_change=sys.float_info.min)
 
 #: The default with mini-batches, whose line searches would compare different functions.

@@ -43,7 +43,7 @@ class Choices(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options of :func:`kanlib.train` and :func:`kanlib.train_multilevel`.
+    """The options of ``train`` and ``train_multilevel``.
 
     Args:
         optimizer: function from parameters to a torch optimizer, called on each level, an iteration

@@ -67,7 +67,7 @@ def race(
         ``optimizer``.
 
     Returns:
-        The run of the winner: its history and levels, where work, evaluations and seconds count
+        The run of the winner, its history and levels, where work, evaluations and seconds count
         those of all networks. ``run.pedigree`` has one entry a network and level.
 
     Raises:
