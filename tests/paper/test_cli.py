@@ -331,7 +331,7 @@ def test_run_stopped_by_a_signal_resumes_to_the_same_record(sign, status, tmp_pa
     process = start(*STOPPED, "--out", str(out), stdout=subprocess.PIPE)
     while process.poll() is None:  # until it is on its second level
         checkpoints = [*tmp_path.glob(".r.checkpoints/spline*.pt")]
-        if checkpoints and load_checkpoint(checkpoints[0])["level"] >= 1:
+        if checkpoints and load_checkpoint(checkpoints[0])["state"]["level"] >= 1:
             break
         time.sleep(0.01)
     process.send_signal(sign)
