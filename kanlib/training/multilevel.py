@@ -102,7 +102,7 @@ def train_multilevel(
 
     Examples:
         >>> import torch
-        >>> from kanlib import MeanSquaredError
+        >>> from kanlib import KAN, MeanSquaredError
         >>> x = torch.linspace(0, 1, 200, dtype=torch.float64)[:, None]
         >>> model = KAN([1, 1], n=4, dtype=torch.float64)
         >>> objective = MeanSquaredError(x, torch.sin(20 * x))
