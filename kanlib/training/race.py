@@ -22,6 +22,7 @@ from kanlib._checks import as_integer
 from kanlib.nn.networks import KAN
 from kanlib.objectives.mean_squared_error import Objective, Stateful
 from kanlib.training.multilevel import Schedule
+from kanlib.training.options import kind
 from kanlib.training.runs import Entrant, History, Level, Run
 from kanlib.training.trainer import train
 
@@ -72,7 +73,8 @@ def race(
 
     Raises:
         TypeError: if an argument is of the wrong kind.
-        ValueError: if there is no start, or ``keep`` or ``objective`` does not fit the schedule.
+        ValueError: if there is no start or one twice, ``keep`` or ``objective`` does not fit the
+            schedule, or ``resume`` has no checkpoint.
 
     Examples:
         >>> from kanlib import MeanSquaredError
@@ -84,7 +86,15 @@ def race(
         2
     """
     schedule = schedule if isinstance(schedule, Schedule) else Schedule(schedule)
+    lists: dict[str, Any] = {"starts": starts, "keep": keep}
+    for argument, given in lists.items():
+        if not isinstance(given, Mapping | Sequence):
+            raise TypeError(f"{argument} must be a list, got {kind(given)}")
+    if resume and checkpoint is None:
+        raise ValueError("resume=True needs a folder of checkpoints: pass checkpoint=PATH")
     field = dict(starts.items() if isinstance(starts, Mapping) else enumerate(starts))
+    if len({*map(id, field.values())}) < len(field):
+        raise ValueError("starts must be different networks, got one twice: build, or copy, each")
     counts = [as_integer("an entry of keep", count, minimum=1) for count in keep]
     if not field or len(counts) != schedule.num_levels - 1:
         raise ValueError(

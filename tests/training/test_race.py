@@ -127,3 +127,18 @@ def test_race_names_the_mistake():
         race([], DATA, [1, 1], keep=[1])
     with pytest.raises(ValueError, match=r"4 starts, 0 entries and 2 levels"):
         race(starts(), DATA, [1, 1], keep=[])
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        ({"starts": KAN([2, 1])}, TypeError, "starts must be a list, got KAN"),
+        ({"keep": None}, TypeError, "keep must be a list, got None"),
+        ({"starts": [KAN([2, 1])] * 2}, ValueError, "different networks, got one twice"),
+        ({"resume": True}, ValueError, "resume=True needs a folder of checkpoints"),
+    ],
+)
+def test_race_names_the_argument(change, error, text):
+    options = {"starts": [KAN([2, 1])], "keep": [1], **change}
+    with pytest.raises(error, match=text):
+        race(options.pop("starts"), DATA, [1, 1], **options)
