@@ -248,9 +248,16 @@ def test_second_derivatives_of_splines_of_order_two_are_refused():
         loss()(net)
 
 
-def test_every_attention_is_updated():
-    both = ResidualLoss(**{k: Term(value, X, attention=Attention(0.5)) for k in "ab"})
+def test_every_attention_is_updated_and_kept():
+    both, other = (
+        ResidualLoss(**{k: Term(value, X, attention=Attention(0.5)) for k in "ab"})
+        for _ in range(2)
+    )
     both(model())
     both.after_step()
+    other.load_state_dict(both.state_dict())
+    for name in "ab":
+        weights = (loss.terms[name].attention.weights for loss in (both, other))
+        assert torch.equal(*weights)
     for term in both.terms.values():
         assert not torch.equal(term.attention.weights, torch.ones(41, 1).double())

@@ -11,6 +11,7 @@ from full_scale import check_full_scale
 from kanlib import KAN, MeanSquaredError, train
 from kanlib.paper.comparison import compare_cases
 from kanlib.paper.experiments import EXPERIMENTS, knots
+from kanlib.paper.problems.regression import regression
 from kanlib.paper.records import load_record, runs_of
 
 EXPERIMENT = EXPERIMENTS["knots"]
@@ -44,6 +45,16 @@ def test_twice_the_uniform_knots_have_the_parameters_of_free_ones(target):
         model = KAN(**{**case.network, "n": case.network["n"] // (n // 8) * n})
         counts.append((model.free("input") if case.free else model).num_parameters)
     assert counts[0] == counts[1] == (430 if target == "kinks" else 67)
+
+
+@pytest.mark.parametrize("seed", [1234, 7])
+def test_seed_of_a_run_is_that_of_its_data(seed):
+    objective, _, x, _ = knots.setting("layer", seed, 10, "cpu")
+    generator = torch.Generator().manual_seed(seed)
+    assert torch.equal(x, torch.rand(100, 1, dtype=torch.float64, generator=generator))
+    assert torch.equal(objective.x, x)
+    objective, _, x, _ = knots.setting("kinks", seed, 100, "cpu")
+    assert torch.equal(x, regression(seed, 40, 40).x)
 
 
 @pytest.mark.parametrize("name", EXPERIMENT.cases)
