@@ -15,8 +15,10 @@ from kanlib.training.adaptive import refine_adaptively
 from kanlib.training.gauss_newton import GaussNewton
 from kanlib.training.multilevel import Schedule, train_multilevel
 from kanlib.training.optimizers import lbfgs, paper_lbfgs
+from kanlib.training.race import race
 from kanlib.training.runs import EndOfLevel, Run, State, Stop
 from kanlib.training.schedulers import exponential_cycles, linear_ramp
+from kanlib.training.stagnation import Stagnation
 from kanlib.training.trainer import train
 
 __version__ = "0.1.0"
@@ -36,6 +38,7 @@ __all__ = [
     "Sampler",
     "Schedule",
     "SplineLayer",
+    "Stagnation",
     "State",
     "Stop",
     "Term",
@@ -46,6 +49,7 @@ __all__ = [
     "paper_lbfgs",
     "prolongation",
     "propagate",
+    "race",
     "refine_adaptively",
     "train",
     "train_multilevel",

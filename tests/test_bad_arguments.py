@@ -143,6 +143,13 @@ CALLS = [
         {"damping": 1e-3, "scaling": "marquardt", "geometry": None, "solver": "qr"}
         | {"tries": 2, "points": 9},
     ),
+    (kanlib.Stagnation, {"metric": "fresh", "patience": 5, "factor": 0.9}),
+    (
+        partial(kanlib.race, progress=False),
+        {"starts": [MODEL], "objective": loss, "schedule": [0], "keep": []}
+        | {"validate": None, "refine": KAN.refine, "work": None}
+        | {"checkpoint": None, "resume": False},
+    ),
     (use_backend, {"name": "torch"}),
     # theory
     (spectra.eigenpairs, {"grid": GRID, "matrix": "AtA", "inverse": True}),
@@ -182,8 +189,8 @@ CALLS = [
     (cost.float32_error, {"grid": GRID, "method": "local", "basis": "spline", "points": 5}),
 ]
 MODULES = (adaptive, change_of_basis, conditioning, cost, ntk, refit, relaxation, spectra)
-#: The breakpoints of a finer grid are a grid of that name.
-ALIASES = {"breakpoints": "fine"}
+#: The breakpoints of a finer grid are a grid of that name; a schedule has epochs.
+ALIASES = {"breakpoints": "fine", "schedule": "epochs"}
 #: Results, settings of torch's own optimizers and schedulers, and what other tests try.
 ELSEWHERE = {
     *("EndOfLevel", "Run", "State", "Stop", "exponential_cycles", "lbfgs", "linear_ramp"),

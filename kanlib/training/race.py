@@ -18,11 +18,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from kanlib._checks import as_integer
+from kanlib._checks import as_integer, check_types
 from kanlib.nn.networks import KAN
 from kanlib.objectives.mean_squared_error import Objective, Stateful
 from kanlib.training.multilevel import Schedule
-from kanlib.training.options import kind
 from kanlib.training.runs import Entrant, History, Level, Run
 from kanlib.training.trainer import train
 
@@ -32,7 +31,7 @@ COSTS = ("work", "evaluations", "seconds")
 
 
 def race(
-    starts: Mapping[int, KAN] | Sequence[KAN],
+    starts: Sequence[nn.Module] | Mapping[int, nn.Module],
     objective: Objective | Sequence[Objective],
     schedule: Schedule | Sequence[int],
     *,
@@ -85,11 +84,8 @@ def race(
         >>> [(entrant.level, entrant.kept) for entrant in run.pedigree].count((0, True))
         2
     """
+    check_types(race, {name: value for name, value in locals().items() if name != "options"})
     schedule = schedule if isinstance(schedule, Schedule) else Schedule(schedule)
-    lists: dict[str, Any] = {"starts": starts, "keep": keep}
-    for argument, given in lists.items():
-        if not isinstance(given, Mapping | Sequence):
-            raise TypeError(f"{argument} must be a list, got {kind(given)}")
     if resume and checkpoint is None:
         raise ValueError("resume=True needs a folder of checkpoints: pass checkpoint=PATH")
     field = dict(starts.items() if isinstance(starts, Mapping) else enumerate(starts))

@@ -6,9 +6,7 @@ import math
 import pytest
 import torch
 
-from kanlib import KAN, GaussNewton, MeanSquaredError, ResidualLoss, Term, train
-from kanlib.objectives.samplers import Sampler
-from kanlib.training.race import race
+from kanlib import KAN, GaussNewton, MeanSquaredError, ResidualLoss, Sampler, Term, race, train
 
 torch.manual_seed(2)
 X = torch.rand(80, 1, dtype=torch.float64)
@@ -132,8 +130,8 @@ def test_race_names_the_mistake():
 @pytest.mark.parametrize(
     ("change", "error", "text"),
     [
-        ({"starts": KAN([2, 1])}, TypeError, "starts must be a list, got KAN"),
-        ({"keep": None}, TypeError, "keep must be a list, got None"),
+        ({"starts": KAN([2, 1])}, TypeError, "starts must be a sequence, got a KAN"),
+        ({"keep": None}, TypeError, "keep must be a sequence, got None"),
         ({"starts": [KAN([2, 1])] * 2}, ValueError, "different networks, got one twice"),
         ({"resume": True}, ValueError, "resume=True needs a folder of checkpoints"),
     ],

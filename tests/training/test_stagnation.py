@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from kanlib import KAN, GaussNewton, MeanSquaredError, train_multilevel
-from kanlib.training.stagnation import Stagnation
+from kanlib import KAN, GaussNewton, MeanSquaredError, Stagnation, train_multilevel
 
 X = torch.linspace(0, 1, 60, dtype=torch.float64)[:, None]
 DATA = MeanSquaredError(X, torch.sin(20 * X))
