@@ -8,7 +8,7 @@ from functions import Function
 
 from kanlib.objectives.squares import sum_of_squares
 from kanlib.paper.experiments import find_experiment, second_order
-from kanlib.paper.problems import burgers
+from kanlib.paper.problems import allen_cahn, burgers
 
 EXPERIMENT = find_experiment("second-order")
 
@@ -58,6 +58,38 @@ def test_terms_of_allen_cahn_see_ends_and_start():
     assert float(parts["initial"]) < 1e-20
     slope = 0.1 * 2 * (-2)  # the slopes at the ends are 2 and -2 in size
     assert float(parts["periodic"]) == pytest.approx(0.5 * slope**2, rel=1e-12)
+
+
+def test_weighted_terms_of_allen_cahn_take_the_network_behind_the_start():
+    def parts(factor):
+        """Terms where the network makes u a multiple of the initial values at all times."""
+
+        def network(z):
+            time = ((z[:, 1:] + 1) / 2).clamp(min=1e-9)
+            return (factor - 1) * allen_cahn.initial(z[:, :1]) / time
+
+        problem = losses("allen-cahn-growth-levels")
+        (loss,) = problem.losses
+        return loss, loss.parts(Function(network)), problem.error(Function(network))
+
+    _, at_rest, error = parts(0.0)  # u = 0 is a solution, with an error of all of u
+    assert {name: float(part) < 1e-20 for name, part in at_rest.items()} == {
+        "volume": True,
+        "periodic": True,
+    }
+    assert 0.99 < error < 1  # but for the start, which is exact
+    loss, held, error = parts(1.0)
+    points = loss.terms["volume"].points
+    x, time = points[:, :1].requires_grad_(), points[:, 1:]
+    start = allen_cahn.initial(x)
+    slope = torch.autograd.grad(start.sum(), x, create_graph=True)[0]
+    curvature = torch.autograd.grad(slope.sum(), x)[0]
+    residual = -1e-4 * curvature + 5 * start**3 - 5 * start
+    expected = (torch.exp(5 * (0.5 - time)) * residual).square().mean()
+    torch.testing.assert_close(held["volume"], expected.detach())
+    ends = loss.terms["periodic"].points[:, 1:]
+    assert float(held["periodic"]) == pytest.approx(0.5 * float((0.4 * ends).square().mean()))
+    assert 0.1 < error < 1
 
 
 @pytest.mark.parametrize("name", ["regression-race", "poisson-race"])

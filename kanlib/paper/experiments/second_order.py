@@ -204,12 +204,60 @@ def _allen_cahn(case: SecondOrderCase, seed: int, device: str) -> _Problem:
     return _Problem(_moving(case, seed, device, terms), problem.error)
 
 
+def _allen_cahn_growth(case: SecondOrderCase, seed: int, device: str) -> _Problem:
+    """Return Allen-Cahn with exact initial values, and residuals weighted by what becomes of them.
+
+    The network is v in u = u_0 + t v. Around the unstable state 0 an error made at t has grown by
+    e^(5 (1 - t)) at t = 1, so that this weight makes a small residual mean a small error.
+    """
+    problem = allen_cahn.AllenCahn(points=100, device=device)
+
+    def volume(v: Jet, x: Tensor) -> Tensor:
+        start, time = allen_cahn.initial(x[:, :1]), x[:, 1:]
+        u = start + time * v.value
+        u_xx = allen_cahn.initial_curvature(x[:, :1]) + time * v.d(0, 0)
+        residual = v.value + time * v.d(1) - allen_cahn.right_side(u, u_xx)
+        return torch.exp(allen_cahn.GROWTH * (0.5 - time)) * residual
+
+    def equal(left: Jet, right: Jet, x: Tensor) -> Tensor:
+        time = x[:, 1:]
+        slope = time * (left.d(0) - right.d(0)) + 4  # the slopes of u_0 are 2 and -2
+        return torch.cat([time * (left.value - right.value), 0.1 * time * slope], dim=1)
+
+    def end(shift: float) -> Callable[[Tensor], Tensor]:
+        return lambda x: problem.inputs(x + x.new_tensor([shift, 0.0]))
+
+    def terms(count: int, own: dict[str, Any]) -> dict[str, Term]:
+        return {
+            "volume": Term(
+                volume,
+                Sampler([(-1, 1), (0, 1)], count, share=0.5, **own),
+                pairs=[(0, 0)],
+                features=problem.inputs,
+            ),
+            "periodic": Term(
+                equal,
+                Sampler([(0, 0), (0, 1)], 101, kind="sobol", **own),
+                features=[end(-1.0), end(1.0)],
+            ),
+        }
+
+    @torch.no_grad()
+    def error(model: nn.Module) -> float:
+        points = problem.error_points
+        u = allen_cahn.initial(points[:, :1]) + points[:, 1:] * model(problem.inputs(points))
+        return relative_error(u, problem.reference)
+
+    return _Problem(_moving(case, seed, device, terms), error)
+
+
 PROBLEMS: dict[str, Callable[[SecondOrderCase, int, str], _Problem]] = {
     "regression": _regression,
     "poisson": _poisson,
     "burgers": _burgers,
     "burgers-sharp": partial(_burgers, viscosity=SHARP_VISCOSITY),
     "allen-cahn": _allen_cahn,
+    "allen-cahn-growth": _allen_cahn_growth,
 }
 
 
@@ -306,14 +354,21 @@ def _cases() -> dict[str, SecondOrderCase]:
         every=(3, 3, 5, 5),
         mlp=True,
     )
-    cases |= _pde_cases(
-        "allen-cahn",
-        {"widths": [2, 8, 8, 1], "r": 5, "domain": (-1.0, 1.0), "init_scale": 0.1},
-        (4, 8, 16, 32),
-        (36, 45, 75, 75),
-        (1500, 3000, 4000, 6000),
-        (5, (2, 1, 1)),
-    )
+    wide: dict[str, Any] = {
+        "widths": [2, 8, 8, 1],
+        "r": 5,
+        "domain": (-1.0, 1.0),
+        "init_scale": 0.1,
+    }
+    for problem in ("allen-cahn", "allen-cahn-growth"):
+        cases |= _pde_cases(
+            problem,
+            wide,
+            (4, 8, 16, 32),
+            (36, 45, 75, 75),
+            (1500, 3000, 4000, 6000),
+            (5, (2, 1, 1)),
+        )
     return cases
 
 

@@ -32,6 +32,8 @@ from kanlib.nn.jets import Jet, propagate
 from kanlib.paper.problems import as_seed, relative_error
 
 DIFFUSION = 1e-4
+#: Rate at which a small disturbance of the state 0 grows.
+GROWTH = 5.0
 SIGNS = ("standard", "printed")
 #: The error is measured on a grid of this many points in x and in t.
 ERROR_POINTS = (501, 101)
@@ -41,6 +43,12 @@ INITIAL_POINTS = 501
 def initial(x: Tensor) -> Tensor:
     """Return the initial values x^2 cos(pi x)."""
     return x.square() * torch.cos(math.pi * x)
+
+
+def initial_curvature(x: Tensor) -> Tensor:
+    """Return the second derivative of the initial values."""
+    wave = math.pi * x
+    return (2 - wave.square()) * torch.cos(wave) - 4 * wave * torch.sin(wave)
 
 
 def _initial_coefficients(wave: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -72,7 +80,7 @@ def reference(modes: int = 2000, steps: int = 500) -> NDArray[np.float64]:
     for name, number, factor in (("modes", modes, 500), ("steps", steps, 100)):
         if as_integer(name, number, factor) % factor:
             raise ValueError(f"{name} must be a multiple of {factor}, got {number}")
-    wave = np.fft.rfftfreq(modes, 1 / modes)
+    wave: NDArray[np.float64] = np.fft.rfftfreq(modes, 1 / modes).astype(np.float64)
     linear = (5 - DIFFUSION * (math.pi * wave) ** 2) / steps
 
     def react(v: NDArray[np.complex128]) -> NDArray[np.complex128]:
@@ -90,7 +98,7 @@ def reference(modes: int = 2000, steps: int = 500) -> NDArray[np.float64]:
             (-4 - 3 * z - z**2 + e * (4 - z)) / z**3,
         )
     )
-    shift = np.where(wave % 2, -1.0, 1.0)  # the first point of the grid is x = -1
+    shift: NDArray[np.float64] = np.where(wave % 2, -1.0, 1.0)  # the first point of the grid is x = -1
     v = (modes / 2 * shift * _initial_coefficients(wave)).astype(np.complex128)
     values = []
     for step in range(1, steps + 1):
@@ -108,9 +116,14 @@ def reference(modes: int = 2000, steps: int = 500) -> NDArray[np.float64]:
     return np.column_stack([start.numpy(), u])
 
 
+def right_side(u: Tensor, u_xx: Tensor) -> Tensor:
+    """Return epsilon u_xx - 5 u^3 + 5 u."""
+    return DIFFUSION * u_xx - 5 * u**3 + 5 * u
+
+
 def volume_residual(u: Jet, sign: str = "standard") -> Tensor:
     """Return u_t - (epsilon u_xx - 5 u^3 + 5 u), or with the printed sign u_t + (...)."""
-    right = DIFFUSION * u.d(0, 0) - 5 * u.value**3 + 5 * u.value
+    right = right_side(u.value, u.d(0, 0))
     return u.d(1) - right if sign == "standard" else u.d(1) + right
 
 
