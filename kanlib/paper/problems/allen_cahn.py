@@ -98,7 +98,7 @@ def reference(modes: int = 2000, steps: int = 500) -> NDArray[np.float64]:
             (-4 - 3 * z - z**2 + e * (4 - z)) / z**3,
         )
     )
-    shift: NDArray[np.float64] = np.where(wave % 2, -1.0, 1.0)  # the first point of the grid is x = -1
+    shift: NDArray[np.float64] = np.where(wave % 2, -1.0, 1.0)  # the grid begins at x = -1
     v = (modes / 2 * shift * _initial_coefficients(wave)).astype(np.complex128)
     values = []
     for step in range(1, steps + 1):
