@@ -395,7 +395,7 @@ def experiments(effort: Effort) -> Iterator[Measurement]:
         loss: Callable[[KAN], Tensor]
         if name in PROBLEMS:
             damping = pdes.training(**case.training)[2]
-            loss = pdes.WeightedLoss(PROBLEMS[name](**case.problem), damping)
+            loss = PROBLEMS[name](**case.problem).loss(damping)
         else:
             data = regression(1234, 20_000 // effort.shrink, 1)
             loss = MeanSquaredError(data.x, data.y)

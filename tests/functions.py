@@ -9,6 +9,15 @@ from torch.func import jvp
 from kanlib.nn.jets import propagate
 
 
+def residuals(problem, function):
+    """The residuals of the terms of a problem, without weights, of a function of its inputs."""
+    model = Function(function)
+    return {
+        name: term.residual(*(propagate(model, jet) for jet in term.jets), term.points)
+        for name, term in problem.loss().terms.items()
+    }
+
+
 class Function(nn.Module):
     """A smooth function of the network's inputs, (N, P) to (N, 1), as a module."""
 

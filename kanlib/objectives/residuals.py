@@ -25,11 +25,11 @@ import torch
 from torch import Tensor, nn
 
 from kanlib._checks import as_number, check_tensor, check_types
-from kanlib.nn.jets import Jet, propagate
+from kanlib.nn.jets import Jet
 from kanlib.objectives.attention import Attention
 from kanlib.objectives.mean_squared_error import Inside
 from kanlib.objectives.samplers import Sampler
-from kanlib.objectives.squares import Residual, check_columns
+from kanlib.objectives.squares import Residual, check_columns, evaluate
 
 Features = Callable[[Tensor], Tensor] | None
 
@@ -43,8 +43,10 @@ class Term:
             jet for each of several features.
         points: points of shape (N, P), of the dtype and on the device of the network, or a
             :class:`kanlib.objectives.samplers.Sampler` that draws such points every few steps.
-        pairs: pairs of coordinates (a, b) whose second derivatives ``u.d(a, b)`` are needed; first
-            derivatives ``u.d(a)`` are always there.
+        pairs: pairs of directions (a, b) whose second derivatives ``u.d(a, b)`` are needed.
+        directions: coordinates along which first derivatives ``u.d(a)`` are needed, direction a
+            being coordinate ``directions[a]``; by default all. With ``directions=()`` there is the
+            value alone, which costs less.
         weight: weight of the term, one positive number.
         features: function from points (N, P) to the inputs of the network, if those are not the
             coordinates, see :meth:`kanlib.nn.jets.Jet.at`; or several, where solutions at
@@ -63,6 +65,7 @@ class Term:
         points: Tensor | Sampler,
         *,
         pairs: Iterable[tuple[int, int]] = (),
+        directions: Sequence[int] | None = None,
         weight: float = 1.0,
         features: Features | Sequence[Features] = None,
         attention: Attention | None = None,
@@ -82,6 +85,7 @@ class Term:
             )
         self.residual, self.weight, self.attention = residual, weight, attention
         self._pairs = [*pairs] if isinstance(pairs, Iterator) else pairs
+        self._directions = directions
         self._features = features if isinstance(features, Sequence) else [features]
         self._steps = 0
         self._model: Callable[[], nn.Module | None] = lambda: None
@@ -98,7 +102,8 @@ class Term:
         self._inside: list[Inside] = []
 
     def _jets(self, points: Tensor) -> list[Jet]:
-        return [Jet.at(points, pairs=self._pairs, features=each) for each in self._features]
+        pairs, along = self._pairs, self._directions
+        return [Jet.at(points, pairs=pairs, directions=along, features=f) for f in self._features]
 
     def __call__(self, model: nn.Module, name: str) -> Tensor:
         """Return weight times the mean square of the residual of a model.
@@ -112,7 +117,7 @@ class Term:
         for inside in self._inside:
             inside(model)
         self._model = weakref.ref(model)
-        outputs = [propagate(model, jet) for jet in self.jets]
+        outputs = [evaluate(model, jet) for jet in self.jets]
         found = self.residual(*outputs, self.points)
         size = len(self.points)
         shapes = (size,), (*outputs[0].value.shape[:-2], size)  # the second of an ensemble
@@ -145,7 +150,7 @@ class Term:
         model = self._model()
         if model is None:
             return torch.ones_like(points[:, 0])
-        outputs = (propagate(model, jet) for jet in self._jets(points))
+        outputs = (evaluate(model, jet) for jet in self._jets(points))
         sizes: Tensor = self.residual(*outputs, points).norm(dim=-1)
         return sizes if sizes.ndim == 1 else sizes.amax(dim=0)
 
@@ -167,7 +172,12 @@ class Term:
         """Return the term at other points, if a sampler draws them, without attention."""
         points = self.points if self.sampler is None else self.sampler.reseeded(seed)
         return Term(
-            self.residual, points, pairs=self._pairs, weight=self.weight, features=self._features
+            self.residual,
+            points,
+            pairs=self._pairs,
+            directions=self._directions,
+            weight=self.weight,
+            features=self._features,
         )
 
     def rows(self) -> Residual:

@@ -14,7 +14,7 @@ import torch
 
 from kanlib.training.files import read, write_atomically
 
-FORMAT = "kanlib checkpoint 2"
+FORMAT = "kanlib checkpoint 3"
 
 #: What a checkpoint holds, which is what identifies the run, where it is, and all it goes on from.
 FIELDS = {
@@ -30,6 +30,7 @@ FIELDS = {
     "optimizer": dict,
     "scheduler": dict,
     "objective": dict,
+    "callbacks": list,
     "seconds": float,
     "random": torch.Tensor,
     "random_cuda": list,

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar
+from typing import Any, Protocol, TypedDict, TypeVar, runtime_checkable
 
 from torch import Tensor
 
@@ -24,6 +24,20 @@ SCHEDULER = (
     "function from the optimizer to a torch scheduler whose step() takes no argument, e.g. "
     "kanlib.linear_ramp(1e-4, 10)"
 )
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A callback with a state, which checkpoints hold, e.g. the best parameters so far."""
+
+    def __call__(self, state: State) -> object:
+        """Look at the run after an epoch."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as tensors, numbers, strings, lists and dicts."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
 
 
 class Choices(TypedDict, total=False):
@@ -57,7 +71,8 @@ class Options:
         metrics: named functions of the model, recorded in ``run.history.metrics``.
         metrics_every: epochs between evaluations of the metrics.
         callbacks: functions of the :class:`kanlib.training.runs.State`, called after each epoch;
-            one that raises :class:`kanlib.training.runs.Stop` ends the run.
+            one that raises :class:`kanlib.training.runs.Stop` ends the run, and one that is
+            :class:`Remembering` goes on with its state when a run is resumed.
         progress: show a progress bar if the run takes longer than a second.
         checkpoint: file for checkpoints, written atomically; one that exists is not overwritten.
         checkpoint_every: least seconds between checkpoints.

@@ -13,7 +13,7 @@ import math
 import re
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import reduce
@@ -34,6 +34,7 @@ from kanlib.objectives.mean_squared_error import Stateful
 from kanlib.splines.knots import KnotGrid
 from kanlib.training.checkpoints import load_checkpoint, plain, save_checkpoint
 from kanlib.training.optimizers import optimized
+from kanlib.training.options import Callback, Remembering
 from kanlib.training.runs import History, Level, State
 
 #: Entries of a state that are plain numbers and strings.
@@ -48,6 +49,7 @@ class Snapshots:
         every: least seconds between two of them.
         objective: what is minimised.
         batches: what it is evaluated on, if anything.
+        callbacks: functions that are called after each epoch.
         loss: function from a model to its loss, for a check on resuming; None with batches.
         settings: options that must be the same on resuming.
         epochs: of each level; those that are done must be the same on resuming.
@@ -59,12 +61,14 @@ class Snapshots:
         every: float,
         objective: Any,
         batches: Any,
+        callbacks: Sequence[Callback],
         loss: Callable[[nn.Module], float] | None,
         settings: dict[str, Any],
         epochs: list[int],
     ) -> None:
         self.path, self.every, self.epochs = path, every, epochs
         self.stateful = objective if isinstance(objective, Stateful) else None
+        self.remembering = [c for c in callbacks if isinstance(c, Remembering)]
         self.batches, self.loss, self.settings = batches, loss, plain(settings)
         self.seconds_before, self.started = 0.0, time.perf_counter()
         self._saved, self._count = self.started, 0
@@ -99,7 +103,7 @@ class Snapshots:
             "good": good,
             "optimizer": state.optimizer.state_dict(),
             "scheduler": state.scheduler.state_dict() if state.scheduler else {},
-            "objective": self.stateful.state_dict() if self.stateful else {},
+            **self._held(),
             "seconds": self.seconds,
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
@@ -117,6 +121,20 @@ class Snapshots:
             with untouched(state.model):
                 self._known = state.level, state.epoch, self.loss(state.model)
         return self._known[2]
+
+    def _held(self) -> dict[str, Any]:
+        """Return the states of the objective and of callbacks."""
+        return {
+            "objective": self.stateful.state_dict() if self.stateful else {},
+            "callbacks": [each.state_dict() for each in self.remembering],
+        }
+
+    def _hold(self, states: dict[str, Any]) -> None:
+        """Give objective and callbacks their states."""
+        if self.stateful is not None:
+            self.stateful.load_state_dict(states["objective"])
+        for callback, state in zip(self.remembering, states["callbacks"], strict=True):
+            callback.load_state_dict(state)
 
     def identify(self, **parts: Any) -> None:
         """Note kind and options of an optimizer, or scheduler, that is new."""
@@ -141,6 +159,7 @@ class Snapshots:
         self.settings["model"] = describe_model(model)
         self.settings["batches"] = describe_batches(self.batches)
         self.settings["objective"] = sorted(self.stateful.state_dict()) if self.stateful else None
+        self.settings["callbacks"] = [type(each).__name__ for each in self.remembering]
         if not self.path.exists():
             return None
         if not resume:
@@ -200,7 +219,7 @@ class Snapshots:
             ValueError: if the checkpoint is of another run; nothing is changed then.
         """
         before = [t.detach().clone() for t in tensors(state)]
-        kept = copy.deepcopy(self.stateful.state_dict()) if self.stateful else {}
+        held = copy.deepcopy(self._held())
         random = torch.get_rng_state()
         try:
             with self._telling():
@@ -208,8 +227,7 @@ class Snapshots:
         except BaseException:
             assign(state, before)
             torch.set_rng_state(random)
-            if self.stateful:
-                self.stateful.load_state_dict(kept)
+            self._hold(held)
             raise
 
     def _put_back(self, state: State, content: dict[str, Any], good: list[Tensor]) -> list[Tensor]:
@@ -224,8 +242,7 @@ class Snapshots:
         load_optimizer(state.optimizer, content["optimizer"])
         if state.scheduler is not None:
             state.scheduler.load_state_dict(content["scheduler"])
-        if self.stateful is not None:
-            self.stateful.load_state_dict(content["objective"])
+        self._hold(content)
         place = content["state"]
         for name in PLACE:
             setattr(state, name, place[name])

@@ -131,6 +131,7 @@ class Trainer:
             options.checkpoint_every,
             objective,
             options.batches,
+            options.callbacks,
             (lambda model: _number(self._evaluated(model, None))) if not self.batched else None,
             settings,
             self.epochs,

@@ -38,7 +38,7 @@ def test_residual_is_larger_between_the_points():
     run = next(run for run in runs_of(RECORD, "spline-multilevel") if "solutions" in run)
     model = pdes.restored(EXPERIMENT.cases["spline-multilevel"], 2, run["solutions"]["2"])
     on, between = (
-        volume_residual(propagate(model, Jet.at(Burgers(nx=nx).points, pairs=[(0, 0)])))
+        volume_residual(propagate(model, Jet.at(Burgers(nx=nx).points["volume"], pairs=[(0, 0)])))
         for nx in (64, 505)
     )
     with torch.no_grad():

@@ -52,6 +52,24 @@ def test_multilevel_training_solves_it():
         assert (run.model(X) - torch.sin(math.pi * X)).abs().max() < 1e-4
 
 
+def test_directions_choose_the_derivatives():
+    """Along y alone, direction 0, and not at all: the same as by autograd."""
+    torch.manual_seed(0)
+    net = KAN([2, 3, 1], n=5, r=5, dtype=torch.float64)
+    x = torch.rand(7, 2, dtype=torch.float64).requires_grad_()
+    slope = torch.autograd.grad(net(x).sum(), x)[0][:, 1:]
+    along = Term(lambda u, x: u.d(0), x.detach(), directions=[1])
+    torch.testing.assert_close(along(net, "a"), slope.square().mean())
+    values = ResidualLoss(a=Term(value, x.detach(), directions=()))
+    torch.testing.assert_close(values(net), net(x).square().mean())
+    torch.testing.assert_close(values.fresh(1)(net), values(net))
+    assert [jet.channels.shape[0] for jet in values.fresh(1).terms["a"].jets] == [1]
+    with pytest.raises(ValueError, match=r"d\(0,\) is not in this jet"):
+        Term(lambda u, x: u.d(0), x.detach(), directions=())(net, "a")
+    with pytest.raises(ValueError, match="directions must be a list of coordinates of x"):
+        Term(value, x.detach(), directions=[2])
+
+
 def test_attention_is_part_of_the_state():
     one, other = loss(attention=Attention(0.5)), loss(attention=Attention(0.5))
     net = model()

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from functions import Function
+from functions import residuals
 from scipy.integrate import solve_ivp
 
 from kanlib.nn.jets import Jet
@@ -129,8 +129,8 @@ def test_printed_equation_is_the_standard_one_backwards_in_time(solution):
 def test_residuals_are_known_by_hand(sign):
     """The network sees 2t - 1; the derivative in t is that of the composition."""
     problem = AllenCahn(1000, sign)
-    found = problem.residuals(Function(lambda z: z[:, :1] ** 2 * (z[:, 1:] + 2)))
-    x, t = problem.points.T
+    found = residuals(problem, lambda z: z[:, :1] ** 2 * (z[:, 1:] + 2))
+    x, t = problem.points["volume"].T
     u = x**2 * (2 * t + 1)
     right = EPS * 2 * (2 * t + 1) - 5 * u**3 + 5 * u
     expected = 2 * x**2 - right if sign == "standard" else 2 * x**2 + right
@@ -151,13 +151,14 @@ def test_error_is_relative_to_the_reference(solution):
 
 def test_points_are_those_of_the_paper():
     problem = AllenCahn()
-    assert problem.points.shape == (20_000, 2)
-    assert problem.start.shape == (501, 2)
-    low, high = problem.points.amin(dim=0), problem.points.amax(dim=0)
+    points = problem.points["volume"]
+    assert points.shape == (20_000, 2)
+    assert problem.points["initial"].shape == (501, 2)
+    low, high = points.amin(dim=0), points.amax(dim=0)
     np.testing.assert_allclose(low, [-1, 0], atol=1e-3)
     np.testing.assert_allclose(high, [1, 1], atol=1e-3)
-    np.testing.assert_allclose(problem.points.mean(dim=0), [0, 0.5], atol=0.02)
-    inputs = problem.inputs(problem.points)
+    np.testing.assert_allclose(points.mean(dim=0), [0, 0.5], atol=0.02)
+    inputs = problem.inputs(points)
     assert inputs.abs().max() <= 1
     assert problem.weights == {"volume": 1e-1, "initial": 1.0}
 
@@ -165,17 +166,17 @@ def test_points_are_those_of_the_paper():
 def test_grid_is_that_of_table_d(monkeypatch):
     monkeypatch.setattr(allen_cahn, "INITIAL_POINTS", 5)
     problem = AllenCahn("grid")
-    assert problem.points.shape == (25, 2)
-    assert problem.points[1].tolist() == [-1, 0.25]
-    assert problem.start[:, 0].tolist() == [-1, -0.5, 0, 0.5, 1]
+    assert problem.points["volume"].shape == (25, 2)
+    assert problem.points["volume"][1].tolist() == [-1, 0.25]
+    assert problem.points["initial"][:, 0].tolist() == [-1, -0.5, 0, 0.5, 1]
 
 
 def test_points_depend_on_the_seed_alone():
     torch.manual_seed(1)
-    first = AllenCahn(10, seed=5).points
+    first = AllenCahn(10, seed=5).points["volume"]
     torch.manual_seed(2)
-    assert torch.equal(AllenCahn(10, seed=5).points, first)
-    assert not torch.equal(AllenCahn(10, seed=6).points, first)
+    assert torch.equal(AllenCahn(10, seed=5).points["volume"], first)
+    assert not torch.equal(AllenCahn(10, seed=6).points["volume"], first)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from functions import Function
+from functions import Function, residuals
 
 from kanlib.nn.jets import Jet
 from kanlib.paper.problems import burgers
@@ -80,14 +80,25 @@ def test_planted_sign_errors_are_seen(channel):
 
 def test_residuals_are_known_by_hand():
     problem = Burgers()
-    found = problem.residuals(Function(lambda z: z[:, :1] ** 2 * z[:, 1:] + 1))
-    x, t = problem.points.T
+    found = residuals(problem, lambda z: z[:, :1] ** 2 * z[:, 1:] + 1)
+    x, t = problem.points["volume"].T
     expected = x**2 + (x**2 * t + 1) * 2 * x * t - NU * 2 * t
     np.testing.assert_allclose(found["volume"][:, 0], expected, rtol=1e-12, atol=1e-12)
     x = torch.linspace(-1, 1, 64, dtype=torch.float64)
     np.testing.assert_allclose(found["initial"][:, 0], 1 + torch.sin(math.pi * x), atol=1e-14)
     t = torch.linspace(0, 1, 64, dtype=torch.float64)
     np.testing.assert_allclose(found["boundary"][:, 0], np.tile(1 + t, 2), rtol=1e-14)
+
+
+@pytest.mark.parametrize("viscosity", [burgers.VISCOSITY, 0.05])
+def test_exact_solution_has_no_loss_and_no_error(viscosity):
+    problem = Burgers(9, 7, viscosity=viscosity, nodes=120)
+    solution = Function(lambda z: exact(z, viscosity, nodes=150))
+    later = problem.points["volume"][problem.points["volume"][:, 1] > 0]  # exact has no slope at 0
+    loss = problem.loss(points={"volume": later})
+    assert float(loss(solution)) < 1e-16
+    assert problem.error(solution) < 1e-12
+    assert float(loss(Function(lambda z: exact(z, 2 * viscosity)))) > 1e-4
 
 
 def test_error_is_relative_to_the_solution():
@@ -98,10 +109,11 @@ def test_error_is_relative_to_the_solution():
 
 def test_points_are_those_of_the_paper():
     problem = Burgers()
-    assert problem.points.shape == (64 * 64, 2)
-    assert problem.start.shape == (64, 2)
-    assert problem.ends.shape == (2 * 64, 2)
-    axes = [np.unique(axis) for axis in problem.points.T.numpy()]
+    volume, start, ends = problem.points.values()
+    assert volume.shape == (64 * 64, 2)
+    assert start.shape == (64, 2)
+    assert ends.shape == (2 * 64, 2)
+    axes = [np.unique(axis) for axis in volume.T.numpy()]
     np.testing.assert_allclose(axes[0], np.linspace(-1, 1, 64), atol=1e-15)
     np.testing.assert_allclose(axes[1], np.linspace(0, 1, 64), atol=1e-15)
     assert problem.weights == {"volume": 1.0, "initial": 1.0, "boundary": 1.0}
@@ -110,7 +122,7 @@ def test_points_are_those_of_the_paper():
 def test_boundary_term_can_be_left_out():
     problem = Burgers(4, 4, boundary=False)
     assert problem.weights == {"volume": 1.0, "initial": 1.0}
-    assert problem.residuals(Function(exact_times_t)).keys() == problem.weights.keys()
+    assert problem.loss().terms.keys() == problem.weights.keys() == problem.points.keys()
 
 
 def exact_times_t(z):
@@ -118,7 +130,7 @@ def exact_times_t(z):
 
 
 def test_graded_points_are_finer_at_the_layer():
-    x = Burgers(65, 3, grading=4.0).start[:, 0]
+    x = Burgers(65, 3, grading=4.0).points["initial"][:, 0]
     assert x[[0, 32, -1]].tolist() == pytest.approx([-1, 0, 1], abs=1e-15)
     np.testing.assert_allclose(x, -x.flip(0), atol=1e-15)
     spacing = x.diff()

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from functions import residuals
 
 from kanlib import KAN, MLP
 from kanlib.paper.experiments import EXPERIMENTS, find_case, knots, pdes, refinement, regression
@@ -146,7 +147,7 @@ def test_seed_of_an_allen_cahn_run_is_that_of_its_points(seed, monkeypatch):
         PDES["allen-cahn"].execute(find_case("allen-cahn", "spline-multilevel"), seed, quick=True)
     draw = torch.rand(20_000, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     expected = draw * torch.tensor([2.0, 1.0]) - torch.tensor([1.0, 0.0])
-    torch.testing.assert_close(seen[0].problem.points, expected)
+    torch.testing.assert_close(seen[0].terms["volume"].points, expected)
 
 
 @pytest.mark.parametrize(
@@ -194,24 +195,56 @@ def test_recorded_weights_give_the_recorded_error(short, tmp_path):
         assert problem.error(model) == pytest.approx(run["levels"][int(level)]["error"], rel=1e-4)
 
 
-def test_attention_and_kept_weights_survive_a_checkpoint():
-    problem, model = Burgers(8, 8), pdes.build(find_case("burgers", "spline-multilevel"))
-    model = model.double()
-    loss, other = (pdes.WeightedLoss(problem, damping=0.5) for _ in range(2))
-    loss(model)
-    loss.after_step()
-    loss.error(model)
-    other.load_state_dict(loss.state_dict())
-    assert torch.equal(other(model), loss(model))
-    assert other.seen.keys() == {5}
+def test_weights_of_all_levels_survive_a_run_that_is_killed(short, tmp_path, monkeypatch):
+    """Killed on the second level, and resumed."""
+    case = replace(find_case("burgers", "spline-multilevel"), problem={"nx": 6, "nt": 6})
+    options = {"quick": True, "progress": False, "checkpoint": tmp_path / "c.pt"}
+    whole, _, solutions = PDES["burgers"].execute(case, 3, **options)
+    (tmp_path / "c.pt").unlink()
+    refine = KAN.refine
+
+    def killed(model, *arguments):
+        if model.n == 10:
+            raise ZeroDivisionError
+        return refine(model, *arguments)
+
+    monkeypatch.setattr(KAN, "refine", killed)
+    with pytest.raises(ZeroDivisionError):
+        PDES["burgers"].execute(case, 3, **options)
+    monkeypatch.setattr(KAN, "refine", refine)
+    again, _, found = PDES["burgers"].execute(case, 3, **options, resume=True)
+    assert found == solutions
+    assert [*found] == [0, 1, 2]
+    assert again.history.loss == whole.history.loss
+
+
+def test_weights_of_a_run_that_diverged_are_those_that_it_returns(short):
+    found = find_case("poisson", "spline-multilevel-printed")
+    case = replace(
+        found, problem={"cells": 4}, epochs=(10**8,), training={"lr": 1e9, "start_lr": 1.0}
+    )
+    with pytest.warns(RuntimeWarning, match="diverged"):
+        run, _, solutions = PDES["poisson"].execute(case, 3, quick=True, progress=False)
+    assert run.status == "diverged"
+    assert solutions == {0: [p.tolist() for p in run.model.parameters()]}
 
 
 def test_loss_is_the_weighted_sum_of_means():
-    problem, model = Burgers(8, 8), pdes.build(find_case("burgers", "mlp-20")).double()
-    problem.weights["initial"] = 3.0
-    r = problem.residuals(model)
-    expected = sum(problem.weights[k] * float((v.detach() ** 2).mean()) for k, v in r.items())
-    assert float(pdes.WeightedLoss(problem)(model).detach()) == pytest.approx(expected, rel=1e-12)
+    problem, network = Burgers(8, 8), pdes.build(find_case("burgers", "mlp-20")).double()
+    found = residuals(problem, network)
+    means = {name: (r.detach() ** 2).mean() for name, r in found.items()}
+    parts = problem.loss(weights={"initial": 3.0}).parts(network)
+    torch.testing.assert_close(parts, means | {"initial": 3.0 * means["initial"]})
+
+
+def test_attention_is_on_the_volume_alone():
+    terms = Burgers(4, 4).loss(damping=0.25).terms
+    assert {name: term.attention and term.attention.damping for name, term in terms.items()} == {
+        "volume": 0.25,
+        "initial": None,
+        "boundary": None,
+    }
+    assert all(term.attention is None for term in Burgers(4, 4).loss().terms.values())
 
 
 def test_long_histories_are_thinned(short, tmp_path, monkeypatch):

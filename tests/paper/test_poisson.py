@@ -1,16 +1,16 @@
 """The Poisson problem: its manufactured solution, derived again by SymPy, solves it."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import sympy
 import torch
-from functions import Function
+from functions import Function, residuals
 
 from kanlib import KAN
 from kanlib.nn.jets import Jet, propagate
-from kanlib.paper.experiments import pdes
 from kanlib.paper.problems import poisson
 from kanlib.paper.problems.poisson import LEVEL_SETS, Poisson, exact, source, volume_residual
 
@@ -28,12 +28,14 @@ def points(count=200, seed=0):
 
 def test_points_are_those_of_the_paper():
     problem = Poisson()
-    assert problem.points.shape == (49 * 49, 2)
-    assert problem.boundary.shape == (200, 3)
-    assert problem.left.value.shape == problem.right.value.shape == (49, 3)
-    assert problem.points.abs().max() == 0.96
-    assert (problem.boundary[:, :2].abs().amax(dim=1) == 1).all()
-    assert problem.left.value[:, 1].tolist() == sorted(set(problem.points[:, 1].tolist()))
+    volume, boundary, interface = problem.points.values()
+    assert volume.shape == (49 * 49, 2)
+    assert boundary.shape == (200, 2)
+    assert interface.shape == (49, 2)
+    assert volume.abs().max() == 0.96
+    assert (boundary.abs().amax(dim=1) == 1).all()
+    assert interface[:, 0].tolist() == [0] * 49
+    assert interface[:, 1].tolist() == sorted(set(volume[:, 1].tolist()))
     assert problem.weights == {"volume": 1e-2, "boundary": 1.0, "interface": 1e-1}
 
 
@@ -67,10 +69,10 @@ def test_solution_meets_boundary_and_jump_conditions():
 
 def test_exact_solution_has_zero_residuals_and_error():
     problem = Poisson()
-    residuals = problem.residuals(Function(solution))
-    assert residuals.keys() == problem.weights.keys()
-    assert [tuple(r.shape) for r in residuals.values()] == [(2401, 1), (200, 1), (49, 1)]
-    for residual in residuals.values():
+    found = residuals(problem, solution)
+    assert found.keys() == problem.weights.keys()
+    assert [tuple(r.shape) for r in found.values()] == [(2401, 1), (200, 1), (49, 1)]
+    for residual in found.values():
         assert residual.abs().max() < 1e-12
     assert problem.error(Function(solution)) < 1e-15
 
@@ -79,23 +81,27 @@ def test_exact_solution_has_zero_residuals_and_error():
 def test_planted_sign_errors_are_seen(name, monkeypatch):
     right = getattr(poisson, name)
     monkeypatch.setattr(poisson, name, lambda p: -right(p))
-    assert Poisson().residuals(Function(solution))["volume"].abs().max() > 10
+    assert residuals(Poisson(), solution)["volume"].abs().max() > 10
 
 
 def test_wrong_sides_of_the_interface_are_seen():
     problem = Poisson()
-    problem.left, problem.right = problem.right, problem.left
-    assert problem.residuals(Function(solution))["interface"].abs().max() > 1
+    interface = problem.equations["interface"]
+    sides = interface.keywords["features"][::-1]
+    problem.equations["interface"] = partial(interface, features=sides)
+    assert residuals(problem, solution)["interface"].abs().max() > 1
 
 
 def test_residuals_of_other_functions_are_known_by_hand():
     problem = Poisson()
-    u = Function(lambda z: z[:, :1] ** 2 * z[:, 1:2] + 3 * z[:, 2:])
-    x, y = problem.points.T
-    found = problem.residuals(u)
+    x, y = problem.points["volume"].T
+    found = residuals(problem, lambda z: z[:, :1] ** 2 * z[:, 1:2] + 3 * z[:, 2:])
     eps = torch.where(x < 0, 1.0, 0.5)
     np.testing.assert_allclose(
-        found["volume"][:, 0], eps * 2 * y - source(problem.points)[:, 0], rtol=1e-12, atol=1e-12
+        found["volume"][:, 0],
+        eps * 2 * y - source(problem.points["volume"])[:, 0],
+        rtol=1e-12,
+        atol=1e-12,
     )
     np.testing.assert_allclose(found["interface"], np.full((49, 1), -3 - 1.5))  # 3|x| has a kink
     assert problem.error(Function(lambda z: 0 * z[:, :1])) == 1.0
@@ -127,15 +133,10 @@ def test_functions_want_points_in_the_plane(function):
 def test_summed_terms_are_sums_over_their_points():
     model = KAN([3, 4, 1], n=4, domain=(-1.0, 1.0), init_scale=0.5, dtype=torch.float64)
     means, sums = Poisson(cells=6), Poisson(cells=6, summed=True)
-    residuals = sums.residuals(model)
-    expected = sum(means.weights[key] * r.square().sum() for key, r in residuals.items())
-    found = pdes.WeightedLoss(sums)(model)
-    torch.testing.assert_close(found, expected)
-    assert {key: len(r) for key, r in residuals.items()} == {
-        "volume": 25,
-        "boundary": 24,
-        "interface": 5,
-    }
+    counts = {"volume": 25, "boundary": 24, "interface": 5}
+    parts = means.loss().parts(model)
+    expected = {key: counts[key] * part for key, part in parts.items()}
+    torch.testing.assert_close(sums.loss().parts(model), expected)
 
 
 def test_level_sets_and_their_slopes_on_both_sides():
@@ -148,17 +149,19 @@ def test_level_sets_and_their_slopes_on_both_sides():
         inputs = problem.inputs(at)
         assert inputs[:, :2].equal(at)
         assert inputs[:, 2].tolist() == value
-        for jet, slope in zip((problem.left, problem.right), slopes[name], strict=True):
+        sides = problem.loss().terms["interface"].jets
+        for jet, slope in zip(sides, slopes[name], strict=True):
             assert jet.d(0)[:, 2].unique().tolist() == [slope]
             assert (jet.value[:, 0] == 0).all()
 
 
 def test_interface_points_in_the_volume_are_taken_from_the_right():
     problem = Poisson()
-    middle = problem.points[:, 0] == 0
+    points, (jet,) = problem.points["volume"], problem.loss().terms["volume"].jets
+    middle = points[:, 0] == 0
     assert int(middle.sum()) == 49
-    assert (problem.volume.d(0)[middle][:, 2] == 1).all()
-    assert (poisson.coefficient(problem.points[middle]) == 0.5).all()
+    assert (jet.d(0)[middle][:, 2] == 1).all()
+    assert (poisson.coefficient(points[middle]) == 0.5).all()
 
 
 def test_volume_residual_takes_any_jet():
@@ -171,9 +174,9 @@ def test_volume_residual_takes_any_jet():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_points_have_the_dtype_asked_for(dtype):
     problem = Poisson(4, dtype=dtype)
-    tensors = [problem.points, problem.boundary, problem.volume.channels, problem.reference]
-    assert {t.dtype for t in tensors} == {dtype}
-    assert problem.points.shape == (9, 2)
+    jets = [jet.channels for term in problem.loss().terms.values() for jet in term.jets]
+    assert {t.dtype for t in [*problem.points.values(), *jets, problem.reference]} == {dtype}
+    assert problem.points["volume"].shape == (9, 2)
 
 
 @pytest.mark.parametrize(

@@ -1164,6 +1164,40 @@ def test_stopped_run_is_resumed_where_it_stopped(tmp_path):
     assert same(values(again.model), values(whole.model))
 
 
+class Lowest:
+    """A callback that remembers where the loss was lowest."""
+
+    def __init__(self):
+        self.epoch, self.loss = 0, math.inf
+
+    def __call__(self, state):
+        if state.history.loss[-1] < self.loss:
+            self.epoch, self.loss = state.epoch, state.history.loss[-1]
+
+    def state_dict(self):
+        return {"epoch": self.epoch, "loss": self.loss}
+
+    def load_state_dict(self, state):
+        self.epoch, self.loss = state["epoch"], state["loss"]
+
+
+def test_state_of_a_callback_is_in_the_checkpoint(tmp_path):
+    options = {"optimizer": OPTIMIZERS["sgd"], "checkpoint": tmp_path / "c.pt", "progress": False}
+    plain, one, two = (lambda state: None), Lowest(), Lowest()
+    two.loss = 1e-30  # lower than any
+    train(*problem(), 3, **options, callbacks=[plain, one, two])
+    options["resume"] = True
+    fresh = [Lowest(), Lowest()]
+    train(*problem(), 3, **options, callbacks=[fresh[0], plain, fresh[1]])
+    assert [(c.epoch, c.loss) for c in fresh] == [(3, one.loss), (0, 1e-30)]
+    with pytest.raises(ValueError, match=r"belongs to another run: it has callbacks = .*Lowest"):
+        train(*problem(), 3, **options, callbacks=[plain])
+    fresh = [Lowest(), Lowest()]
+    with pytest.raises(ValueError, match="objective or data are others"):
+        train(problem()[0], OTHER_DATA, 3, **options, callbacks=fresh)
+    assert [(c.epoch, c.loss) for c in fresh] == 2 * [(0, math.inf)]  # as if nothing was read
+
+
 def test_callback_ends_the_run_with_its_reason():
     def stop(state):
         if state.epoch == 3:

@@ -162,10 +162,10 @@ def setting(
 ) -> tuple[Objective, Callable[[nn.Module], float], Tensor, dict[str, Any]]:
     """Return the objective of a target, its error, points and options of its training."""
     if target == "burgers":
-        loss = pdes.WeightedLoss(Burgers(device=device))
+        problem = Burgers(device=device)
         optimizer, scheduler, _ = pdes.training(**burgers.TUNED)
-        inputs = loss.problem.inputs(loss.problem.points)
-        return loss, loss.problem.error, inputs, {"optimizer": optimizer, "scheduler": scheduler}
+        options = {"optimizer": optimizer, "scheduler": scheduler}
+        return problem.loss(), problem.error, problem.points["volume"], options
     x, y, x_test, y_test = data_of(target, seed, POINTS[target] // divisor, device)
     test = torch.no_grad()(MeanSquaredError(x_test, y_test))
     return MeanSquaredError(x, y), lambda model: float(test(model)), x, {"optimizer": paper_lbfgs}

@@ -7,14 +7,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kanlib._checks import check_option
 from kanlib.nn.networks import KAN, MLP
-from kanlib.objectives.attention import Attention
 from kanlib.paper.experiments.cases import PDECase, Solutions, ended, train_case
 from kanlib.training.optimizers import paper_lbfgs
-from kanlib.training.runs import Run
+from kanlib.training.runs import Run, State
 from kanlib.training.schedulers import exponential_cycles, linear_ramp
 
 QUICK_DIVISOR = 50
@@ -24,50 +23,24 @@ LBFGS = partial(paper_lbfgs, tolerance_grad=1e-12, tolerance_change=1e-14, histo
 MEASUREMENTS = 60
 
 
-class WeightedLoss:
-    """The sum over the terms of a PDE problem of weight times mean squared residual.
+class Kept:
+    """A callback that keeps the parameters at the end of each level, also over checkpoints."""
 
-    Args:
-        problem: offers ``residuals(model)`` and ``weights``.
-        damping: residual-based attention on the volume term with this damping; None: without.
-    """
+    def __init__(self) -> None:
+        #: The parameters by level.
+        self.levels: dict[int, list[Tensor]] = {}
 
-    def __init__(self, problem: Any, damping: float | None = None) -> None:
-        self.problem = problem
-        self.attention = None if damping is None else Attention(damping)
-        #: The parameters seen last on each level, by the number of intervals.
-        self.seen: dict[int, list[Tensor]] = {}
-
-    def __call__(self, model: nn.Module) -> Tensor:
-        """Return the loss."""
-        residuals = self.problem.residuals(model)
-        if self.attention is not None:
-            residuals["volume"] = self.attention(residuals["volume"])
-        terms = [self.problem.weights[key] * r.square().mean() for key, r in residuals.items()]
-        return torch.stack(terms).sum()
-
-    def error(self, model: nn.Module) -> float:
-        """Return the error of the model, and keep its parameters."""
-        self.seen[getattr(model, "n", 0)] = [p.detach().clone() for p in model.parameters()]
-        return self.problem.error(model)
-
-    def after_step(self) -> None:
-        """Update the attention."""
-        if self.attention is not None:
-            self.attention.after_step()
+    def __call__(self, state: State) -> None:
+        """Note the parameters; those of the last epoch of a level remain."""
+        self.levels[state.level] = [p.detach().clone() for p in state.model.parameters()]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return attention and kept parameters, for a checkpoint."""
-        state: dict[str, Any] = {"seen": self.seen}
-        if self.attention is not None:
-            state["attention"] = self.attention.state_dict()
-        return state
+        """Return the parameters, for a checkpoint."""
+        return {"levels": self.levels}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
-        self.seen = state["seen"]
-        if self.attention is not None:
-            self.attention.load_state_dict(state["attention"])
+        self.levels = state["levels"]
 
 
 def training(
@@ -174,21 +147,25 @@ def execute(
         The run, its loss and error, and the weights at the end of each level.
     """
     optimizer, scheduler, damping = training(**case.training)
-    loss = WeightedLoss(problem(seed=seed, device=device, **case.problem), damping)
+    stated = problem(seed=seed, device=device, **case.problem)
     torch.manual_seed(seed)
     model = build(case, device=device, dtype=torch.float64)
     if case.calibrate:
-        model.calibrate(loss.problem.inputs(loss.problem.points))
+        model.calibrate(stated.inputs(stated.points["volume"]))
+    kept = Kept()
     run = train_case(
         case,
         model,
-        loss,
-        loss.error,
+        stated.loss(damping),
+        stated.error,
         divisor=QUICK_DIVISOR if quick else 1,
         measurements=MEASUREMENTS,
         optimizer=optimizer,
         scheduler=scheduler,
+        callbacks=[kept] if case.keep else [],
         **options,
     )
-    kept = enumerate(loss.seen.values()) if case.keep else ()
-    return run, ended(run), {level: [w.tolist() for w in weights] for level, weights in kept}
+    if case.keep:  # a run that diverged ends with parameters from before
+        kept.levels[len(run.levels) - 1] = [*run.model.parameters()]
+    solutions = {n: [w.tolist() for w in weights] for n, weights in kept.levels.items()}
+    return run, ended(run), solutions

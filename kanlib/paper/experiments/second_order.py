@@ -80,63 +80,43 @@ def _regression(case: SecondOrderCase, seed: int, device: str) -> _Problem:
     return _Problem(losses, error, MeanSquaredError(data.x, data.y), data.x)
 
 
-def _on(points: Tensor, solution: Tensor, inputs: Callable[[Tensor], Tensor]) -> Any:
-    """Return the relative error of a network on points as a function of the network."""
-
-    @torch.no_grad()
-    def error(model: nn.Module) -> float:
-        return relative_error(model(inputs(points)), solution)
-
-    return error
-
-
 def _moving(
-    case: SecondOrderCase, seed: int, device: str, terms: Callable[..., dict[str, Term]]
+    case: SecondOrderCase,
+    seed: int,
+    device: str,
+    loss: Callable[[int, Callable[..., Sampler]], ResidualLoss],
 ) -> list[ResidualLoss]:
-    """Return the loss of each level, from a function that takes a sampler of the volume."""
-    losses: list[ResidualLoss] = []
+    """Return the loss of each level, whose points move.
+
+    Args:
+        case: how many points of the volume there are on each level, and how often they are drawn.
+        seed: of the draws.
+        device: of the points.
+        loss: function from the number of points of the volume, and a function from a box, a number
+            of points and options to their sampler, to the loss of a level.
+    """
+    losses = []
     for level, (count, every) in enumerate(zip(case.points, case.every, strict=True)):
-        own: dict[str, Any] = {
-            "every": every, "seed": seed + STARTS * level, "device": device, "dtype": torch.float64,
-        }  # fmt: skip
-        losses.append(ResidualLoss(**terms(count, own)))
+        own: dict[str, Any] = {"every": every, "seed": seed + STARTS * level}
+        sampler = partial(Sampler, **own, device=device, dtype=torch.float64)
+        losses.append(loss(count, sampler))
     return losses
 
 
 def _burgers(
     case: SecondOrderCase, seed: int, device: str, viscosity: float = burgers.VISCOSITY
 ) -> _Problem:
-    def terms(count: int, own: dict[str, Any]) -> dict[str, Term]:
-        line = partial(torch.linspace, device=device, dtype=torch.float64)
-        ends, zero = line(-1, 1, 2), line(0, 0, 1)
-        return {
-            "volume": Term(
-                lambda u, x: burgers.volume_residual(u, viscosity),
-                Sampler([(-1, 1), (0, 1)], count, share=0.5, **own),
-                pairs=[(0, 0)],
-            ),
-            "initial": Term(
-                lambda u, x: u.value + torch.sin(torch.pi * x[:, :1]),
-                torch.cartesian_prod(line(-1, 1, 201), zero),
-                weight=10.0,
-            ),
-            "boundary": Term(
-                lambda u, x: u.value, torch.cartesian_prod(ends, line(0, 1, 51)), weight=10.0
-            ),
-        }
+    problem = burgers.Burgers(201, 51, viscosity=viscosity, nodes=200, device=device)
 
-    axes = zip((-1, 0), burgers.ERROR_POINTS, strict=True)
-    grid = torch.cartesian_prod(*(torch.linspace(a, 1, n, dtype=torch.float64) for a, n in axes))
-    solution = burgers.exact(grid, viscosity, nodes=200)
-    error = _on(grid.to(device), solution.to(device), lambda x: x)
-    return _Problem(_moving(case, seed, device, terms), error)
+    def loss(count: int, sampler: Callable[..., Sampler]) -> ResidualLoss:
+        points = {"volume": sampler([(-1, 1), (0, 1)], count, share=0.5)}
+        return problem.loss(points=points, weights={"initial": 10.0, "boundary": 10.0})
+
+    return _Problem(_moving(case, seed, device, loss), problem.error)
 
 
 def _poisson(case: SecondOrderCase, seed: int, device: str) -> _Problem:
     problem = poisson.Poisson(device=device)
-
-    def side(sign: float) -> Callable[[Tensor], Tensor]:
-        return lambda x: torch.cat([x, sign * x[:, :1]], dim=1)
 
     def ring(x: Tensor) -> Tensor:
         """Move points (side, place) to the boundary: the number of a side is in [0, 4)."""
@@ -145,30 +125,29 @@ def _poisson(case: SecondOrderCase, seed: int, device: str) -> _Problem:
         first = number < 2
         return torch.stack([torch.where(first, end, place), torch.where(first, place, end)], 1)
 
-    def terms(count: int, own: dict[str, Any]) -> dict[str, Term]:
-        return {
-            "volume": Term(
-                poisson.volume_residual,
-                Sampler([(-1, 1), (-1, 1)], count, **own),
-                pairs=[(0, 0), (1, 1)],
-                features=problem.inputs,
-                weight=problem.weights["volume"],
-            ),
-            "boundary": Term(
-                lambda u, x: u.value,
-                Sampler([(0, 4 - 1e-9), (-1, 1)], 800, map=ring, **own),
-                features=problem.inputs,
-                weight=problem.weights["boundary"],
-            ),
-            "interface": Term(
-                lambda left, right, x: poisson.flux_jump(left, right),
-                Sampler([(0, 0), (-1, 1)], 200, **own),
-                features=[side(-1.0), side(1.0)],
-                weight=problem.weights["interface"],
-            ),
+    def loss(count: int, sampler: Callable[..., Sampler]) -> ResidualLoss:
+        points = {
+            "volume": sampler([(-1, 1), (-1, 1)], count),
+            "boundary": sampler([(0, 4 - 1e-9), (-1, 1)], 800, map=ring),
+            "interface": sampler([(0, 0), (-1, 1)], 200),
         }
+        return problem.loss(points=points)
 
-    return _Problem(_moving(case, seed, device, terms), problem.error)
+    return _Problem(_moving(case, seed, device, loss), problem.error)
+
+
+def _periodic(
+    problem: allen_cahn.AllenCahn,
+    equal: Callable[[Jet, Jet, Tensor], Tensor],
+    sampler: Callable[..., Sampler],
+) -> Term:
+    """Return the term of what must be equal at x = -1 and x = 1, from the jets there."""
+
+    def end(shift: float) -> Callable[[Tensor], Tensor]:
+        return lambda x: problem.inputs(x + x.new_tensor([shift, 0.0]))
+
+    times = sampler([(0, 0), (0, 1)], 101, kind="sobol")
+    return Term(equal, times, features=[end(-1.0), end(1.0)])
 
 
 def _allen_cahn(case: SecondOrderCase, seed: int, device: str) -> _Problem:
@@ -177,31 +156,17 @@ def _allen_cahn(case: SecondOrderCase, seed: int, device: str) -> _Problem:
     def equal(u: Jet, v: Jet, x: Tensor) -> Tensor:
         return torch.cat([u.value - v.value, 0.1 * (u.d(0) - v.d(0))], dim=1)
 
-    def end(shift: float) -> Callable[[Tensor], Tensor]:
-        return lambda x: problem.inputs(x + x.new_tensor([shift, 0.0]))
-
-    def terms(count: int, own: dict[str, Any]) -> dict[str, Term]:
-        return {
-            "volume": Term(
-                lambda u, x: allen_cahn.volume_residual(u),
-                Sampler([(-1, 1), (0, 1)], count, share=0.5, **own),
-                pairs=[(0, 0)],
-                features=problem.inputs,
-            ),
-            "initial": Term(
-                lambda u, x: u.value - allen_cahn.initial(x[:, :1]),
-                Sampler([(-1, 1), (0, 0)], 500, kind="sobol", **own),
-                features=problem.inputs,
-                weight=1000.0,
-            ),
-            "periodic": Term(
-                equal,
-                Sampler([(0, 0), (0, 1)], 101, kind="sobol", **own),
-                features=[end(-1.0), end(1.0)],
-            ),
+    def loss(count: int, sampler: Callable[..., Sampler]) -> ResidualLoss:
+        points = {
+            "volume": sampler([(-1, 1), (0, 1)], count, share=0.5),
+            "initial": sampler([(-1, 1), (0, 0)], 500, kind="sobol"),
         }
+        return ResidualLoss(
+            **problem.loss(points=points, weights={"volume": 1.0, "initial": 1000.0}).terms,
+            periodic=_periodic(problem, equal, sampler),
+        )
 
-    return _Problem(_moving(case, seed, device, terms), problem.error)
+    return _Problem(_moving(case, seed, device, loss), problem.error)
 
 
 def _allen_cahn_growth(case: SecondOrderCase, seed: int, device: str) -> _Problem:
@@ -224,23 +189,12 @@ def _allen_cahn_growth(case: SecondOrderCase, seed: int, device: str) -> _Proble
         slope = time * (left.d(0) - right.d(0)) + 4  # the slopes of u_0 are 2 and -2
         return torch.cat([time * (left.value - right.value), 0.1 * time * slope], dim=1)
 
-    def end(shift: float) -> Callable[[Tensor], Tensor]:
-        return lambda x: problem.inputs(x + x.new_tensor([shift, 0.0]))
-
-    def terms(count: int, own: dict[str, Any]) -> dict[str, Term]:
-        return {
-            "volume": Term(
-                volume,
-                Sampler([(-1, 1), (0, 1)], count, share=0.5, **own),
-                pairs=[(0, 0)],
-                features=problem.inputs,
-            ),
-            "periodic": Term(
-                equal,
-                Sampler([(0, 0), (0, 1)], 101, kind="sobol", **own),
-                features=[end(-1.0), end(1.0)],
-            ),
-        }
+    def loss(count: int, sampler: Callable[..., Sampler]) -> ResidualLoss:
+        points = sampler([(-1, 1), (0, 1)], count, share=0.5)
+        return ResidualLoss(
+            volume=Term(volume, points, pairs=[(0, 0)], features=problem.inputs),
+            periodic=_periodic(problem, equal, sampler),
+        )
 
     @torch.no_grad()
     def error(model: nn.Module) -> float:
@@ -248,7 +202,7 @@ def _allen_cahn_growth(case: SecondOrderCase, seed: int, device: str) -> _Proble
         u = allen_cahn.initial(points[:, :1]) + points[:, 1:] * model(problem.inputs(points))
         return relative_error(u, problem.reference)
 
-    return _Problem(_moving(case, seed, device, terms), error)
+    return _Problem(_moving(case, seed, device, loss), error)
 
 
 PROBLEMS: dict[str, Callable[[SecondOrderCase, int, str], _Problem]] = {

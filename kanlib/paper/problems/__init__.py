@@ -1,13 +1,68 @@
 """The paper's problems, one a module: data or PDE, loss, and what the error is measured against.
 
-A PDE problem offers ``residuals(model)``, the residuals of each term of the loss by name, the
-``weights`` of these terms, and ``error(model)``. It is stated for jets (see
-:mod:`kanlib.nn.jets`), so that an exact solution can be put into it like a network.
+A PDE problem is stated for jets (see :mod:`kanlib.nn.jets`), so that an exact solution can be put
+into it like a network.
 """
 
-from torch import Tensor
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
 
 from kanlib._checks import as_integer
+from kanlib.objectives.attention import Attention
+from kanlib.objectives.residuals import ResidualLoss, Term
+from kanlib.objectives.samplers import Sampler
+
+
+class Problem:
+    """A PDE problem: equations, their points and weights, and a solution to compare with.
+
+    Attributes:
+        equations: functions from points, a ``weight`` and an ``attention`` to the terms, by name.
+        points: the points (N, 2) of each term.
+        weights: the weight of each term.
+        error_points: points (N, 2) of a fine grid.
+        reference: the solution there, (N, 1).
+    """
+
+    equations: dict[str, Callable[..., Term]]
+    points: dict[str, Tensor]
+    weights: dict[str, float]
+    error_points: Tensor
+    reference: Tensor
+
+    def inputs(self, points: Tensor) -> Tensor:
+        """Return the inputs of the network at points (N, 2): the points themselves."""
+        return points
+
+    def loss(
+        self,
+        damping: float | None = None,
+        points: Mapping[str, Tensor | Sampler] | None = None,
+        weights: Mapping[str, float] | None = None,
+    ) -> ResidualLoss:
+        """Return a loss, to be used for one training.
+
+        Args:
+            damping: residual-based attention on the volume with this damping; None: without.
+            points: points, or samplers of them, in the place of those of some terms.
+            weights: weights in the place of those of some terms.
+        """
+        at = {**self.points, **(points or {})}
+        weight = {**self.weights, **(weights or {})}
+        attention = {} if damping is None else {"volume": Attention(damping)}
+        return ResidualLoss(
+            **{
+                name: term(at[name], weight=weight[name], attention=attention.get(name))
+                for name, term in self.equations.items()
+            }
+        )
+
+    @torch.no_grad()
+    def error(self, model: nn.Module) -> float:
+        """Return the error relative to the solution in the L2 norm, on the fine grid."""
+        return relative_error(model(self.inputs(self.error_points)), self.reference)
 
 
 def relative_error(value: Tensor, reference: Tensor) -> float:

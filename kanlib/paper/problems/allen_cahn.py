@@ -21,15 +21,17 @@ samples: a sampled kink puts an error of order 1 / modes^2 into every coefficien
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from kanlib._checks import as_integer, check_factory, check_option
-from kanlib.nn.jets import Jet, propagate
-from kanlib.paper.problems import as_seed, relative_error
+from kanlib.nn.jets import Jet
+from kanlib.objectives.residuals import Term
+from kanlib.paper.problems import Problem, as_seed
 
 DIFFUSION = 1e-4
 #: Rate at which a small disturbance of the state 0 grows.
@@ -127,8 +129,8 @@ def volume_residual(u: Jet, sign: str = "standard") -> Tensor:
     return u.d(1) - right if sign == "standard" else u.d(1) + right
 
 
-class AllenCahn:
-    """The residuals and the error of a network with inputs x and 2t - 1.
+class AllenCahn(Problem):
+    """The problem for a network with inputs x and 2t - 1.
 
     Args:
         points: number of random points in space and time (the paper's text: 20000), or "grid" for
@@ -138,9 +140,6 @@ class AllenCahn:
         seed: seed of the random points.
         device: device of the points.
         dtype: floating-point type of the points.
-
-    Attributes:
-        weights: the paper's weights of the terms of the loss.
 
     Raises:
         TypeError: if an argument has the wrong type.
@@ -168,12 +167,23 @@ class AllenCahn:
             generator = torch.Generator("cpu").manual_seed(seed)
             unit = torch.rand(number, 2, generator=generator, device="cpu", dtype=x.dtype)
             inside = unit * x.new_tensor([2.0, 1.0]) - x.new_tensor([1.0, 0.0])
+        start = torch.stack([x, torch.zeros_like(x)], dim=1)
+        self.points = {"volume": inside.to(device, dtype), "initial": start.to(device, dtype)}
         self.weights = {"volume": 1e-1, "initial": 1.0}
-        self.sign = sign
-        self.points = inside.to(device, dtype)
-        self.start = torch.stack([x, torch.zeros_like(x)], dim=1).to(device, dtype)
-        self.volume = Jet.at(self.points, pairs=[(0, 0)], features=self.inputs)
-        self.initial = initial(self.start[:, :1])
+        self.equations = {
+            "volume": partial(
+                Term,
+                lambda u, x: volume_residual(u, sign),
+                pairs=[(0, 0)],
+                features=self.inputs,
+            ),
+            "initial": partial(
+                Term,
+                lambda u, x: u.value - initial(x[:, :1]),
+                directions=(),
+                features=self.inputs,
+            ),
+        }
         fine = [
             torch.linspace(a, 1, n, device="cpu", dtype=x.dtype)
             for a, n in zip((-1, 0), ERROR_POINTS, strict=True)
@@ -184,15 +194,3 @@ class AllenCahn:
     def inputs(self, points: Tensor) -> Tensor:
         """Return the network's inputs (N, 2) at points (N, 2): x and 2t - 1, both in [-1, 1]."""
         return points * points.new_tensor([1.0, 2.0]) - points.new_tensor([0.0, 1.0])
-
-    def residuals(self, model: nn.Module) -> dict[str, Tensor]:
-        """Return the residuals of each term of the loss, columns."""
-        return {
-            "volume": volume_residual(propagate(model, self.volume), self.sign),
-            "initial": model(self.inputs(self.start)) - self.initial,
-        }
-
-    @torch.no_grad()
-    def error(self, model: nn.Module) -> float:
-        """Return the error relative to the solution in the L2 norm, on a fine grid."""
-        return relative_error(model(self.inputs(self.error_points)), self.reference)

@@ -24,20 +24,27 @@ where Gauss-Hermite quadrature converges geometrically.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kanlib._checks import as_integer, as_number, check_factory, check_tensor
-from kanlib.nn.jets import Jet, propagate
-from kanlib.paper.problems import relative_error
+from kanlib.nn.jets import Jet
+from kanlib.objectives.residuals import Term
+from kanlib.paper.problems import Problem
 
 VISCOSITY = 1e-2
 #: 80 nodes give all digits of float64; 60 give ten.
 NODES = 100
 #: The error is measured on a grid of this many points in x and in t.
 ERROR_POINTS = (401, 51)
+
+
+def initial(x: Tensor) -> Tensor:
+    """Return the initial values -sin(pi x)."""
+    return -torch.sin(math.pi * x)
 
 
 def exact(points: Tensor, viscosity: float = VISCOSITY, nodes: int = NODES) -> Tensor:
@@ -55,8 +62,8 @@ def volume_residual(u: Jet, viscosity: float = VISCOSITY) -> Tensor:
     return u.d(1) + u.value * u.d(0) - viscosity * u.d(0, 0)
 
 
-class Burgers:
-    """The residuals and the error of a network with inputs x and t.
+class Burgers(Problem):
+    """The problem for a network with inputs x and t; all weights are 1.
 
     Args:
         nx: points in x (the paper: 64), also the number of initial points.
@@ -65,11 +72,10 @@ class Burgers:
             uniform s, which is finer at the layer.
         boundary: whether the values at x = -1 and 1 are a term of the loss. The paper's loss has
             none; the solution is then not unique.
+        viscosity: the coefficient nu.
+        nodes: nodes of the quadrature of the reference; a smaller viscosity needs more.
         device: device of the points.
         dtype: floating-point type of the points.
-
-    Attributes:
-        weights: weights of the terms of the loss, all 1.
 
     Raises:
         TypeError: if an argument has the wrong type.
@@ -83,6 +89,8 @@ class Burgers:
         grading: float = 0.0,
         boundary: bool = True,
         *,
+        viscosity: float = VISCOSITY,
+        nodes: int = NODES,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float64,
     ) -> None:
@@ -96,37 +104,21 @@ class Burgers:
             x = torch.sinh(grading * x) / math.sinh(grading)
         t = torch.linspace(0, 1, nt, device="cpu", dtype=torch.float64)
         ends, start = torch.tensor([-1.0, 1.0], dtype=t.dtype, device="cpu"), t.new_zeros(1)
-        self.points, self.start, self.ends = (
-            torch.cartesian_prod(*axes).to(device, dtype)
-            for axes in ((x, t), (x, start), (ends, t))
-        )
-        self.weights = {"volume": 1.0, "initial": 1.0}
-        if boundary:
-            self.weights["boundary"] = 1.0
-        self.volume = Jet.at(self.points, pairs=[(0, 0)])
-        self.initial = exact(self.start)
+        axes = {"volume": (x, t), "initial": (x, start), "boundary": (ends, t)}
+        self.equations = {
+            "volume": partial(Term, lambda u, x: volume_residual(u, viscosity), pairs=[(0, 0)]),
+            "initial": partial(Term, lambda u, x: u.value - initial(x[:, :1]), directions=()),
+            "boundary": partial(Term, lambda u, x: u.value, directions=()),
+        }
+        if not boundary:
+            del self.equations["boundary"]
+        self.points = {
+            name: torch.cartesian_prod(*axes[name]).to(device, dtype) for name in self.equations
+        }
+        self.weights = dict.fromkeys(self.equations, 1.0)
         fine = [
             torch.linspace(a, 1, n, device="cpu", dtype=t.dtype)
             for a, n in zip((-1, 0), ERROR_POINTS, strict=True)
         ]
         self.error_points = torch.cartesian_prod(*fine).to(device, dtype)
-        self.reference = exact(self.error_points)
-
-    def inputs(self, points: Tensor) -> Tensor:
-        """Return the network's inputs (N, 2) at points (N, 2): the points themselves."""
-        return points
-
-    def residuals(self, model: nn.Module) -> dict[str, Tensor]:
-        """Return the residuals of each term of the loss, columns."""
-        found = {
-            "volume": volume_residual(propagate(model, self.volume)),
-            "initial": model(self.start) - self.initial,
-        }
-        if "boundary" in self.weights:
-            found["boundary"] = model(self.ends)
-        return found
-
-    @torch.no_grad()
-    def error(self, model: nn.Module) -> float:
-        """Return the error relative to the solution in the L2 norm, on a fine grid."""
-        return relative_error(model(self.error_points), self.reference)
+        self.reference = exact(self.error_points, viscosity, nodes)

@@ -28,11 +28,12 @@ import math
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kanlib._checks import as_integer, check_factory, check_option, check_tensor
-from kanlib.nn.jets import Jet, propagate
-from kanlib.paper.problems import relative_error
+from kanlib.nn.jets import Jet
+from kanlib.objectives.residuals import Term
+from kanlib.paper.problems import Problem
 
 LEVEL_SETS = ("abs", "relu", "step", "none")
 #: The error is measured on a grid of this many points in each direction.
@@ -73,8 +74,8 @@ def flux_jump(left: Jet, right: Jet) -> Tensor:
     return left.d(0) - 0.5 * right.d(0)
 
 
-class Poisson:
-    """The residuals and the error of a network with inputs x, y and a level-set field.
+class Poisson(Problem):
+    """The problem for a network with inputs x, y and a level-set field.
 
     Args:
         cells: cells of the point grid in each direction, even. The paper's 50 give 49 x 49 volume
@@ -85,9 +86,6 @@ class Poisson:
             paper prints it: its weight is multiplied by the number of its points.
         device: device of the points.
         dtype: floating-point type of the points.
-
-    Attributes:
-        weights: the weights of the means of the squared residuals in the loss.
 
     Raises:
         TypeError: if an argument has the wrong type.
@@ -108,47 +106,37 @@ class Poisson:
             raise ValueError(f"cells must be even, so that x = 0 is a grid line, got {cells}")
         check_option("level_set", level_set, LEVEL_SETS)
         check_factory(device, dtype)
-        self.weights = {"volume": 1e-2, "boundary": 1.0, "interface": 1e-1}
         self.level_set = level_set
         steps = torch.arange(-cells // 2, cells // 2 + 1, device="cpu", dtype=torch.float64)
         grid = (2 * steps / cells).to(device, dtype)  # holds 0 exactly
         points = torch.cartesian_prod(grid, grid)
         inside = (points.abs() < 1).all(dim=1)
-        self.points = points[inside]
-        boundary = points[~inside]
-        interface = self.points[self.points[:, 0] == 0]
+        self.points = {
+            "volume": points[inside],
+            "boundary": points[~inside],
+            "interface": points[inside & (points[:, 0] == 0)],
+        }
+        self.weights = {"volume": 1e-2, "boundary": 1.0, "interface": 1e-1}
         if summed:
-            terms = {"volume": self.points, "boundary": boundary, "interface": interface}
-            self.weights = {key: self.weights[key] * len(x) for key, x in terms.items()}
-        self.volume = Jet.at(self.points, pairs=[(0, 0), (1, 1)], features=self.inputs)
-        self.boundary = self.inputs(boundary)
-        self.left, self.right = (
-            Jet.at(interface, directions=[0], features=partial(self._inputs, side=side))
-            for side in (-torch.ones_like(interface[:, :1]), torch.ones_like(interface[:, :1]))
-        )
+            self.weights = {key: self.weights[key] * len(x) for key, x in self.points.items()}
+        sides = [partial(self._inputs, side=side) for side in (-1.0, 1.0)]
+        self.equations = {
+            "volume": partial(Term, volume_residual, pairs=[(0, 0), (1, 1)], features=self.inputs),
+            "boundary": partial(Term, lambda u, x: u.value, directions=(), features=self.inputs),
+            "interface": partial(
+                Term, lambda u, v, x: flux_jump(u, v), directions=[0], features=sides
+            ),
+        }
         fine = torch.linspace(-1, 1, ERROR_POINTS, device=device, dtype=dtype)
         self.error_points = torch.cartesian_prod(fine, fine)
         self.reference = exact(self.error_points)
-        self.error_inputs = self.inputs(self.error_points)
 
     def inputs(self, points: Tensor) -> Tensor:
         """Return the network's inputs (N, 3) at points (N, 2)."""
         return self._inputs(points, torch.where(right(points), 1.0, -1.0).to(points))
 
-    def _inputs(self, points: Tensor, side: Tensor) -> Tensor:
+    def _inputs(self, points: Tensor, side: Tensor | float) -> Tensor:
         x = points[:, :1]
+        side = side * torch.ones_like(x)
         field = {"abs": side * x, "relu": (1 + side) / 2 * x, "step": side, "none": x}
         return torch.cat([points, field[self.level_set]], dim=1)
-
-    def residuals(self, model: nn.Module) -> dict[str, Tensor]:
-        """Return the residuals of each term of the loss, columns."""
-        return {
-            "volume": volume_residual(propagate(model, self.volume), self.points),
-            "boundary": model(self.boundary),
-            "interface": flux_jump(propagate(model, self.left), propagate(model, self.right)),
-        }
-
-    @torch.no_grad()
-    def error(self, model: nn.Module) -> float:
-        """Return the error relative to the solution in the L2 norm, on a fine grid."""
-        return relative_error(model(self.error_inputs), self.reference)
