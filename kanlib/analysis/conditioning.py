@@ -66,6 +66,7 @@ def hessian(model: nn.Module, objective: Objective) -> Tensor:
     check_types(hessian, locals())
     parameters = _trainable(model)
     product = _hessian_product(objective(model), parameters)
+    # torch.func.hessian refuses objectives that call autograd, and holds p copies of all values.
     basis = torch.eye(sum(p.numel() for p in parameters), device="cpu").to(parameters[0])
     matrix = torch.stack([product(vector) for vector in basis])
     return 0.5 * (matrix + matrix.T)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,18 +52,10 @@ def gram(grid: KnotGrid, derivative: int = 0) -> Tensor:
 def quadrature(grid: KnotGrid, points: int) -> tuple[Tensor, Tensor]:
     """Return Gauss-Legendre points and weights, ``points`` in every interval of the grid."""
     check_types(quadrature, locals())
-    nodes, weights = _gauss_legendre(as_integer("points", points, minimum=1))
-    left, right = grid.breakpoints[:-1, None], grid.breakpoints[1:, None]
-    x = left + (right - left) * nodes
-    return x.flatten(), ((right - left) * weights).flatten()
-
-
-def _gauss_legendre(points: int) -> tuple[Tensor, Tensor]:
-    """Return nodes and weights on [0, 1] from the three-term recurrence (Golub and Welsch)."""
-    k = torch.arange(1, points, dtype=torch.float64, device="cpu")
-    beta = k / (4.0 * k.square() - 1.0).sqrt()
-    nodes, vectors = torch.linalg.eigh(torch.diag(beta, 1) + torch.diag(beta, -1))
-    return (nodes + 1.0) / 2.0, vectors[0].square()
+    rule = np.polynomial.legendre.leggauss(as_integer("points", points, minimum=1))
+    nodes, weights = map(torch.from_numpy, rule)  # on [-1, 1]
+    left, half = grid.breakpoints[:-1, None], grid.breakpoints.diff()[:, None] / 2
+    return (left + half * (1 + nodes)).flatten(), (half * weights).flatten()
 
 
 def cosine_modes(grid: KnotGrid) -> Tensor:

@@ -18,6 +18,7 @@ from kanlib.analysis.relaxation import (
     gram,
     largest_stable_step,
     propagator,
+    quadrature,
     rate_matrix,
     spectrum,
 )
@@ -44,6 +45,16 @@ def test_gram_holds_the_inner_products_of_scipy(grid):
         _, weights, b = collocation(grid, 8, derivative)
         expected = b.T @ (weights[:, None] * b)
         np.testing.assert_allclose(gram(grid, derivative), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("points", [1, 2, 7])
+def test_quadrature_is_exact_for_all_degrees_below_twice_its_points(points):
+    grid = KnotGrid(3, [-1.0, -0.9, 0.5, 2.0])
+    x, weights = quadrature(grid, points)
+    assert x.shape == weights.shape == (3 * points,)
+    for k in range(2 * points):
+        exact = (2.0 ** (k + 1) - (-1.0) ** (k + 1)) / (k + 1)
+        assert float(weights @ x**k) == pytest.approx(exact, rel=1e-13)
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
