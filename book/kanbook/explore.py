@@ -15,7 +15,8 @@ Usage, as the last expression of a cell::
         initial={"r": r, "n": n, "basis": basis},
     )
 
-With ``play="level"`` a button moves the slider of that name through its values.
+With ``play="level"`` a button moves the slider of that name through its values, one every `pause`
+milliseconds.
 
 In JupyterLab the controls are widgets that call `figure` anew.  On a page of the book the same
 controls switch, with a few lines of JavaScript, between the figures of every combination of values,
@@ -40,7 +41,7 @@ import plotly.graph_objects as go
 from kanbook.figures import CONFIG, mimebundle, with_height
 
 PAUSE = 1200
-"""Milliseconds that a frame is shown when one control is played."""
+"""Milliseconds that a frame is shown when one control is played, unless `explorer` is told."""
 
 SHARED_FROM = 60
 """Parts of a figure whose JSON is at least this long are stored once for all frames."""
@@ -97,6 +98,7 @@ def explorer(
     alt: str,
     initial: Mapping[str, Any] | None = None,
     play: str | None = None,
+    pause: int = PAUSE,
     **controls: Sequence[Any],
 ) -> Explorer:
     """Put a figure under controls.
@@ -107,6 +109,7 @@ def explorer(
         initial: values to start from, by control; others start from the first.  A value that the
             list of its control lacks is added to it.
         play: name of a slider that a button moves through its values, one after the other.
+        pause: milliseconds that each of them is shown then.
         **controls: the values of each control: numbers make a slider, anything else a menu.
 
     Returns:
@@ -116,7 +119,7 @@ def explorer(
         ValueError: if there is no control, one without values, `initial` names another one, or
             `play` is not the name of a slider.
     """
-    return Explorer(figure, alt, dict(initial or {}), controls, play)
+    return Explorer(figure, alt, dict(initial or {}), controls, play, pause)
 
 
 class Explorer:
@@ -135,6 +138,7 @@ class Explorer:
         initial: dict[str, Any],
         controls: Mapping[str, Sequence[Any]],
         play: str | None = None,
+        pause: int = PAUSE,
     ) -> None:
         """Compute every frame."""
         if not controls:
@@ -151,6 +155,7 @@ class Explorer:
         self.figure = figure
         self.alt = alt
         self.play = play
+        self.pause = pause
         self.values = {name: list(values) for name, values in controls.items()}
         for name, value in initial.items():
             if value not in self.values[name]:
@@ -184,7 +189,7 @@ class Explorer:
         bar = list(boxes.values())
         if self.play is not None:
             slider = boxes[self.play]
-            player = widgets.Play(max=len(slider.options) - 1, value=slider.index, interval=PAUSE)
+            player = widgets.Play(max=len(slider.options) - 1, value=slider.index, interval=self.pause)
             widgets.link((player, "value"), (slider, "index"))
             bar.append(player)
         return widgets.VBox([widgets.HBox(bar), output])
@@ -217,7 +222,7 @@ class Explorer:
                 f'<button type="button" data-control="{list(self.values).index(self.play)}">'
                 "Play</button>"
             )
-        script = SCRIPT.replace("ID", identity).replace("PAUSE", str(PAUSE))
+        script = SCRIPT.replace("ID", identity).replace("PAUSE", str(self.pause))
         return (
             f'<figure class="explorer" id="{identity}">'
             f'<div class="controls">{controls}</div><div role="img"></div>'
