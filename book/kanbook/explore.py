@@ -189,7 +189,8 @@ class Explorer:
         bar = list(boxes.values())
         if self.play is not None:
             slider = boxes[self.play]
-            player = widgets.Play(max=len(slider.options) - 1, value=slider.index, interval=self.pause)
+            last = len(slider.options) - 1
+            player = widgets.Play(max=last, value=slider.index, interval=self.pause)
             widgets.link((player, "value"), (slider, "index"))
             bar.append(player)
         return widgets.VBox([widgets.HBox(bar), output])
