@@ -77,7 +77,8 @@ def dense(model: KAN) -> nn.Module:
     """Evaluate by local B-splines, scattered into dense rows, and one product of matrices."""
 
     def by_product(layer: SplineLayer, x: Tensor) -> Tensor:
-        index, values = bspline.local_basis(x, layer.breakpoints, layer._table)
+        (points,), (table,) = layer.pieces()
+        index, values = bspline.local_basis(x, points, table)
         basis = bspline.scatter(index, values, layer.grid.num_basis)
         return basis.flatten(-2) @ layer.weight.flatten(1).T
 
@@ -88,8 +89,9 @@ def gather(model: KAN) -> nn.Module:
     """Evaluate by the polynomials on all intervals, of which every point picks one an edge."""
 
     def by_look_up(layer: SplineLayer, x: Tensor) -> Tensor:
-        pieces = layer.weight.unfold(-1, layer.grid.order, 1) @ layer._table[0]
-        return reference.evaluate(x[None], pieces.flatten(-2), layer.breakpoints, None)[0]
+        (points,), table = layer.pieces()
+        pieces = layer.weight.unfold(-1, layer.grid.order, 1) @ table[0, 0]
+        return reference.evaluate(x[None], pieces.flatten(-2), points, None)[0]
 
     return Evaluated(model, by_look_up)
 

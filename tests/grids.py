@@ -3,9 +3,10 @@
 from fractions import Fraction
 
 import numpy as np
+import torch
 from hypothesis import strategies as st
 
-from kanlib import KnotGrid
+from kanlib import KnotGrid, refine_adaptively
 
 ORDERS = [1, 2, 3, 4, 5, 6]
 
@@ -19,6 +20,30 @@ BREAKPOINTS = {
 }
 GRIDS = [[i / 1024 for i in points] for points in BREAKPOINTS.values()]
 GRID_NAMES = list(BREAKPOINTS)
+
+#: The grids that spline layers may have: one for all inputs or each its own, fixed or free.
+KINDS = ["shared", "own", "free", "free own"]
+
+
+def with_grids(model, kind, seed=0):
+    """Return a network with uneven grids of a kind, of which all but "free" keep its function."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def indicator(model):
+        sizes = [(layer.in_features, layer.n) for layer in model.spline_layers]
+        draws = (torch.rand(size, generator=generator, dtype=torch.float64) for size in sizes)
+        return [1e4**draw for draw in draws]
+
+    per = "input" if "own" in kind else "layer"
+    model = refine_adaptively(model, model.n + 3, indicator, per)
+    if "free" in kind:
+        model = model.free(per, floor=0.02)
+        with torch.no_grad():
+            for layer in model.spline_layers:
+                logits = layer.knots.logits
+                noise = torch.randn(logits.shape, generator=generator, dtype=torch.float64)
+                logits += 0.3 * noise.to(logits)
+    return model
 
 
 @st.composite

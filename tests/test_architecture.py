@@ -16,7 +16,7 @@ ROOMS = {
     "_checks": "",
     "splines": "knots bspline truncated_power change_of_basis prolongation",
     "kernels": "reference interrupts cpu_vectors cpu_numba cpu gpu_triton operator cpu_gram gram",
-    "nn": "described maps spline_layer free_knots networks jets ensemble",
+    "nn": "described maps free_knots spline_layer networks jets ensemble",
     "objectives": "squares mean_squared_error attention samplers residuals",
     "training": "optimizers iterations files checkpoints adaptive coordinates rows jacobian runs"
     " gauss_newton stagnation schedulers options snapshot trainer optimizer_state multilevel race",

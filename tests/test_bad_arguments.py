@@ -25,7 +25,7 @@ from kanlib import (
     Term,
 )
 from kanlib.analysis import conditioning, cost, ntk, relaxation, spectra
-from kanlib.nn import free_knots, maps
+from kanlib.nn import maps
 from kanlib.paper import refit
 from kanlib.splines import bspline, change_of_basis
 from kanlib.splines.prolongation import dyadic_prolongation
@@ -80,7 +80,7 @@ CALLS = [
     ),
     (MLP, {"widths": [2, 3, 1], "activation": "tanh", "input_domain": None, **FACTORY}),
     (SplineLayer, {"in_features": 2, "out_features": 1, "grid": GRID, **INITIAL, **FACTORY}),
-    (free_knots.FreeSplineLayer, {"layer": LAYER, "per": "input", "floor": 0.1}),
+    (LAYER.free, {"per": "input", "floor": 0.1}),
     (MODEL.refine, {"breakpoints": None}),
     (MODEL.to_basis, {"basis": "relu"}),
     (MODEL.free, {"per": "input", "floor": 0.1}),
@@ -109,7 +109,10 @@ CALLS = [
     (dyadic_prolongation, {"order": 3, "n": 4}),
     (kanlib.prolongation(GRID, FINE).apply, {"coarse": torch.ones(6)}),
     (kanlib.prolongation(GRID, FINE).restrict, {"fine": torch.ones(10)}),
-    (kanlib.refine_adaptively, {"model": MODEL, "n": 9, "indicator": adaptive.jump_indicator}),
+    (
+        kanlib.refine_adaptively,
+        {"model": MODEL, "n": 9, "indicator": adaptive.jump_indicator, "per": "input"},
+    ),
     (adaptive.jumps, {"weight": torch.ones(6), "grid": GRID, "basis": "spline"}),
     (adaptive.indicators, {"layer": LAYER}),
     (adaptive.bisected, {"grid": GRID, "indicator": torch.ones(4), "n": 6}),

@@ -24,7 +24,7 @@ from torch.utils.flop_counter import flop_registry
 
 from kanlib._checks import Basis, as_integer, check_input, check_types
 from kanlib.kernels import operator, reference
-from kanlib.nn.spline_layer import SplineLayer, convert_weights
+from kanlib.nn.spline_layer import MODULES, SplineLayer, convert_weights
 from kanlib.splines import bspline, truncated_power
 from kanlib.splines.change_of_basis import ChangeOfBasis
 from kanlib.splines.knots import KnotGrid
@@ -83,11 +83,9 @@ def evaluate(layer: SplineLayer, x: Tensor, method: Method = "local") -> Tensor:
     check_input(x, layer.in_features, layer.weight)
     grid = layer.grid
     if method == "local":
-        index, powers = reference.power_jets(
-            x[None], layer.breakpoints, grid.order, (), layer.extension
-        )
-        module = bspline if layer.basis == "spline" else truncated_power
-        coefficients = module.polynomials(layer.weight, layer._table[None])
+        (points,), table = layer.pieces()
+        index, powers = reference.power_jets(x[None], points, grid.order, (), layer.extension)
+        coefficients = MODULES[layer.basis].polynomials(layer.weight, table)
         return reference.by_intervals(index, powers, coefficients)[0]
     if method == "one by one":
         values = one_by_one(x, grid)

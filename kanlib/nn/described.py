@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
-#: Attributes of a spline layer that its description holds, or that are for new weights only.
-PREPARED = ("grid", "init_scale", "init_basis", "prolonged_from")
+#: Attributes of a spline layer that are for new weights only.
+PREPARED = ("init_scale", "init_basis", "prolonged_from")
 
 #: Where a module, and torch for all modules ("_global" before it), keeps hooks of a call.
 HOOKS = {

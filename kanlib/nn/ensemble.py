@@ -19,7 +19,6 @@ from torch.func import functional_call, vmap
 
 from kanlib._checks import check_types
 from kanlib.nn.described import Described, check_copyable, description, difference
-from kanlib.nn.free_knots import check_fixed
 from kanlib.nn.jets import Jet, propagate, smoothness
 
 
@@ -55,7 +54,6 @@ class Ensemble(Described):
         for member in members:
             if not isinstance(member, nn.Module):
                 raise TypeError(f"members must be networks, got {type(member).__name__}")
-            check_fixed(member, "Ensemble", "train each network on its own")
             check_copyable(member, "Ensemble")
         for position, member in enumerate(members):
             differing = difference(members[0], member)

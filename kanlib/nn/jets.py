@@ -321,7 +321,7 @@ def _by_autograd(module: Any, jet: Jet) -> Jet:
 def smoothness(module: nn.Module) -> float:
     """Return how many derivatives a layer has, not counting its children."""
     if isinstance(module, SplineLayer):
-        return module.grids[0].order - 1
+        return module.order - 1
     return 1 if isinstance(module, PIECEWISE_LINEAR) else math.inf
 
 

@@ -20,7 +20,7 @@ from kanlib._checks import (
     shown,
 )
 from kanlib.nn.described import Described, alteration, check_copyable, check_same, reached
-from kanlib.nn.free_knots import FreeSplineLayer, Sharing
+from kanlib.nn.free_knots import Sharing
 from kanlib.nn.maps import NORMALISATIONS, InputMap, Kind, Normalisation
 from kanlib.nn.spline_layer import SplineLayer
 from kanlib.splines.knots import MAX_ORDER, KnotGrid
@@ -159,7 +159,7 @@ class KAN(nn.Module):
     @property
     def n(self) -> int:
         """Number of intervals of the splines (the largest, should layers differ)."""
-        return max(layer.grids[0].n for layer in self.spline_layers)
+        return max(layer.n for layer in self.spline_layers)
 
     @property
     def num_parameters(self) -> int:
@@ -195,7 +195,7 @@ class KAN(nn.Module):
             )
 
         def refined(layer: SplineLayer) -> SplineLayer:
-            grid = None if breakpoints is None else KnotGrid(layer.grids[0].order, breakpoints)
+            grid = None if breakpoints is None else KnotGrid(layer.order, breakpoints)
             return layer.refine(grid)
 
         return self._kept(self.mapped(refined), "refine")
@@ -239,8 +239,15 @@ class KAN(nn.Module):
             >>> model.num_parameters, model.refine().n  # 5 x 5 spacings beside 55 weights
             (80, 10)
         """
-        free = self.mapped(lambda layer: FreeSplineLayer(layer, per=per, floor=floor))
-        return self._kept(free, "free")
+        return self._kept(self.mapped(lambda layer: layer.free(per, floor)), "free")
+
+    def fixed(self) -> KAN:
+        """Return a new network that is the same function, with fixed knots where they are now.
+
+        Returns:
+            A new KAN; this one is untouched.
+        """
+        return self._kept(self.mapped(lambda layer: layer.fixed()), "fixed")
 
     def mapped(self, change: Callable[[SplineLayer], SplineLayer]) -> KAN:
         """Return a copy of this network, its class and hooks included, with other spline layers.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -23,10 +24,17 @@ from kanlib._checks import (
 from kanlib.kernels import operator
 from kanlib.kernels.reference import Pairs
 from kanlib.nn.described import Described, alteration, check_copyable, check_same
+from kanlib.nn.free_knots import SHARING, FreeKnots, Sharing
 from kanlib.splines import bspline, truncated_power
 from kanlib.splines.change_of_basis import ChangeOfBasis
-from kanlib.splines.knots import KnotGrid, check_resolved
+from kanlib.splines.knots import KnotGrid, check_resolved, extended
 from kanlib.splines.prolongation import check_nested, prolongation
+
+#: What evaluates the functions of a basis.
+MODULES = {"spline": bspline, "relu": truncated_power}
+
+#: One grid for all inputs, or one for each.
+Grids = KnotGrid | Sequence[KnotGrid]
 
 
 class SplineLayer(Described):
@@ -34,6 +42,9 @@ class SplineLayer(Described):
 
     The weights are spline weights u (``basis="spline"``) or ReLU weights w = A^T u
     (``basis="relu"``); gradients, and so any optimizer, act in the chosen basis.
+
+    All inputs share a grid, or each has its own. The knots are fixed, or train with the weights
+    after :meth:`free`, which goes through the fused kernels, too.
 
     Outside [a, b] every spline continues linearly from the end points (``extension="linear"``),
     keeps its end value ("clamp") or is zero ("none"). This is part of the definition of the
@@ -47,7 +58,8 @@ class SplineLayer(Described):
     Args:
         in_features: number of inputs P.
         out_features: number of outputs Q.
-        grid: knot grid shared by all edges of the layer.
+        grid: knot grid of all edges, or a list of one for the edges of each input; these have one
+            order, number of intervals and domain.
         basis: "spline" or "relu".
         extension: "linear", "clamp" or "none".
         init_scale: standard deviation of the initial coefficients.
@@ -56,12 +68,16 @@ class SplineLayer(Described):
         device: device of the weights.
         dtype: floating-point type of the weights.
 
+    Attributes:
+        knots: the trainable breakpoints, or None where knots are fixed.
+        order: order r of the splines.
+
     Shape:
         Input (..., P), output (..., Q), ``weight`` (Q, P, n + r - 1).
 
     Raises:
         TypeError: if an argument has the wrong type.
-        ValueError: if a size is below one, an option is unknown or the grids are not nested.
+        ValueError: if a size is below one, an option is unknown, or the grids do not fit.
 
     Examples:
         >>> layer = SplineLayer(2, 3, KnotGrid.uniform(4, 5))
@@ -71,16 +87,19 @@ class SplineLayer(Described):
         torch.Size([10, 3])
         >>> layer.refine().grid.n
         10
+        >>> layer.free("input").knots
+        FreeKnots(grids=2, n=5, floor=0.1)
     """
 
-    breakpoints: Tensor
+    knots: FreeKnots | None
+    _breakpoints: Tensor
     _table: Tensor
 
     def __init__(
         self,
         in_features: int,
         out_features: int,
-        grid: KnotGrid,
+        grid: Grids,
         *,
         basis: Basis = "spline",
         extension: Extension = "linear",
@@ -93,8 +112,7 @@ class SplineLayer(Described):
         super().__init__()
         in_features = as_integer("in_features", in_features, minimum=1)
         out_features = as_integer("out_features", out_features, minimum=1)
-        if not isinstance(grid, KnotGrid):
-            raise TypeError(f"grid must be a KnotGrid, got {shown(grid)}")
+        self._grids = _as_list(grid, in_features)
         check_option("basis", basis, BASES)
         check_option("init_basis", init_basis, BASES)
         check_option("extension", extension, EXTENSIONS)
@@ -103,39 +121,86 @@ class SplineLayer(Described):
         if prolonged_from is not None:
             if not isinstance(prolonged_from, KnotGrid):
                 raise TypeError(f"prolonged_from must be a KnotGrid, got {shown(prolonged_from)}")
-            check_nested(prolonged_from, grid)
+            for each in self._grids:
+                check_nested(prolonged_from, each)
         self.in_features, self.out_features = in_features, out_features
-        self.grid, self.basis, self.extension = grid, basis, extension
+        self.order, self.basis, self.extension = self._grids[0].order, basis, extension
         self.init_scale, self.init_basis = init_scale, init_basis
-        self.prolonged_from = prolonged_from
-        shape = (out_features, in_features, grid.num_basis)
+        self.prolonged_from, self.knots = prolonged_from, None
+        shape = (out_features, in_features, self._grids[0].num_basis)
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self._build_tables()
         self.reset_parameters()
 
     @property
+    def distinct_grids(self) -> list[KnotGrid]:
+        """The present grid of all inputs, or that of each: a list of 1 or P."""
+        if self.knots is None:
+            return [*self._grids]
+        return [KnotGrid(self.order, row) for row in self.knots().detach()]
+
+    @property
     def grids(self) -> list[KnotGrid]:
-        """The knot grid of each input."""
-        return [self.grid] * self.in_features
+        """The present knot grid of each input, whether they share it or not."""
+        found = self.distinct_grids
+        return found * (self.in_features // len(found))
+
+    @property
+    def grid(self) -> KnotGrid:
+        """The present knot grid, if all inputs share it.
+
+        Raises:
+            ValueError: if each input has its own.
+        """
+        found = self.distinct_grids
+        if len(found) > 1:
+            raise ValueError("grid must be one for all inputs, but each has its own: use grids")
+        return found[0]
+
+    @property
+    def n(self) -> int:
+        """Number of intervals of every spline."""
+        return self.weight.shape[-1] - self.order + 1
 
     @property
     def domain(self) -> tuple[float, float]:
         """The interval [a, b] of the splines, of every input."""
-        return self.grid.domain
+        return self._grids[0].domain if self.knots is None else self.knots.domain
+
+    def pieces(self) -> tuple[Tensor, Tensor]:
+        """Return what evaluations need of the grids, all inputs' (G = 1) or each's (G = P).
+
+        Returns:
+            The breakpoints (G, n + 1), which take no derivatives, and the polynomials of the basis
+            functions, see :func:`kanlib.splines.bspline.pieces` and
+            :func:`kanlib.splines.truncated_power.pieces`, (G, ...): differentiable in free knots.
+        """
+        if self.knots is None:
+            return self._breakpoints, self._table
+        points = self.knots()
+        knots = extended(points, self.order)
+        return points.detach(), MODULES[self.basis].pieces_of(knots, self.order)
+
+    def _drop_tables(self) -> None:
+        self.register_buffer("_breakpoints", None, persistent=False)
+        self.register_buffer("_table", None, persistent=False)
 
     def _build_tables(self) -> None:
-        """Derive the evaluation tables from the exact grid, for the weights' device and dtype.
+        """Derive the evaluation tables from fixed grids, for the weights' device and dtype.
 
         A half-precision layer has the tables of single precision, in which it computes.
         """
-        grid, like = self.grid, self.weight.detach()
-        check_resolved(grid, like.dtype)
-        breakpoints = bspline.exact_breakpoints(grid, like.device)
-        self.register_buffer("breakpoints", breakpoints, persistent=False)
-        self._uniform = grid.is_uniform
-        module = bspline if self.basis == "spline" else truncated_power
-        table = module.pieces(grid).to(like.device, operator.working_dtype(like.dtype))
-        self.register_buffer("_table", table, persistent=False)
+        self._drop_tables()
+        self._uniform = self.knots is None and all(grid.is_uniform for grid in self._grids)
+        if self.knots is not None:
+            return
+        like = self.weight.detach()
+        for grid in self._grids:
+            check_resolved(grid, like.dtype)
+        points = [bspline.exact_breakpoints(grid, like.device) for grid in self._grids]
+        tables = torch.broadcast_tensors(*map(MODULES[self.basis].pieces, self._grids))
+        self._breakpoints = torch.stack(points)
+        self._table = torch.stack(tables).to(like.device, operator.working_dtype(like.dtype))
 
     def _apply(self, fn: Any, recurse: bool = True) -> SplineLayer:
         """Move or cast the weights.
@@ -143,20 +208,25 @@ class SplineLayer(Described):
         The tables are built anew, so that casts lose no accuracy, and not moved: the breakpoints
         are float64, which not every device has.
         """
-        self._buffers.update(dict.fromkeys({"breakpoints", "_table"} & {*self._buffers}))
+        self._drop_tables()
         try:
             return super()._apply(fn, recurse)
         finally:
             self._build_tables()
 
     def reset_parameters(self) -> None:
-        """Draw new initial weights from torch's global generator."""
-        coarse = self.prolonged_from or self.grid
-        shape = (self.out_features, self.in_features, coarse.num_basis)
+        """Draw new initial weights from torch's global generator; free knots stay where they are.
+
+        With free knots, and on grids that do not hold ``prolonged_from``, they are drawn on the
+        present grid.
+        """
+        fine = self.distinct_grids
+        coarse = fine if self.prolonged_from is None else [self.prolonged_from]
+        shape = (self.out_features, self.in_features, coarse[0].num_basis)
         draw = self.init_scale * torch.randn(shape, dtype=torch.float64, device="cpu")
         weight = convert_weights(draw, coarse, self.init_basis, self.basis)
-        if coarse is not self.grid:
-            weight = prolongation(coarse, self.grid, self.basis).apply(weight)
+        if self.prolonged_from is not None:
+            weight = self._prolonged(weight, coarse, fine)
         with torch.no_grad():
             self.weight.copy_(weight)
 
@@ -214,32 +284,47 @@ class SplineLayer(Described):
 
     def _evaluate(self, channels: Tensor, pairs: Pairs) -> Tensor:
         weight: Tensor = self.weight.to(channels.dtype)
-        table: Tensor | None = self._table[None]
-        if self.basis == "relu":  # the polynomials of every edge on every interval
-            weight, table = truncated_power.polynomials(weight, self._table[None]).flatten(2), None
+        points, found = self.pieces()
+        table: Tensor | None = found.to(channels.dtype)
+        # The kernels differentiate the polynomials of every edge on every interval, not a table.
+        moving = self.knots is not None and operator.differentiates(found)
+        if self.basis == "relu" or moving:
+            weight, table = MODULES[self.basis].polynomials(weight, table).flatten(2), None
         return operator.evaluate(
-            channels,
-            weight,
-            self.breakpoints[None],
-            table,
-            self._uniform,
-            pairs,
-            self.extension,
+            channels, weight, points, table, self._uniform, pairs, self.extension
         )
 
-    def refine(self, grid: KnotGrid | None = None) -> SplineLayer:
-        """Return a new layer on a finer grid that is the same function, by exact prolongation.
+    def refine(self, grid: Grids | None = None) -> SplineLayer:
+        """Return a new layer on finer grids that is the same function, by exact prolongation.
+
+        Free knots stay free, with the floor that they have, in units of the mean spacing; given
+        grids lower it, if need be, to half of their smallest spacing.
 
         Args:
-            grid: the finer grid, whose breakpoints include those of this layer; by default every
-                interval is halved.
+            grid: the finer grid, whose breakpoints include those of this layer, or a list of one
+                for each input; by default every interval is halved.
 
         Raises:
-            ValueError: if the grids are not nested.
+            ValueError: if the grids are not nested, or differ in their number of intervals.
         """
-        fine = self.grid.refine() if grid is None else grid
-        weight = prolongation(self.grid, fine, self.basis).apply(self.weight.detach())
-        return self._kept(self.like(fine, self.basis, weight), "refine")
+        coarse, knots = self.distinct_grids, self.knots
+        if grid is None:
+            fine = [each.refine() for each in coarse]
+            knots = knots and knots.halved()
+        else:
+            fine = _as_list(grid, self.in_features)
+            fine = fine * len(coarse) if len(fine) == 1 else fine
+            knots = knots and knots.moved(fine)
+        weight = self._prolonged(self.weight.detach(), coarse, fine)
+        return self._kept(self._copy(fine, knots, self.basis, weight), "refine")
+
+    def _prolonged(
+        self, weight: Tensor, coarse: Sequence[KnotGrid], fine: Sequence[KnotGrid]
+    ) -> Tensor:
+        def change(weight: Tensor, old: KnotGrid, new: KnotGrid) -> Tensor:
+            return prolongation(old, new, self.basis).apply(weight)
+
+        return by_input(change, weight, coarse, fine)
 
     def to_basis(self, basis: Basis) -> SplineLayer:
         """Return a new layer that is the same function with weights in ``basis``.
@@ -251,20 +336,68 @@ class SplineLayer(Described):
             ValueError: if ``basis`` is unknown.
         """
         check_option("basis", basis, BASES)
-        weight = convert_weights(self.weight.detach().cpu().double(), self.grid, self.basis, basis)
-        return self._kept(self.like(self.grid, basis, weight), "to_basis")
+        grids = self.distinct_grids
+        weight = convert_weights(self.weight.detach().cpu().double(), grids, self.basis, basis)
+        return self._kept(self._copy(grids, copy.deepcopy(self.knots), basis, weight), "to_basis")
+
+    def free(self, per: Sharing = "input", floor: float = 0.1) -> SplineLayer:
+        """Return a new layer that is the same function, with knots that train with its weights.
+
+        Args:
+            per: "layer" for one set of knots, "input" for one for each of the P inputs.
+            floor: see :class:`kanlib.nn.free_knots.FreeKnots`.
+
+        Raises:
+            ValueError: if an option is not admissible, knots are too close for ``floor``, or the
+                order is 1.
+
+        Examples:
+            >>> layer = SplineLayer(2, 3, KnotGrid.uniform(4, 5))
+            >>> x = torch.rand(10, 2)
+            >>> torch.allclose(layer.free()(x), layer(x), atol=1e-6)
+            True
+        """
+        check_option("per", per, SHARING)
+        if self.order == 1:
+            raise ValueError(
+                "order must be at least 2 for free knots, got 1: a piecewise constant function "
+                "has no gradient in its knots; use r = 2 or more"
+            )
+        grids = self.distinct_grids
+        if per == "input":
+            grids = self.grids
+        elif len(grids) > 1:
+            raise ValueError(
+                "per must be 'input' where each input has a grid of its own, got 'layer'"
+            )
+        like = self.weight
+        knots = FreeKnots(grids, floor, device=like.device, dtype=like.dtype)
+        return self._kept(self._copy(grids, knots, self.basis, like.detach()), "free")
+
+    def fixed(self) -> SplineLayer:
+        """Return a new layer that is the same function, with fixed knots where they are now."""
+        layer = self._copy(self.distinct_grids, None, self.basis, self.weight.detach())
+        return self._kept(layer, "fixed")
 
     def _kept(self, other: SplineLayer, user: str) -> SplineLayer:
         if alteration(self, SplineLayer):
             check_same(self, other, self.in_features, user)
         return other
 
-    def like(self, grid: KnotGrid, basis: Basis, weight: Tensor) -> SplineLayer:
+    def like(self, grid: Grids, basis: Basis, weight: Tensor) -> SplineLayer:
         """Return this layer, its class and hooks included, on another grid or in another basis.
+
+        Free knots stay free; their floor is at most half of the smallest spacing.
 
         Raises:
             ValueError: if the weights are computed from others, or forward is put on this object.
         """
+        grids = _as_list(grid, self.in_features)
+        return self._copy(grids, self.knots and self.knots.moved(grids), basis, weight)
+
+    def _copy(
+        self, grids: list[KnotGrid], knots: FreeKnots | None, basis: Basis, weight: Tensor
+    ) -> SplineLayer:
         check_copyable(self, "a copy of a layer")
         if "weight" not in self._parameters:
             raise ValueError(
@@ -272,25 +405,37 @@ class SplineLayer(Described):
                 "is computed from others: make it permanent, e.g. with "
                 "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')"
             )
-        layer = copy.deepcopy(self, {id(self.weight): None})
-        layer.grid, layer.basis = grid, basis
-        layer.weight = nn.Parameter(weight.to(self.weight), self.weight.requires_grad)
+        layer = copy.deepcopy(self, {id(self.weight): None, id(self.knots): None})
+        layer._modules.pop("knots", None)
+        layer._grids, layer.knots, layer.basis = grids if knots is None else [], knots, basis
+        own = weight.to(self.weight, copy=True)
+        layer.weight = nn.Parameter(own, self.weight.requires_grad)
+        coarse = self.prolonged_from
+        if coarse and (
+            knots or any(coarse.domain != g.domain or coarse.missing_from(g) for g in grids)
+        ):
+            layer.prolonged_from = None
         layer._build_tables()
         return layer
 
     def describe(self) -> dict[str, Any]:
-        """Return what defines the function besides the weights, as plain numbers and strings."""
-        grid = self.grid
+        """Return what defines the function besides weights and free knots, as plain values."""
         return {
-            "order": grid.order,
-            "n": grid.n,
-            "domain": list(grid.domain),
-            "breakpoints": "uniform" if grid.is_uniform else grid.breakpoints.tolist(),
+            "order": self.order,
+            "n": self.n,
+            "domain": list(self.domain),
+            "breakpoints": self._places(),
             "basis": self.basis,
             "extension": self.extension,
             "in_features": self.in_features,
             "out_features": self.out_features,
         }
+
+    def _places(self) -> Any:
+        if self.knots is not None:
+            return f"free, per {'layer' if len(self.knots.logits) == 1 else 'input'}"
+        each = ["uniform" if g.is_uniform else g.breakpoints.tolist() for g in self._grids]
+        return each[0] if len(each) == 1 else each
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -298,29 +443,87 @@ class SplineLayer(Described):
 
     def extra_repr(self) -> str:
         """Show sizes, order, intervals, domain and basis."""
-        a, b = self.grid.domain
-        spacing = "uniform" if self.grid.is_uniform else "non-uniform"
+        a, b = self.domain
+        spacing, several = "uniform" if self._uniform else "non-uniform", len(self._grids) > 1
+        if self.knots is not None:
+            spacing, several = "free", len(self.knots.logits) > 1
         return (
-            f"{self.in_features}, {self.out_features}, order={self.grid.order}, n={self.grid.n}, "
-            f"domain=[{a:.12g}, {b:.12g}], {spacing}, "
+            f"{self.in_features}, {self.out_features}, order={self.order}, n={self.n}, "
+            f"domain=[{a:.12g}, {b:.12g}], {spacing}{' per input' if several else ''}, "
             f"basis={self.basis}, extension={self.extension}"
         )
 
 
-def convert_weights(weight: Tensor, grid: KnotGrid, source: Basis, target: Basis) -> Tensor:
+def _as_list(grid: Grids, inputs: int) -> list[KnotGrid]:
+    """Return the grid of all inputs, or that of each, as a list of 1 or P."""
+    grids = [grid] if isinstance(grid, KnotGrid) else [*grid] if isinstance(grid, Sequence) else []
+    if not grids or not all(isinstance(each, KnotGrid) for each in grids):
+        raise TypeError(f"grid must be a KnotGrid, or a list of them, got {shown(grid)}")
+    if len(grids) not in (1, inputs) or len({(g.order, g.n, g.domain) for g in grids}) > 1:
+        raise ValueError(
+            f"grid must be one for all inputs, or a list of {inputs} with the same number of "
+            f"intervals, order and domain, got {shown(grids)}"
+        )
+    return grids
+
+
+def by_input(
+    change: Callable[..., Tensor], x: Tensor, *lists: Sequence[Any], dim: int = -2
+) -> Tensor:
+    """Return change(x, item, ...), or that of each input, stacked, where a list has its own items.
+
+    Args:
+        change: function of a part of x and of its item of each list, such as a grid.
+        x: a tensor whose dimension ``dim`` counts the inputs.
+        lists: lists of one item for all inputs, or of one for each.
+        dim: the dimension of the inputs, before and after.
+    """
+    if all(len(each) == 1 for each in lists):
+        return change(x, *(each[0] for each in lists))
+    dim %= x.ndim
+    parts = x.unbind(dim)
+    if any(len(each) not in (1, len(parts)) for each in lists):
+        raise ValueError(
+            f"lists must hold one item for all {len(parts)} inputs, or one for each, got "
+            f"{[len(each) for each in lists]}"
+        )
+    items = zip(*([*each] * (len(parts) // len(each)) for each in lists), strict=True)
+    return torch.stack([change(part, *own) for part, own in zip(parts, items, strict=True)], dim)
+
+
+def convert_weights(weight: Tensor, grid: Grids, source: Basis, target: Basis) -> Tensor:
     """Convert weights of one basis to weights of the other, w = A^T u: the same function.
 
     Args:
         weight: spline weights u or ReLU weights w, of shape (..., n + r - 1).
-        grid: the knot grid.
+        grid: the knot grid, or a list of one for each P of weights (..., P, n + r - 1).
         source: basis of ``weight``, "spline" or "relu".
         target: basis of the result.
     """
     check_option("source", source, BASES)
     check_option("target", target, BASES)
-    if source == target:
-        return weight
-    change = ChangeOfBasis(grid)
-    if target == "relu":
-        return change.apply(weight, transpose=True)
-    return change.solve(weight, transpose=True)
+    return weight if source == target else _changed(weight, grid, target == "relu", True)
+
+
+def convert_gradients(gradient: Tensor, grid: Grids, source: Basis, target: Basis) -> Tensor:
+    """Convert gradients in weights of one basis to gradients in the other's (eq. 16).
+
+    Args:
+        gradient: gradients of shape (..., n + r - 1).
+        grid: the knot grid, or a list of one for each P of gradients (..., P, n + r - 1).
+        source: basis of ``gradient``, "spline" or "relu".
+        target: basis of the result.
+    """
+    check_option("source", source, BASES)
+    check_option("target", target, BASES)
+    return gradient if source == target else _changed(gradient, grid, target == "spline", False)
+
+
+def _changed(x: Tensor, grid: Grids, apply: bool, transpose: bool) -> Tensor:
+    """Apply A, or solve with it, or with A^T."""
+
+    def change(x: Tensor, grid: KnotGrid) -> Tensor:
+        matrix = ChangeOfBasis(grid)
+        return (matrix.apply if apply else matrix.solve)(x, transpose=transpose)
+
+    return by_input(change, x, [grid] if isinstance(grid, KnotGrid) else grid)

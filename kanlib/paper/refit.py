@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from kanlib._checks import check_input, check_types, shown
-from kanlib.nn.free_knots import check_fixed
 from kanlib.nn.networks import KAN
-from kanlib.nn.spline_layer import SplineLayer, convert_weights
+from kanlib.nn.spline_layer import SplineLayer, by_input, convert_weights
 from kanlib.splines import bspline
 from kanlib.splines.knots import KnotGrid
 
@@ -37,10 +36,9 @@ def refit_on_samples(model: KAN, x: Tensor, new_grid: NewGrid = KnotGrid.refine)
 
     Raises:
         TypeError: if an argument has the wrong type.
-        ValueError: if the model has free knots, or x is empty or not finite.
+        ValueError: if x is empty or not finite.
     """
     check_types(refit_on_samples, locals())
-    check_fixed(model, "refit_on_samples", "use refine()")
     check_input(x, model.widths[0], next(model.parameters()))
     if x.ndim != 2 or not len(x) or not x.isfinite().all():
         raise ValueError(f"x must be finite, of shape (N, P) with N >= 1, got {shown(x)}")
@@ -50,7 +48,7 @@ def refit_on_samples(model: KAN, x: Tensor, new_grid: NewGrid = KnotGrid.refine)
         if isinstance(layer, SplineLayer):
             inputs[layer] = z
         z = layer(z)
-    return model.mapped(lambda layer: _refitted(layer, inputs[layer], _new(new_grid, layer.grid)))
+    return model.mapped(lambda layer: _refitted(layer, inputs[layer], _new(new_grid, layer)))
 
 
 def refit_at_greville(model: KAN, new_grid: NewGrid = KnotGrid.refine) -> KAN:
@@ -63,14 +61,14 @@ def refit_at_greville(model: KAN, new_grid: NewGrid = KnotGrid.refine) -> KAN:
         new_grid: function from the grid of a layer to the new one.
 
     Raises:
-        ValueError: if the model has free knots or the order is 1.
+        ValueError: if the order is 1.
     """
     check_types(refit_at_greville, locals())
-    check_fixed(model, "refit_at_greville", "use refine()")
 
     def refitted(layer: SplineLayer) -> SplineLayer:
-        grid = _new(new_grid, layer.grid)
-        return _refitted(layer, _distinct(grid).expand(layer.in_features, -1).T, grid)
+        grids = _new(new_grid, layer)
+        points = torch.stack([*map(_distinct, grids)], dim=1)
+        return _refitted(layer, points.expand(-1, layer.in_features), grids)
 
     return model.mapped(refitted)
 
@@ -85,28 +83,33 @@ def resample(model: KAN, new_grid: NewGrid = KnotGrid.refine) -> KAN:
         new_grid: function from the grid of a layer to the new one.
 
     Raises:
-        ValueError: if the model has free knots or the order is 1.
+        ValueError: if the order is 1.
     """
     check_types(resample, locals())
-    check_fixed(model, "resample", "use refine()")
 
     def resampled(layer: SplineLayer) -> SplineLayer:
-        grid = _new(new_grid, layer.grid)
-        values = torch.einsum(
-            "kc,qpc->qpk",
-            bspline.dense_basis(bspline.greville(grid), layer.grid),
-            _spline_weights(layer),
-        )
-        return layer.like(grid, layer.basis, convert_weights(values, grid, "spline", layer.basis))
+        grids = _new(new_grid, layer)
+
+        def values(weight: Tensor, old: KnotGrid, new: KnotGrid) -> Tensor:
+            basis = bspline.dense_basis(bspline.greville(new), old)
+            return torch.einsum("kc,...c->...k", basis, weight)
+
+        found = by_input(values, _spline_weights(layer), layer.distinct_grids, grids)
+        return layer.like(grids, layer.basis, convert_weights(found, grids, "spline", layer.basis))
 
     return model.mapped(resampled)
 
 
-def _new(new_grid: NewGrid, grid: KnotGrid) -> KnotGrid:
-    new = new_grid(grid)
-    if not isinstance(new, KnotGrid) or new.order != grid.order:
-        raise ValueError(f"new_grid must return a KnotGrid of order {grid.order}, got {shown(new)}")
-    return new
+def _new(new_grid: NewGrid, layer: SplineLayer) -> list[KnotGrid]:
+    """Return the new grid of all inputs, or that of each."""
+    grids = [new_grid(grid) for grid in layer.distinct_grids]
+    known = all(isinstance(new, KnotGrid) and new.order == layer.order for new in grids)
+    if not known or len({new.n for new in grids}) > 1:
+        raise ValueError(
+            f"new_grid must return a KnotGrid of order {layer.order}, with as many intervals for "
+            f"each input of a layer, got {shown(grids)}"
+        )
+    return grids
 
 
 def _distinct(grid: KnotGrid) -> Tensor:
@@ -120,14 +123,18 @@ def _distinct(grid: KnotGrid) -> Tensor:
 
 def _spline_weights(layer: SplineLayer) -> Tensor:
     weight = layer.weight.detach().cpu().double()
-    return convert_weights(weight, layer.grid, layer.basis, "spline")
+    return convert_weights(weight, layer.distinct_grids, layer.basis, "spline")
 
 
-def _refitted(layer: SplineLayer, z: Tensor, grid: KnotGrid) -> SplineLayer:
-    """Return the layer on another grid, fitted to its splines at the inputs z (N, P)."""
+def _refitted(layer: SplineLayer, z: Tensor, grids: list[KnotGrid]) -> SplineLayer:
+    """Return the layer on other grids, fitted to its splines at the inputs z (N, P)."""
+
+    def basis(z: Tensor, grid: KnotGrid) -> Tensor:
+        return bspline.dense_basis(z, grid, extension=layer.extension)
+
     z = z.detach().cpu().double()
-    old, new = (bspline.dense_basis(z, g, extension=layer.extension) for g in (layer.grid, grid))
+    old, new = (by_input(basis, z, g, dim=1) for g in (layer.distinct_grids, grids))
     values = torch.einsum("npc,qpc->pnq", old, _spline_weights(layer))
     fitted = torch.linalg.lstsq(new.movedim(1, 0), values, driver="gelsd").solution
-    weight = convert_weights(fitted.permute(2, 0, 1), grid, "spline", layer.basis)
-    return layer.like(grid, layer.basis, weight)
+    weight = convert_weights(fitted.permute(2, 0, 1), grids, "spline", layer.basis)
+    return layer.like(grids, layer.basis, weight)

@@ -27,8 +27,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from kanlib._checks import Basis, as_integer, check_tensor, check_types, shown
-from kanlib.nn.free_knots import FreeSplineLayer
+from kanlib._checks import Basis, as_integer, check_option, check_tensor, check_types, shown
+from kanlib.nn.free_knots import SHARING, Sharing
 from kanlib.nn.networks import KAN
 from kanlib.nn.spline_layer import SplineLayer, convert_weights
 from kanlib.objectives.mean_squared_error import Objective
@@ -187,16 +187,12 @@ def _summed(values: Tensor, places: Tensor, grid: KnotGrid) -> Tensor:
 
 
 def refine_adaptively(
-    model: KAN, n: int | None = None, indicator: Indicator = jump_indicator
+    model: KAN,
+    n: int | None = None,
+    indicator: Indicator = jump_indicator,
+    per: Sharing = "layer",
 ) -> KAN:
     """Return a new network that is the same function on grids bisected where it needs it.
-
-    Inputs that share a grid share its refinement, by the sum of their indicators; free the knots
-    per input first, and fix them again if they are not to train, to have one grid each::
-
-        model = model.free("input")
-        for layer in model.spline_layers:
-            layer.knots.requires_grad_(False)
 
     Args:
         model: the network; it is untouched.
@@ -204,11 +200,15 @@ def refine_adaptively(
         indicator: :func:`jump_indicator`, or what :func:`residual_indicator` or
             :func:`gradient_indicator` returns, or your own: a function from the network to one
             tensor (P, n) of numbers of at least 0 for each spline layer.
+        per: "layer", where inputs that share a grid share its refinement, by the sum of their
+            indicators; or "input", which gives each input a grid of its own.
 
     Raises:
-        ValueError: if n is smaller than the present number, or an indicator does not fit.
+        ValueError: if n is smaller than the present number, an indicator does not fit, or ``per``
+            is unknown.
     """
     check_types(refine_adaptively, locals())
+    check_option("per", per, SHARING)
     layers, rows = [*model.spline_layers], indicator(model)
     if not isinstance(rows, Sequence) or len(rows) != len(layers):
         raise ValueError(
@@ -218,11 +218,10 @@ def refine_adaptively(
     found = dict(zip(layers, rows, strict=True))
 
     def refined(layer: SplineLayer) -> SplineLayer:
-        wanted = 2 * layer.grids[0].n if n is None else n
-        rough = found[layer]
-        if isinstance(layer, FreeSplineLayer) and layer.per == "input":
-            pairs = zip(layer.grids, rough, strict=True)
-            return layer.refine([bisected(grid, row, wanted) for grid, row in pairs])
-        return layer.refine(bisected(layer.grid, rough.sum(0), wanted))
+        wanted = 2 * layer.n if n is None else n
+        grids = layer.grids if per == "input" else layer.distinct_grids
+        rough = found[layer] if len(grids) > 1 else found[layer].sum(0, keepdim=True)
+        pairs = zip(grids, rough, strict=True)
+        return layer.refine([bisected(grid, row, wanted) for grid, row in pairs])
 
     return model.mapped(refined)

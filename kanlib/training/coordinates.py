@@ -14,10 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kanlib._checks import BASES, Basis, check_option
-from kanlib.nn.free_knots import FreeSplineLayer
-from kanlib.nn.spline_layer import SplineLayer, convert_weights
-from kanlib.splines.change_of_basis import ChangeOfBasis
-from kanlib.splines.knots import KnotGrid
+from kanlib.nn.spline_layer import SplineLayer, convert_gradients, convert_weights
 
 #: A linear map along the last dimension.
 Map = Callable[[Tensor], Tensor]
@@ -115,7 +112,7 @@ class Coordinates:
         for parameter, part in zip(self.parameters, self.split(step), strict=True):
             layer = self._layers.get(id(parameter))
             if layer is not None and self._basis is not None:
-                part = _turned(layer, part, self._basis, layer.basis)
+                part = convert_weights(part, layer.distinct_grids, self._basis, layer.basis)
             parameter.add_(part.view_as(parameter))
 
     def coarsened(self, transfers: Sequence[Transfer | None]) -> Coordinates:
@@ -151,12 +148,15 @@ class Coordinates:
         basis = self._basis or layer.basis
 
         def to(v: Tensor) -> Tensor:
-            u = v if basis == "spline" else _turned(layer, v, "relu", "spline")
-            return u.movedim(-3, -1)
+            if basis == "relu":
+                v = convert_weights(v, layer.distinct_grids, "relu", "spline")
+            return v.movedim(-3, -1)
 
         def back(g: Tensor) -> Tensor:
             g = g.reshape(*g.shape[:-1], p, size, q).movedim(-1, -3)
-            return g if basis == "spline" else _gradient(layer, g)
+            if basis == "relu":
+                g = convert_gradients(g, layer.distinct_grids, "spline", "relu")
+            return g
 
         return to, back
 
@@ -168,26 +168,8 @@ def _composed(maps: tuple[Map, Map], transfer: Transfer | None) -> tuple[Map, Ma
     return lambda v: to(transfer.apply(v)), lambda g: transfer.restrict(back(g))
 
 
-def _turned(layer: SplineLayer, weight: Tensor, source: Basis, target: Basis) -> Tensor:
-    """Return weights (..., Q, P, n + r - 1) of one basis in the other."""
-    return _by_grid(layer, weight, lambda w, grid: convert_weights(w, grid, source, target))
-
-
-def _gradient(layer: SplineLayer, g: Tensor) -> Tensor:
-    """Return gradients in ReLU weights from gradients (..., Q, P, n + r - 1) in spline weights."""
-    return _by_grid(layer, g, lambda g, grid: ChangeOfBasis(grid).solve(g))
-
-
 def in_columns(layer: SplineLayer, gradient: Tensor) -> Tensor:
     """Return gradients (..., Q, P, n + r - 1) in the weights of a layer as columns (..., Q)."""
     if layer.basis == "relu":
-        gradient = _by_grid(layer, gradient, lambda g, grid: ChangeOfBasis(grid).apply(g))
+        gradient = convert_gradients(gradient, layer.distinct_grids, "relu", "spline")
     return gradient.movedim(-3, -1)
-
-
-def _by_grid(layer: SplineLayer, x: Tensor, change: Callable[[Tensor, KnotGrid], Tensor]) -> Tensor:
-    """Apply a change along the last dimension of (..., Q, P, n + r - 1) on the grid of each P."""
-    if not isinstance(layer, FreeSplineLayer):
-        return change(x, layer.grid)
-    parts = [change(x[..., p, :], grid) for p, grid in enumerate(layer.grids)]
-    return torch.stack(parts, dim=-2)

@@ -27,9 +27,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
 from kanlib._checks import Basis
-from kanlib.nn.free_knots import check_fixed
-from kanlib.nn.spline_layer import SplineLayer, convert_weights
-from kanlib.splines.change_of_basis import ChangeOfBasis
+from kanlib.nn.spline_layer import SplineLayer, convert_gradients, convert_weights
 
 #: The paper's letters for the bases of a layer.
 BASES: dict[str, Basis] = {"u": "spline", "w": "relu"}
@@ -84,8 +82,14 @@ class Iteration:
             if isinstance(layer, SplineLayer) and own != {layer.basis}
         ]
         if layers:
-            check_fixed(model, "Iteration", "choose geometry and gradient of the model's own basis")
             self._check(optimizer)
+            for layer in layers:
+                if layer.knots is not None:
+                    raise ValueError(
+                        f"geometry and gradient must be of the {layer.basis} basis of a layer with "
+                        f"free knots, got {self.geometry!r} and {self.gradient!r}: choose that, or "
+                        "fix the knots with model.fixed()"
+                    )
             step = _Step(layers, BASES[self.geometry], BASES[self.gradient])
             optimizer.register_step_pre_hook(step.begin)
             optimizer.register_step_post_hook(step.end)
@@ -125,7 +129,6 @@ class _Step:
 
     def __init__(self, layers: list[SplineLayer], geometry: Basis, gradient: Basis) -> None:
         self.layers, self.geometry, self.gradient = layers, geometry, gradient
-        self.changes = [ChangeOfBasis(layer.grid) for layer in layers]
         self.start: list[Tensor] = []
         self.gradients: list[Tensor | None] = []
 
@@ -165,7 +168,8 @@ class _Step:
     def _move(self) -> None:
         """Set the weights to where the displacements lead."""
         for layer, start in zip(self.layers, self.start, strict=True):
-            step = convert_weights(layer.weight, layer.grid, self.geometry, layer.basis)
+            grids = layer.distinct_grids
+            step = convert_weights(layer.weight, grids, self.geometry, layer.basis)
             layer.weight.copy_(start + step)
 
     def _set(self, weights: list[Tensor]) -> None:
@@ -175,6 +179,7 @@ class _Step:
     def _turn_gradients(self) -> None:
         """Convert gradients to the basis in which the optimizer wants them (eq. 16)."""
         self.gradients = [layer.weight.grad for layer in self.layers]
-        for layer, change, g in zip(self.layers, self.changes, self.gradients, strict=True):
-            if g is not None and layer.basis != self.gradient:
-                layer.weight.grad = change.apply(g) if layer.basis == "relu" else change.solve(g)
+        for layer, g in zip(self.layers, self.gradients, strict=True):
+            if g is not None:
+                grids = layer.distinct_grids
+                layer.weight.grad = convert_gradients(g, grids, layer.basis, self.gradient)

@@ -9,7 +9,7 @@ spread by its absolute values, which keeps them non-negative.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
 from kanlib._checks import Basis
-from kanlib.nn.free_knots import check_fixed
 from kanlib.nn.networks import KAN
+from kanlib.nn.spline_layer import by_input
 from kanlib.splines.prolongation import Prolongation, prolongation
 from kanlib.training.iterations import BASES, Iteration
 from kanlib.training.optimizers import OptimizerFactory, new_optimizer
@@ -26,6 +26,10 @@ from kanlib.training.optimizers import OptimizerFactory, new_optimizer
 GRADIENTS = {"exp_avg", "momentum_buffer", "grad_avg"}
 SQUARES = {"exp_avg_sq", "max_exp_avg_sq", "square_avg"}
 COUNTERS = {"step"}
+
+#: One prolongation for all inputs of a layer, or one for each; None: the parameter stays as it is.
+Transfers = Sequence[Prolongation] | None
+Transfer = Callable[[Tensor, Prolongation], Tensor]
 
 
 def carried_optimizer(make: OptimizerFactory, optimizer: Any, coarse: KAN, fine: KAN) -> Any:
@@ -49,7 +53,11 @@ def carried_optimizer(make: OptimizerFactory, optimizer: Any, coarse: KAN, fine:
             "optimizer_state='carried' needs a KAN and an optimizer of torch, got "
             f"{type(wrong).__name__}: use optimizer_state='fresh'"
         )
-    check_fixed(coarse, "optimizer_state='carried'", "use optimizer_state='fresh'")
+    if any(layer.knots is not None for m in (coarse, fine) for layer in m.spline_layers):
+        raise ValueError(
+            "optimizer_state='carried' needs fixed knots, but a layer has free knots, whose state "
+            "no prolongation carries: use optimizer_state='fresh'"
+        )
     carried = new_optimizer(make, fine)
     twins = _twins(coarse, fine, BASES[make.gradient] if isinstance(make, Iteration) else None)
     if isinstance(optimizer, LBFGS):
@@ -65,67 +73,68 @@ def carried_optimizer(make: OptimizerFactory, optimizer: Any, coarse: KAN, fine:
     return carried
 
 
-def _twins(
-    coarse: KAN, fine: KAN, basis: Basis | None
-) -> dict[Tensor, tuple[Tensor, Prolongation | None]]:
-    """Return, for each coarse parameter, the fine one and the prolongation of its state.
+def _twins(coarse: KAN, fine: KAN, basis: Basis | None) -> dict[Tensor, tuple[Tensor, Transfers]]:
+    """Return, for each coarse parameter, the fine one and the prolongations of its state.
 
-    The state lives in the basis of the gradient: ``basis``, or that of each layer. None stands for
-    a parameter that refinement leaves as it is.
+    The state lives in the basis of the gradient: ``basis``, or that of each layer.
     """
-    layers = zip(coarse.spline_layers, fine.spline_layers, strict=True)
-    found = {
-        old.weight: prolongation(old.grid, new.grid, basis or old.basis) for old, new in layers
-    }
-    pairs = zip(coarse.parameters(), fine.parameters(), strict=True)
-    return {old: (new, found.get(old)) for old, new in pairs}
+    found = {}
+    for old, new in zip(coarse.spline_layers, fine.spline_layers, strict=True):
+        pairs = [*zip(old.grids, new.grids, strict=True)]
+        if len(old.distinct_grids) == len(new.distinct_grids) == 1:
+            pairs = pairs[:1]
+        found[old.weight] = [prolongation(*pair, basis or old.basis) for pair in pairs]
+    both = zip(coarse.parameters(), fine.parameters(), strict=True)
+    return {old: (new, found.get(old)) for old, new in both}
 
 
-def _carried(key: str, state: dict[str, Any], p: Prolongation | None) -> Any:
+def _carried(key: str, state: dict[str, Any], p: Transfers) -> Any:
     value = state[key]
     if key in COUNTERS or value is None:
         return copy.deepcopy(value)
     if key == "momentum_buffer" and "square_avg" in state:  # RMSprop's is a step, not a gradient
-        return _prolong(value, p)
+        return _each(_prolong, value, p)
     if key in GRADIENTS:
-        return _lift(value, p)
+        return _each(_lift, value, p)
     if key in SQUARES:
-        return _spread(value, p)
+        return _each(_spread, value, p)
     raise ValueError(
         f"optimizer_state='carried' does not know how to transfer the state {key!r} of this "
         "optimizer: use optimizer_state='fresh'"
     )
 
 
-def _prolong(step: Tensor, p: Prolongation | None) -> Tensor:
-    return step.clone() if p is None else p.apply(step)
+def _each(transfer: Transfer, value: Tensor, p: Transfers) -> Tensor:
+    return value.clone() if p is None else by_input(transfer, value, p)
 
 
-def _lift(gradient: Tensor, p: Prolongation | None) -> Tensor:
-    if p is None:
-        return gradient.clone()
+def _prolong(step: Tensor, p: Prolongation) -> Tensor:
+    return p.apply(step)
+
+
+def _lift(gradient: Tensor, p: Prolongation) -> Tensor:
     matrix = p.dense().to(gradient.device)
     coarse = torch.linalg.solve(matrix.T @ matrix, gradient.double()[..., None])[..., 0]
     return (coarse @ matrix.T).to(gradient)
 
 
-def _spread(squares: Tensor, p: Prolongation | None) -> Tensor:
-    if p is None:
-        return squares.clone()
+def _spread(squares: Tensor, p: Prolongation) -> Tensor:
     matrix = p.dense().abs().to(squares)
     return (squares / matrix.sum(0).square()) @ matrix.T
 
 
 def _carried_lbfgs(
-    state: dict[str, Any], shapes: list[torch.Size], prolongations: list[Prolongation | None]
+    state: dict[str, Any], shapes: list[torch.Size], prolongations: list[Transfers]
 ) -> dict[str, Any]:
     if "d" not in state:  # no step was taken
         return dict(state)
     sizes = [shape.numel() for shape in shapes]
 
-    def each(flat: Tensor, transfer: Callable[[Tensor, Prolongation | None], Tensor]) -> Tensor:
+    def each(flat: Tensor, transfer: Transfer) -> Tensor:
         parts = zip(flat.split(sizes), shapes, prolongations, strict=True)
-        return torch.cat([transfer(part.view(shape), p).flatten() for part, shape, p in parts])
+        return torch.cat(
+            [_each(transfer, part.view(shape), p).flatten() for part, shape, p in parts]
+        )
 
     steps = [each(s, _prolong) for s in state["old_stps"]]
     changes = [each(y, _lift) for y in state["old_dirs"]]

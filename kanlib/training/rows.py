@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jacfwd, vmap
 
 from kanlib.kernels import operator, reference
-from kanlib.nn.free_knots import FreeSplineLayer
+from kanlib.nn.free_knots import FreeKnots
 from kanlib.nn.jets import Jet, propagate
 from kanlib.nn.networks import KAN, MLP
-from kanlib.nn.spline_layer import SplineLayer
+from kanlib.nn.spline_layer import MODULES, SplineLayer
 from kanlib.objectives.squares import Residual, evaluate
-from kanlib.splines import bspline, truncated_power
+from kanlib.splines import bspline
 from kanlib.splines.knots import extended
 from kanlib.training.coordinates import in_columns
 
@@ -86,20 +86,20 @@ def _(module: SplineLayer, jet: Jet, cotangent: Tensor) -> Iterator[Run]:
     index, powers = _coefficients(module, jet)
     if module.weight.requires_grad:
         yield from _weight_runs(module, index, powers, cotangent)
-    if isinstance(module, FreeSplineLayer) and module.knots.logits.requires_grad:
-        yield from _knot_runs(module, index, powers, cotangent)
+    if module.knots is not None and module.knots.logits.requires_grad:
+        yield from _knot_runs(module, module.knots, index, powers, cotangent)
 
 
 def _coefficients(layer: SplineLayer, jet: Jet) -> tuple[Tensor, Tensor]:
     """Return the intervals (N, P) and the jets of the powers (C, N, P, r) at the points."""
 
-    def of(channels: Tensor, breakpoints: Tensor, order: int) -> tuple[Tensor, Tensor]:
-        return reference.power_jets(channels, breakpoints, order, jet.pairs, layer.extension)
+    def of(channels: Tensor, breakpoints: Tensor) -> tuple[Tensor, Tensor]:
+        return reference.power_jets(channels, breakpoints, layer.order, jet.pairs, layer.extension)
 
-    if not isinstance(layer, FreeSplineLayer):
-        return of(jet.channels, layer.breakpoints, layer.grid.order)
-    rows = layer.knots().detach().expand(layer.in_features, -1)
-    each = [of(jet.channels[..., p : p + 1], t, layer.order) for p, t in enumerate(rows)]
+    breakpoints, _ = layer.pieces()
+    if len(breakpoints) == 1:
+        return of(jet.channels, breakpoints[0])
+    each = [of(jet.channels[..., p : p + 1], t) for p, t in enumerate(breakpoints)]
     return torch.cat([i for i, _ in each], -1), torch.cat([c for _, c in each], -2)
 
 
@@ -108,11 +108,9 @@ def _weight_runs(
 ) -> Iterator[Run]:
     """Yield one run for each input: r basis functions times Q outputs."""
     size = layer.weight.shape[-1] * layer.out_features
-    grids = layer.grids
-    shared = all(grid is grids[0] for grid in grids)
-    tables = [bspline.pieces(grid).to(powers) for grid in grids[: 1 if shared else None]]
+    tables = [bspline.pieces(grid).to(powers) for grid in layer.distinct_grids]
     for p in range(layer.in_features):
-        table, coefficients = tables[0 if shared else p], powers[:, :, p]
+        table, coefficients = tables[p % len(tables)], powers[:, :, p]
         if len(table) == 1:
             basis = coefficients @ table[0].T
         else:
@@ -123,15 +121,14 @@ def _weight_runs(
 
 
 def _knot_runs(
-    layer: FreeSplineLayer, index: Tensor, powers: Tensor, cotangent: Tensor
+    layer: SplineLayer, knots: FreeKnots, index: Tensor, powers: Tensor, cotangent: Tensor
 ) -> Iterator[Run]:
     """Yield the rows in the logits of the knots, through the polynomials of every interval."""
-    module = bspline if layer.basis == "spline" else truncated_power
-    logits, weight = layer.knots.logits, layer.weight.detach()
-    knots = [name for name, _ in layer.knots.named_parameters()]
+    module, logits, weight = MODULES[layer.basis], knots.logits, layer.weight.detach()
+    names = [name for name, _ in knots.named_parameters()]
 
     def polynomials(change: Tensor) -> Tensor:
-        points = functional_call(layer.knots, dict.fromkeys(knots, logits.detach() + change), ())
+        points = functional_call(knots, dict.fromkeys(names, logits.detach() + change), ())
         tables = module.pieces_of(extended(points, layer.order), layer.order)
         return module.polynomials(weight, tables.to(weight))
 
@@ -143,7 +140,7 @@ def _knot_runs(
         products = _products(cotangent, powers[:, :, p])  # (N, K, r, Q)
         chosen = slopes[:, p].reshape(shape)[:, index[:, p]]  # (Q, N, r, n)
         by_input.append(torch.einsum("nkrq,qnrj->nkj", products, chosen))
-    if layer.per == "layer":
+    if len(logits) == 1:
         yield _full(logits, torch.stack(by_input).sum(0))
     else:
         yield _full(logits, torch.stack(by_input, dim=2))

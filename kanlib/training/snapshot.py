@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset, TensorDataset
 
 from kanlib.nn.described import Described
 from kanlib.nn.ensemble import Ensemble
-from kanlib.nn.free_knots import FreeKnots, FreeSplineLayer
+from kanlib.nn.free_knots import room
 from kanlib.nn.spline_layer import SplineLayer
 from kanlib.objectives.mean_squared_error import Stateful
 from kanlib.splines.knots import KnotGrid
@@ -481,8 +481,8 @@ def grids_of(model: nn.Module) -> dict[str, dict[str, Any]]:
     return {
         name: {
             "basis": layer.basis,
-            "free": layer.per if isinstance(layer, FreeSplineLayer) else "",
-            "breakpoints": torch.stack([grid.breakpoints for grid in layer.grids]),
+            "free": layer.knots is not None,
+            "breakpoints": torch.stack([grid.breakpoints for grid in layer.distinct_grids]),
         }
         for name, layer in _network(model).named_modules()
         if isinstance(layer, SplineLayer)
@@ -505,15 +505,10 @@ def _network(model: Any) -> nn.Module:
 
 
 def _on(layer: SplineLayer, found: dict[str, Any]) -> SplineLayer:
-    order, basis, per = layer.grids[0].order, found["basis"], found["free"]
-    grids = [KnotGrid(order, row) for row in found["breakpoints"]]
+    grids = [KnotGrid(layer.order, row) for row in found["breakpoints"]]
     weight = layer.weight.new_zeros(layer.out_features, layer.in_features, grids[0].num_basis)
-    if not per:
-        return layer.like(grids[0], basis, weight)
-    # The floor is put back with the weights; it only must leave room for these knots.
-    floor = 0.5 * min(float(grid.breakpoints.diff().min()) / grid.h for grid in grids)
-    if not isinstance(layer, FreeSplineLayer):
-        layer = FreeSplineLayer(layer.like(grids[0], basis, weight), per=per, floor=1e-9)
-    own = grids if per == "input" else grids[:1]
-    knots = FreeKnots(own, floor, device=layer.weight.device, dtype=layer.knots.logits.dtype)
-    return layer._copy(weight, knots, basis)
+    if not found["free"]:
+        layer = layer.fixed()
+    elif layer.knots is None:  # the floor is put back with the weights
+        layer = layer.free(floor=room(layer.distinct_grids))
+    return layer.like(grids, found["basis"], weight)

@@ -291,7 +291,7 @@ def test_third_derivatives_by_autograd_agree():
 def arguments(layer, z, pairs):
     """Return the arguments of the operator for a layer in the spline basis."""
     flat = [direction for pair in pairs for direction in pair]
-    tables = layer.breakpoints[None, None], layer._table[None, None]
+    tables = (each[None] for each in layer.pieces())
     return z[None], layer.weight[None], *tables, layer.grid.is_uniform, 1, flat, 0
 
 
@@ -479,7 +479,7 @@ def test_kernels_leave_storages_as_they_are():
     layer = make_layer()
     x = torch.rand(9, 3, dtype=torch.float64, requires_grad=True)
     layer(x).sum().backward()
-    for tensor in (x, layer.weight, x.grad, layer.weight.grad, layer.breakpoints, layer._table):
+    for tensor in (x, layer.weight, x.grad, layer.weight.grad, *layer.pieces()):
         tensor.untyped_storage().resize_(0)
 
 

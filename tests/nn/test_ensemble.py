@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from grids import KINDS, with_grids
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
@@ -16,6 +17,11 @@ SIZES = {
     "relu": partial(KAN, [2, 3, 1], n=6, r=3, basis="relu"),
     "normalised": partial(KAN, [2, 3, 1], n=4, normalisation="tanh", input_domain=((0, 1), (0, 2))),
     "mlp": partial(MLP, [2, 6, 1], "tanh"),
+    "own grids": lambda **options: with_grids(KAN([2, 3, 1], n=4, **options), "own"),
+    "free knots": lambda **options: with_grids(KAN([2, 3, 1], n=4, **options), "free"),
+    "free relu": lambda **options: with_grids(
+        KAN([2, 3, 1], n=2, r=3, **options), "free own"
+    ).to_basis("relu"),
 }
 
 
@@ -83,6 +89,28 @@ def test_multilevel_training_refines_every_member():
     assert run.model.n == 8
     assert run.history.loss[4] == pytest.approx(run.history.loss[3], rel=1e-12)
     assert [m.n for m in run.model.members()] == [8, 8]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_refined_ensemble_holds_the_refined_members(kind):
+    torch.manual_seed(0)
+    members = [KAN([2, 3, 1], n=4, dtype=torch.float64) for _ in range(2)]
+    members = [with_grids(member, kind) for member in members]
+    if "free" in kind:  # the knots of each are where it moved them
+        with torch.no_grad():
+            members[1].layers[0].knots.logits.mul_(0.5)
+    x, fine = points(30, 2), Ensemble(members).refine()
+    assert fine.n == 14
+    for member, finer, y in zip(members, fine.members(), fine(x), strict=True):
+        assert torch.allclose(y, member(x), rtol=1e-9, atol=1e-12)
+        for old, new in zip(member.spline_layers, finer.spline_layers, strict=True):
+            assert not any(a.missing_from(b) for a, b in zip(old.grids, new.grids, strict=True))
+
+
+def test_members_on_different_grids_are_refused():
+    members = [with_grids(KAN([2, 3, 1], n=4), "own", seed) for seed in (0, 1)]
+    with pytest.raises(ValueError, match="differs from member 0 in the breakpoints of"):
+        Ensemble(members)
 
 
 def test_members_are_copies(members):

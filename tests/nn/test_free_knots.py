@@ -21,8 +21,7 @@ from kanlib import (
 )
 from kanlib._checks import EXTENSIONS
 from kanlib.kernels.operator import backend
-from kanlib.nn.ensemble import Ensemble
-from kanlib.nn.free_knots import FreeKnots, FreeSplineLayer
+from kanlib.nn.free_knots import FreeKnots
 from kanlib.nn.spline_layer import convert_weights
 from kanlib.training.iterations import Iteration
 
@@ -38,7 +37,7 @@ def free_layer(basis="spline", per="input", r=4, extension="linear", outputs=3, 
     torch.manual_seed(seed)
     grid = KnotGrid(r, POINTS)
     layer = SplineLayer(2, outputs, grid, init_scale=1.0, extension=extension).to_basis(basis)
-    free = FreeSplineLayer(layer, per=per, floor=0.05)
+    free = layer.free(per, floor=0.05)
     with torch.no_grad():
         free.knots.logits += 0.5 * torch.randn_like(free.knots.logits)
     return free
@@ -365,22 +364,20 @@ def test_layer_refuses_what_it_cannot_be():
     grid = KnotGrid.uniform(4, 5)
     layer = SplineLayer(2, 1, grid)
     with pytest.raises(ValueError, match="per must be one of"):
-        FreeSplineLayer(layer, per="edge")
+        layer.free("edge")
     with pytest.raises(ValueError, match="order must be at least 2"):
-        FreeSplineLayer(SplineLayer(1, 1, KnotGrid.uniform(1, 5)))
-    with pytest.raises(ValueError, match="free knots already"):
-        FreeSplineLayer(FreeSplineLayer(layer))
-    with pytest.raises(TypeError, match="must be a SplineLayer"):
-        FreeSplineLayer(torch.nn.Linear(2, 1))
+        SplineLayer(1, 1, KnotGrid.uniform(1, 5)).free()
+    with pytest.raises(ValueError, match=r"per must be 'input' .* got 'layer'"):
+        layer.free("input").free("layer")
     with pytest.raises(ValueError, match="use grids"):
-        _ = FreeSplineLayer(layer).grid
+        _ = layer.free().grid
 
 
 def test_users_of_fixed_knots_refuse_free_ones():
     model = KAN([1, 1], n=4).free()
-    with pytest.raises(ValueError, match="train each network on its own"):
-        Ensemble([model, model])
-    with pytest.raises(ValueError, match="fixed knots"):
+    with pytest.raises(
+        ValueError, match=r"of the spline basis .* got 'w' and 'w': .* model\.fixed"
+    ):
         Iteration(partial(torch.optim.SGD, lr=0.1))(model)
     x = torch.rand(20, 1)
     with pytest.raises(ValueError, match="use optimizer_state='fresh'"):
@@ -390,7 +387,7 @@ def test_users_of_fixed_knots_refuse_free_ones():
 
 
 def test_floor_is_lowered_to_half_the_smallest_spacing():
-    layer = FreeSplineLayer(SplineLayer(1, 1, KnotGrid.uniform(4, 4)), floor=0.5)
+    layer = SplineLayer(1, 1, KnotGrid.uniform(4, 4)).free(floor=0.5)
     fine = layer.refine(KnotGrid(4, [0, 0.02, 0.25, 0.5, 0.75, 1]))  # 0.1 times the mean
     assert float(fine.knots.floor) == pytest.approx(0.05)
 
@@ -399,7 +396,7 @@ def test_floor_is_lowered_to_half_the_smallest_spacing():
 @pytest.mark.parametrize("n", [7, 49])
 def test_floor_is_lowered_to_half_of_the_smallest_spacing(per, n):
     grid = KnotGrid(3, np.linspace(0, 1, n + 1))
-    layer = FreeSplineLayer(SplineLayer(2, 1, grid, dtype=torch.float64), per=per, floor=0.5)
+    layer = SplineLayer(2, 1, grid, dtype=torch.float64).free(per, floor=0.5)
     points = grid.breakpoints.tolist()
     narrow = KnotGrid(3, [0.0, 0.1 / n, *points[1:]])
     fine = layer.refine(narrow)
@@ -413,5 +410,5 @@ def test_floor_is_lowered_to_half_of_the_smallest_spacing(per, n):
 def test_floor_that_leaves_no_room_for_refinement_is_refused(floor):
     layer = SplineLayer(1, 1, KnotGrid.uniform(3, 4))
     with pytest.raises(ValueError, match=r"floor must be .* got"):
-        FreeSplineLayer(layer, floor=floor)
-    assert FreeSplineLayer(layer, floor=1e-8).refine().refine().knots.floor == 1e-8
+        layer.free(floor=floor)
+    assert layer.free(floor=1e-8).refine().refine().knots.floor == 1e-8

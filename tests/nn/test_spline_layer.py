@@ -16,6 +16,7 @@ from torch.nn.utils import parametrizations, prune
 
 from kanlib import KnotGrid, SplineLayer
 from kanlib._checks import BASES, EXTENSIONS
+from kanlib.kernels.operator import backend
 from kanlib.nn.spline_layer import convert_weights
 from kanlib.splines import bspline, truncated_power
 from kanlib.splines.change_of_basis import ChangeOfBasis
@@ -228,7 +229,7 @@ def test_forward_refuses_bad_inputs(x, error, message, basis):
         ({"in_features": 2.0}, TypeError, r"in_features must be an integer .* got 2\.0"),
         ({"out_features": -1}, ValueError, "out_features must be at least 1, got -1"),
         ({"out_features": True}, TypeError, "out_features must be an integer .* got True"),
-        ({"grid": 5}, TypeError, "grid must be a KnotGrid, got 5"),
+        ({"grid": 5}, TypeError, "grid must be a KnotGrid, or a list of them, got 5"),
         ({"basis": "bspline"}, ValueError, r"basis must be one of \('spline', 'relu'\), got 'bsp"),
         ({"init_basis": "w"}, ValueError, "basis must be one of .* got 'w'"),
         ({"extension": "zero"}, ValueError, "extension must be one of .* got 'zero'"),
@@ -692,3 +693,107 @@ def test_layer_that_would_become_another_function_is_refused(change):
     parametrizations.weight_norm(normed)
     with pytest.raises(ValueError, match="weight must be a parameter of its own"):
         change(normed)
+
+
+# Grids of the inputs
+
+OWN = [[0.0, 0.25, 0.5, 1.0], [0.0, 0.1, 0.75, 1.0], [0.0, 1 / 3, 2 / 3, 1.0]]
+
+
+def own_layer(r=4, **options):
+    """Return a layer of three inputs with a grid each, of which the last is uniform."""
+    torch.manual_seed(0)
+    options = {"dtype": torch.float64, "init_scale": 1.0} | options
+    return SplineLayer(3, 2, [KnotGrid(r, points) for points in OWN], **options)
+
+
+def scipys(layer, x):
+    """Return the sums of SciPy's splines on the grid of each input."""
+    weight = layer.to_basis("spline").weight.detach().numpy()
+    y = np.zeros((len(x), layer.out_features))
+    for p, grid in enumerate(layer.grids):
+        for q in range(layer.out_features):
+            spline = scipy.interpolate.BSpline(grid.knots.numpy(), weight[q, p], grid.order - 1)
+            y[:, q] += spline(x[:, p])
+    return y
+
+
+@pytest.mark.parametrize("r", [1, 2, 3, 4])
+@pytest.mark.parametrize("basis", ["spline", "relu"])
+@pytest.mark.parametrize("name", ["auto", "torch"])
+def test_layer_on_a_grid_for_each_input_has_the_values_of_scipys_splines(r, basis, name):
+    layer, x = own_layer(r, basis=basis, init_basis="spline"), torch.rand(50, 3).double()
+    with backend(name):
+        for changed in (layer, layer.refine(), layer.to_basis("relu").to_basis("spline")):
+            np.testing.assert_allclose(changed(x).detach(), scipys(layer, x), atol=1e-10)
+
+
+def test_grids_of_the_inputs_are_kept_by_casts_states_and_copies():
+    layer, x = own_layer(), torch.rand(50, 3).double()
+    assert layer.float().double().grids == [KnotGrid(4, points) for points in OWN]
+    assert "n=3, domain=[0, 1], non-uniform per input" in repr(layer)
+    other = own_layer(init_scale=0.0)
+    other.load_state_dict(layer.state_dict())
+    assert torch.equal(other(x), layer(x))
+    shared = SplineLayer(3, 2, KnotGrid(4, OWN[0]), dtype=torch.float64)
+    with pytest.raises(RuntimeError, match=r"breakpoints = \[\[0.0, 0.25, .* \(model: \[0.0, 0.25"):
+        shared.load_state_dict(layer.state_dict())
+    narrow = KnotGrid(4, sorted({t for points in OWN for t in points}))
+    finer = layer.refine(narrow)
+    assert finer.grids == [narrow] * 3 == finer.distinct_grids
+    np.testing.assert_allclose(finer(x).detach(), layer(x).detach(), atol=1e-12)
+
+
+def test_new_weights_are_one_function_on_every_kind_of_grids():
+    x, coarse = torch.rand(50, 3).double(), KnotGrid(4, [0.0, 1.0])
+    layer = own_layer(prolonged_from=coarse)
+    other = SplineLayer(3, 2, coarse, init_scale=1.0, dtype=torch.float64)
+    for each in (layer, layer.refine(), layer.to_basis("relu"), other):
+        torch.manual_seed(3)
+        each.reset_parameters()
+        np.testing.assert_allclose(each(x).detach(), layer(x).detach(), atol=1e-9)
+    free = layer.free()
+    with torch.no_grad():
+        free.knots.logits += torch.randn_like(free.knots.logits)
+    places = free.knots().detach()
+    free.reset_parameters()
+    assert torch.equal(free.knots(), places)
+    np.testing.assert_allclose(free(x).detach(), scipys(free, x), atol=1e-10)
+
+
+def test_fixed_layer_is_the_function_of_its_free_knots():
+    x, layer = torch.rand(50, 3).double(), own_layer()
+    free = layer.free()
+    with torch.no_grad():
+        free.knots.logits += torch.randn_like(free.knots.logits)
+    fixed = free.fixed()
+    assert fixed.grids == free.grids != layer.grids
+    np.testing.assert_allclose(fixed(x).detach(), free(x).detach(), atol=1e-12)
+    assert [name for name, _ in fixed.named_parameters()] == ["weight"]
+    assert layer.fixed().grids == layer.grids
+    assert repr(fixed) == repr(layer)
+
+
+@pytest.mark.parametrize(
+    "grids",
+    [
+        [KnotGrid.uniform(4, 5)] * 2,
+        [KnotGrid.uniform(4, 5)] * 2 + [KnotGrid.uniform(4, 6)],
+        [KnotGrid.uniform(4, 5)] * 2 + [KnotGrid.uniform(3, 5)],
+        [KnotGrid.uniform(4, 5)] * 2 + [KnotGrid.uniform(4, 5, (0.0, 2.0))],
+    ],
+)
+def test_grids_that_do_not_fit_are_refused(grids):
+    with pytest.raises(ValueError, match="a list of 3 with the same number of intervals, order"):
+        SplineLayer(3, 2, grids)
+    with pytest.raises(ValueError, match="grid must be one for all inputs, but each has its own"):
+        _ = own_layer().grid
+
+
+def test_layers_made_from_another_share_no_memory_with_it():
+    layer = own_layer()
+    before = layer.weight.detach().clone()
+    for other in (layer.to_basis("spline"), layer.free(), layer.fixed(), layer.refine(layer.grids)):
+        with torch.no_grad():
+            other.weight.zero_()
+        assert torch.equal(layer.weight, before)

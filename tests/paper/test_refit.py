@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from grids import KINDS, with_grids
 from scipy.interpolate import BSpline
 
 from kanlib import KAN, KnotGrid
@@ -31,6 +32,39 @@ def test_refits_are_exact_on_nested_grids_where_data_suffice(basis, r):
     model, x = network(basis, r), points()
     assert change(model, refit_at_greville(model), x) < 1e-9
     assert change(model, refit_on_samples(model, x), x) < 1e-9
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("basis", ["spline", "relu"])
+def test_refits_keep_the_kind_of_the_grids(kind, basis):
+    model, x = with_grids(network(r=3), kind).to_basis(basis), points()
+    for refitted in (refit_at_greville(model), refit_on_samples(model, x)):
+        assert change(model, refitted, x) < 1e-7
+        for old, new in zip(model.spline_layers, refitted.spline_layers, strict=True):
+            assert len(new.distinct_grids) == len(old.distinct_grids)
+            assert (new.knots is None) is (old.knots is None)
+
+
+@pytest.mark.parametrize("kind", ["own", "free own"])
+@pytest.mark.parametrize("basis", ["spline", "relu"])
+def test_resampling_takes_the_values_of_scipys_splines_on_each_grid(kind, basis):
+    model = with_grids(KAN([2, 1], n=4, init_scale=0.5), kind)
+    (old,), (new,) = (m.spline_layers for m in (model, resample(model.to_basis(basis))))
+    new = new.to_basis("spline")
+    for p, (grid, finer) in enumerate(zip(old.grids, new.grids, strict=True)):
+        spline = BSpline(grid.knots.numpy(), old.weight[0, p].detach().numpy(), 3)
+        expected = spline(greville(finer).numpy())
+        np.testing.assert_allclose(new.weight[0, p].detach().numpy(), expected, atol=1e-10)
+
+
+def test_refit_refuses_grids_of_different_sizes():
+    def uneven(grid):
+        return grid.refine() if grid == grids[0] else grid
+
+    model = with_grids(network(), "own")
+    grids = model.layers[0].grids
+    with pytest.raises(ValueError, match="as many intervals for each input"):
+        refit_at_greville(model, uneven)
 
 
 def test_refit_on_few_samples_loses_the_function_elsewhere():
@@ -90,10 +124,6 @@ def test_greville_points_are_those_of_the_identity():
     np.testing.assert_allclose(spline(np.array([0.2, 0.3, 0.5])), [0.2, 0.3, 0.5], rtol=1e-12)
 
 
-def test_refits_refuse_free_knots():
-    free = network().free()
-    for refit in (refit_at_greville, resample, lambda m: refit_on_samples(m, points())):
-        with pytest.raises(ValueError, match="use refine"):
-            refit(free)
+def test_greville_points_need_slopes():
     with pytest.raises(ValueError, match="at least 2"):
         greville(KnotGrid.uniform(1, 3))

@@ -80,22 +80,25 @@ def test_bisection_refuses_what_does_not_fit():
             bisected(grid, bad, 6)
 
 
-@pytest.mark.parametrize("per", [None, "layer", "input"])
+@pytest.mark.parametrize("free", [None, "layer", "input"])
+@pytest.mark.parametrize("per", ["layer", "input"])
 @pytest.mark.parametrize("basis", ["spline", "relu"])
-def test_adaptive_refinement_keeps_the_function(per, basis):
+def test_adaptive_refinement_keeps_the_function(free, per, basis):
     torch.manual_seed(0)
     model = KAN([2, 3, 1], n=4, r=3, init_scale=1.0)
     with torch.no_grad():
         next(model.spline_layers).weight[:, 0, 0] *= 1000.0
     model = model.to_basis(basis)
-    model = model.free(per) if per else model
-    fine = refine_adaptively(model)
+    model = model.free(free) if free else model
+    fine = refine_adaptively(model, per=per)
     x = 1.4 * torch.rand(60, 2) - 0.2
     torch.testing.assert_close(fine(x), model(x), rtol=1e-8, atol=1e-8)
     assert fine.n == 8
     assert refine_adaptively(model, 5).n == 5
-    grids = next(fine.spline_layers).grids
-    assert (grids[0] == grids[1]) is (per != "input")
+    assert refine_adaptively(fine, 9).n == 9
+    layer = next(fine.spline_layers)
+    assert (layer.grids[0] == layer.grids[1]) is ("input" not in (free, per))
+    assert (layer.knots is None) is (free is None)
 
 
 def test_adaptive_refinement_beats_uniform_on_a_layer():

@@ -161,7 +161,7 @@ DAMAGES = {
     "no history": ("state.history", {}),
     "other levels": ("state.levels", [1]),
     "unknown level": ("state.levels", [{"m": 3}]),
-    "other grids": ("grids", {"layers.0": {"basis": "spline", "free": "", "breakpoints": 1}}),
+    "other grids": ("grids", {"layers.0": {"basis": "spline", "free": False, "breakpoints": 1}}),
     "short generator": ("random", torch.zeros(3, dtype=torch.uint8)),
     "many generators": ("random_batches", [1]),
 }

@@ -9,6 +9,7 @@ from itertools import count
 import numpy as np
 import pytest
 import torch
+from grids import with_grids
 from scipy.interpolate import BSpline
 from torch import Tensor
 from torch.optim import LBFGS, SGD, Adam, AdamW, RMSprop
@@ -88,6 +89,18 @@ def test_realisations_visit_the_same_functions(name, geometry, gradient):
     in_u, in_w = (trajectory(optimizer, basis) for basis in ("spline", "relu"))
     assert (in_u - in_w).abs().max() < 1e-10
     assert (in_u[-1] - in_u[0]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize(("geometry", "gradient"), ROWS)
+def test_realisations_visit_the_same_functions_where_each_input_has_its_grid(geometry, gradient):
+    ends = []
+    for basis in ("spline", "relu"):
+        model = with_grids(network("spline"), "own").to_basis(basis)
+        optimizer = Iteration(FIRST_ORDER["momentum"], geometry, gradient)
+        train(model, objective(), 6, optimizer=optimizer, progress=False)
+        ends.append(model(objective().x).detach())
+    assert (ends[0] - ends[1]).abs().max() < 1e-12
+    assert (ends[0] - network("spline")(objective().x)).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("row", ["u", "w"])

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from grids import KINDS, with_grids
 from torch import nn
 from torch.func import functional_call, jacrev, vmap
 
@@ -123,15 +124,11 @@ def test_jacobian_equals_automatic_differentiation(name, basis):
 
 
 @pytest.mark.parametrize("basis", ["spline", "relu"])
-@pytest.mark.parametrize("per", ["layer", "input"])
-def test_jacobian_of_free_knots(basis, per):
+@pytest.mark.parametrize("kind", KINDS)
+def test_jacobian_on_every_kind_of_grids(basis, kind):
     torch.manual_seed(1)
-    model = KAN([2, 3, 1], n=5, r=5, domain=(-1.0, 1.0), init_scale=0.8, dtype=torch.float64)
-    model = model.free(per).to_basis(basis)
-    with torch.no_grad():
-        for layer in model.spline_layers:
-            layer.knots.logits += 0.3 * torch.randn_like(layer.knots.logits)
-    check(model, terms(points()))
+    model = KAN([2, 3, 1], n=2, r=5, domain=(-1.0, 1.0), init_scale=0.8, dtype=torch.float64)
+    check(with_grids(model, kind).to_basis(basis), terms(points()))
 
 
 class Product(nn.Module):

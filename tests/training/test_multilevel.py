@@ -25,7 +25,6 @@ from kanlib import (
     train_multilevel,
 )
 from kanlib.nn.ensemble import Ensemble
-from kanlib.nn.free_knots import FreeSplineLayer
 from kanlib.training.adaptive import refine_adaptively
 
 sgd = partial(torch.optim.SGD, lr=0.05)
@@ -411,16 +410,20 @@ def adaptively(model):
     return refine_adaptively(model, model.n + 3)
 
 
+def adaptively_per_input(model):
+    return refine_adaptively(model, model.n + 3, per="input")
+
+
 def to_relu(model):
     return model.refine().to_basis("relu")
 
 
 def freely(model):
-    free = any(isinstance(layer, FreeSplineLayer) for layer in model.spline_layers)
+    free = any(layer.knots is not None for layer in model.spline_layers)
     return model.refine() if free else model.refine().free("input")
 
 
-@pytest.mark.parametrize("refine", [adaptively, to_relu, freely])
+@pytest.mark.parametrize("refine", [adaptively, adaptively_per_input, to_relu, freely])
 @pytest.mark.parametrize("start", [lambda m: m, lambda m: m.free("layer")], ids=["fixed", "free"])
 def test_resume_after_any_refinement_ends_with_the_same_numbers(refine, start, tmp_path):
     def job(wrap=lambda f: f, **options):

@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from grids import with_grids
 from scipy.interpolate import BSpline
 from torch import nn
 
@@ -86,6 +87,38 @@ def test_lifted_gradient_is_the_smallest_that_restricts_to_the_coarse_one(basis)
     old, new, p = spline_states(OPTIMIZERS["adam"], basis)
     expected = old["exp_avg"].numpy() @ np.linalg.pinv(p)
     np.testing.assert_allclose(new["exp_avg"].numpy(), expected, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("per", ["layer", "input"])
+@pytest.mark.parametrize("name", ["adam", "lbfgs"])
+def test_state_is_carried_from_the_grid_of_each_input(name, per):
+    torch.manual_seed(0)
+    model = KAN([2, 1], n=3, r=3, dtype=torch.float64)
+    coarse = with_grids(model, "own") if per == "input" else model
+    x, make = torch.rand(40, 2, dtype=torch.float64), OPTIMIZERS[name]
+    optimizer = new_optimizer(make, coarse)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = MeanSquaredError(x, torch.sin(6 * x[:, :1]) * x[:, 1:])(coarse)
+        loss.backward()
+        return loss
+
+    for _ in range(3):
+        optimizer.step(closure)
+    fine = with_grids(coarse, "own", seed=1)
+    carried = carried_optimizer(make, optimizer, coarse, fine)
+    key = "d" if name == "lbfgs" else "exp_avg"
+    (old,), (new,) = (next(model.spline_layers).parameters() for model in (coarse, fine))
+    before, after = optimizer.state[old][key].view_as(old), carried.state[new][key].view_as(new)
+    grids = zip(coarse.layers[0].grids, fine.layers[0].grids, strict=True)
+    for p, pair in enumerate(grids):
+        matrix = oracle(*pair, "spline")
+        if name == "lbfgs":  # a step is prolonged, a gradient lifted
+            expected, found = before[0, p].numpy() @ matrix.T, after[0, p].numpy()
+        else:
+            expected, found = before[0, p].numpy(), after[0, p].numpy() @ matrix
+        np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-8 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("name", ["adam", "amsgrad", "rmsprop"])

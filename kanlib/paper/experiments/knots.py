@@ -183,15 +183,6 @@ def prepared(
     return model, objective, error, x, options
 
 
-def with_knots(model: KAN, case: KnotCase) -> KAN:
-    """Give a network the knots of a case: trainable ones, or for each input a grid of its own."""
-    if case.free or case.adaptive:
-        model = model.free(case.free or "input")
-        for layer in model.spline_layers:
-            layer.knots.requires_grad_(case.free is not None)
-    return model
-
-
 def indicator_of(kind: str, objective: Any) -> Indicator:
     """Return an indicator by name; that of the residual needs a mean squared error.
 
@@ -228,10 +219,11 @@ def run_knots(
     """
     divisor = QUICK_DIVISOR if quick else 1
     model, objective, error, _, training = prepared(case, seed, divisor, device)
-    model = with_knots(model, case)
+    if case.free:
+        model = model.free(case.free)
     if case.adaptive:
         indicator = indicator_of(case.adaptive, objective)
-        training["refine"] = partial(refine_adaptively, indicator=indicator)
+        training["refine"] = partial(refine_adaptively, indicator=indicator, per="input")
     run = train_case(case, model, objective, error, divisor=divisor, **training, **options)
     *_, layer = run.model.spline_layers
     breakpoints = [grid.breakpoints.tolist() for grid in layer.grids]
