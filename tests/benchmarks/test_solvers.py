@@ -6,8 +6,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import solvers
+from kanlib import MLP
+from kanlib.paper.problems.burgers import Burgers
+from kanlib.paper.problems.poisson import Poisson
 
 RECORD = json.loads(
     (Path(__file__).parents[2] / "book" / "results" / "solvers.json").read_text(encoding="utf-8")
@@ -84,3 +88,13 @@ def test_record_says_what_the_chapter_says():
     assert best("burgers", "DeepXDE") < best("burgers", "kanlib, order 6, L-BFGS")
     assert best("burgers", "kanlib, multilevel") > 3e-2
     assert min(best(problem, "PINA's KAN") for problem in solvers.SOLVERS) > 5e-2
+
+
+@pytest.mark.parametrize(
+    ("problem", "loss", "inputs"),
+    [(Burgers(9, 7), solvers._burgers_loss, 2), (Poisson(10), solvers._loss, 3)],
+)
+def test_losses_by_double_backward_are_those_of_the_problems(problem, loss, inputs):
+    torch.manual_seed(0)
+    model = MLP([inputs, 7, 1], "tanh").double()
+    torch.testing.assert_close(loss(model, problem), problem.loss()(model))
