@@ -136,6 +136,13 @@ def test_play_moves_a_slider_through_its_values():
     assert player.value == 1
 
 
+def test_play_keeps_the_pause_that_it_is_given():
+    explored = make(play="r", pause=350)
+    bar, _ = explored.widget().children
+    assert bar.children[-1].interval == 350
+    assert "}, 350);" in explored.html()
+
+
 @pytest.mark.parametrize("name", ["basis", "n"])
 def test_play_refuses_what_is_no_slider(name):
     with pytest.raises(ValueError, match=rf"play = '{name}': expected .* one of \['r'\]"):
