@@ -134,7 +134,7 @@ class SplineLayer(Described):
 
     @property
     def distinct_grids(self) -> list[KnotGrid]:
-        """The present grid of all inputs, or that of each, as a list of 1 or P."""
+        """The present grid of all inputs, or that of each: a list of 1 or P."""
         if self.knots is None:
             return [*self._grids]
         return [KnotGrid(self.order, row) for row in self.knots().detach()]

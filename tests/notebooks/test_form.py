@@ -14,7 +14,14 @@ from scripts import notebooks
 
 ROOT = Path(__file__).parents[2]
 START = ["ten-minutes"]
-BEYOND = ["gauss-newton", "performance", "cost-planner", "other-solvers", "solve-your-own-pde"]
+BEYOND = [
+    "gauss-newton",
+    "where-levels-pay",
+    "performance",
+    "cost-planner",
+    "other-solvers",
+    "solve-your-own-pde",
+]
 REFERENCE = [
     *["results", "errata", "claims", "provenance"],
     *["api", "contributing", "glossary", "bibliography"],

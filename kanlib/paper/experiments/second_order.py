@@ -110,14 +110,7 @@ def _burgers(
 
     def loss(count: int, sampler: Callable[..., Sampler]) -> ResidualLoss:
         points = {"volume": sampler([(-1, 1), (0, 1)], count, share=0.5)}
-        terms = problem.loss(points=points, weights={"boundary": 10.0}).terms
-        start = Term(
-            lambda u, x: u.value - burgers.initial(x[:, :1]),
-            problem.points["initial"],
-            directions=(),
-            weight=10.0,
-        )
-        return ResidualLoss(**{**terms, "initial": start})
+        return problem.loss(points=points, weights={"initial": 10.0, "boundary": 10.0})
 
     return _Problem(_moving(case, seed, device, loss), problem.error)
 
