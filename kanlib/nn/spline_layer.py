@@ -134,7 +134,7 @@ class SplineLayer(Described):
 
     @property
     def distinct_grids(self) -> list[KnotGrid]:
-        """The present grid of all inputs, or that of each: a list of 1 or P."""
+        """A list of 1 or P grids, the present one of all inputs or that of each."""
         if self.knots is None:
             return [*self._grids]
         return [KnotGrid(self.order, row) for row in self.knots().detach()]

@@ -27,7 +27,7 @@ GRADIENTS = {"exp_avg", "momentum_buffer", "grad_avg"}
 SQUARES = {"exp_avg_sq", "max_exp_avg_sq", "square_avg"}
 COUNTERS = {"step"}
 
-#: One prolongation for all inputs of a layer, or one for each; None: the parameter stays as it is.
+#: One prolongation for all inputs of a layer, or one for each; None leaves the parameter as it is.
 Transfers = Sequence[Prolongation] | None
 Transfer = Callable[[Tensor, Prolongation], Tensor]
 
