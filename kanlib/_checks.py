@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,7 +32,7 @@ def as_integer(
     name: str,
     value: SupportsIndex,
     minimum: int | None = None,
-    maximum: int | None = None,
+    maximum: int = sys.maxsize,
     *,
     remedy: str = "",
 ) -> int:
@@ -44,9 +45,9 @@ def as_integer(
         bound = "" if minimum is None else f" of at least {minimum}"
         raise TypeError(f"{name} must be an integer{bound}, got {shown(value)}{remedy}")
     if minimum is not None and number < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {number}{remedy}")
-    if maximum is not None and number > maximum:
-        raise ValueError(f"{name} must be at most {maximum}, got {number}{remedy}")
+        raise ValueError(f"{name} must be at least {minimum}, got {shown(number)}{remedy}")
+    if number > maximum:
+        raise ValueError(f"{name} must be at most {maximum}, got {shown(number)}{remedy}")
     return number
 
 
@@ -82,19 +83,58 @@ def as_interval(name: str, value: Iterable[float]) -> tuple[float, float]:
     return a, b
 
 
+def as_list(name: str, value: Any, what: str) -> list[Any]:
+    """Return what is in an iterable that is neither text nor a mapping, or raise TypeError."""
+    try:
+        found = None if isinstance(value, str | bytes | Mapping) else [*value]
+    except TypeError:  # tensors without a dimension call themselves iterable
+        found = None
+    if found is None:
+        raise TypeError(f"{name} must be a list of {what}, got {shown(value)}")
+    return found
+
+
 def shown(value: object) -> str:
-    """Return how an error shows a value: itself if that is short, else its type."""
+    """Return how an error shows a value: itself if that is short, and no address, else its type."""
     text = repr(value) if not isinstance(value, Tensor) else ""
-    if text and len(text) <= 80 and "\n" not in text:
+    if text and len(text) <= 80 and "\n" not in text and " at 0x" not in text:
         return text
-    shape = getattr(value, "shape", None)
-    return f"a {type(value).__name__}" + ("" if shape is None else f" of shape {(*shape,)}")
+    name, shape = type(value).__name__, getattr(value, "shape", None)
+    of = "" if isinstance(value, type) or shape is None else f" of shape {(*shape,)}"
+    return f"{'an' if name[0] in 'AEIOaeio' else 'a'} {name}{of}"
 
 
 def check_option(name: str, value: object, options: Iterable[str]) -> None:
     """Raise ValueError unless ``value`` is one of the strings ``options``."""
     if not isinstance(value, str) or value not in options:
         raise ValueError(f"{name} must be one of {(*options,)}, got {shown(value)}")
+
+
+def check_function(name: str, value: object, what: str = "function") -> None:
+    """Raise TypeError unless ``value`` can be called and is no class of what should be called.
+
+    Args:
+        name: what the error calls it.
+        value: what came.
+        what: what it must be.
+    """
+    own = {key for base in getattr(value, "__mro__", ()) for key in vars(base)}
+    if isinstance(value, type) and own & {"__call__", "bind"}:
+        raise TypeError(
+            f"{name} must be a {what}, got the class {value.__name__}: write {value.__name__}(...)"
+        )
+    if not callable(value):
+        raise TypeError(f"{name} must be a {what}, got {shown(value)}")
+
+
+def as_result(name: str, value: Any, remedy: str = "take a mean() or a norm()") -> float:
+    """Return what a function of the user gave as a float, NaN and infinities included, or raise."""
+    try:
+        if isinstance(value, str | bytes):
+            raise TypeError
+        return float(value.detach() if isinstance(value, Tensor) else value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise TypeError(f"{name} must return a number, got {shown(value)}: {remedy}") from None
 
 
 def check_types(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
@@ -131,8 +171,7 @@ def _check(name: str, value: Any, hint: Any) -> None:
         if not (isinstance(value, Tensor) and value.is_complex()):
             check_tensor(name, value)
     elif origin is Callable:
-        if not callable(value):
-            raise TypeError(f"{name} must be a function, got {shown(value)}")
+        check_function(name, value)
     elif inner:
         _check_items(name, value, origin, inner)
     elif isinstance(origin, type) and not isinstance(value, origin):
@@ -174,7 +213,7 @@ def check_derivative(derivative: int, order: int) -> None:
     if isinstance(derivative, bool | float | Tensor) or derivative not in range(order):
         raise ValueError(
             f"derivative must be from 0 to r - 1 = {order - 1} for order r = {order}, "
-            f"got {derivative!r}; raise the order to differentiate more often"
+            f"got {shown(derivative)}; raise the order to differentiate more often"
         )
 
 
@@ -194,10 +233,16 @@ def check_tensor(name: str, x: Tensor, size: int | None = None) -> None:
 def check_input(x: Tensor, features: int, weight: Tensor, name: str = "x") -> None:
     """Raise unless x is a tensor (..., features) in the dtype of the weights, or of autocast."""
     check_tensor(name, x, features)
+    check_dtype(name, x, weight)
+
+
+def check_dtype(name: str, x: Tensor, weight: Tensor) -> None:
+    """Raise TypeError unless x has the dtype of the weights, or of autocast."""
     if x.dtype != weight.dtype and x.dtype != autocast_dtype(x.device):
         raise TypeError(
             f"{name} must have the dtype of the model, {weight.dtype}, got {x.dtype}: "
-            f"cast {name}, or the model with model.to({name}.dtype)"
+            f"make or cast it with dtype={weight.dtype}, or cast the model with "
+            f"model.to({x.dtype})"
         )
 
 
@@ -212,12 +257,14 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
 def check_factory(device: torch.device | str | None, dtype: torch.dtype | None) -> None:
     """Raise unless parameters can be made on ``device``, in the floating-point type ``dtype``."""
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise TypeError(f"dtype must be a floating-point type like torch.float64, got {dtype!r}")
+        raise TypeError(
+            f"dtype must be a floating-point type like torch.float64, got {shown(dtype)}"
+        )
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(
-            f"device must be one that this machine and this PyTorch have, got {device!r}: "
+            f"device must be one that this machine and this PyTorch have, got {shown(device)}: "
             "use device='cpu', or device=None for the default"
         ) from None

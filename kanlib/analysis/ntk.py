@@ -103,5 +103,7 @@ def spectral_radius(rows: Tensor) -> float:
 
 def _check_rows(rows: Tensor) -> None:
     check_types(_check_rows, locals())
+    if rows.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"rows must be of float32 or float64, got {rows.dtype}: use rows.double()")
     if rows.ndim != 2 or not rows.numel() or not rows.isfinite().all():
         raise ValueError(f"rows must be a finite matrix (M, weights), got {shown(rows)}")

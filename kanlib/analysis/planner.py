@@ -17,13 +17,13 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from scipy.optimize import nnls
 
-from kanlib._checks import as_integer
+from kanlib._checks import as_integer, as_list, as_number, check_option, check_types, shown
 from kanlib.analysis.cost import measure
 from kanlib.nn.networks import FIRST_LAYERS
 from kanlib.nn.spline_layer import SplineLayer
@@ -75,6 +75,17 @@ class Layer(NamedTuple):
         return 1.0, read * self.r**2, self.operations / 6, self.weights, read, written
 
 
+def _checked(name: str, layers: Any) -> list[Layer]:
+    """Return layers whose sizes are integers of at least 1, or raise."""
+    found = as_list(name, layers, "Layers")
+    for i, layer in enumerate(found):
+        if not isinstance(layer, Layer):
+            raise TypeError(f"{name}[{i}] must be a Layer, got {shown(layer)}")
+        for size in Layer._fields[:5]:
+            as_integer(f"{name}[{i}].{size}", getattr(layer, size), minimum=1)
+    return found
+
+
 SHAPES = ((2, 5), (5, 1), (20, 20), (64, 64), (64, 1), (1, 64))
 #: Layers for :func:`calibrate`: narrow and wide, few points and many, coarse and fine.
 CALIBRATION = [
@@ -90,6 +101,10 @@ class CostModel:
     Attributes:
         constants: t_0, c_1, ..., c_5 in seconds, none of them negative.
 
+    Raises:
+        TypeError: if a constant is not a number.
+        ValueError: if there are not six of them, or one is negative.
+
     Examples:
         >>> sizes = [(b, 4, q, n) for b in (100, 1000) for q in (2, 8) for n in (5, 50)]
         >>> model = CostModel.fit([(Layer(*s), 1e-4 + 1e-9 * s[0] * s[2]) for s in sizes])
@@ -98,6 +113,13 @@ class CostModel:
     """
 
     constants: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        check_types(CostModel, {"constants": self.constants})
+        if len(self.constants) != len(TERMS):
+            raise ValueError(f"constants must be {len(TERMS)}, got {shown(self.constants)}")
+        for i, constant in enumerate(self.constants):
+            as_number(f"constants[{i}]", constant, minimum=0.0)
 
     @classmethod
     def fit(
@@ -113,14 +135,21 @@ class CostModel:
             ValueError: if a term is unknown, there are fewer layers than terms, or a time is not
                 positive.
         """
-        if not terms or not set(terms) <= {*TERMS}:
-            raise ValueError(f"terms must be some of {TERMS}, got {terms!r}")
-        pairs = [*measured]
-        wrong = [seconds for _, seconds in pairs if not 0 < seconds < float("inf")]
-        if len(pairs) < len(terms) or wrong:
+        if not isinstance(terms, Sequence) or not terms or not {*terms} <= {*TERMS}:
+            raise ValueError(f"terms must be some of {TERMS}, got {shown(terms)}")
+        pairs = as_list("measured", measured, "pairs (layer, seconds)")
+        for pair in pairs:
+            if not isinstance(pair, Sequence) or len(pair) != 2:
+                raise TypeError(
+                    f"measured must be a list of pairs (layer, seconds), got {shown(pair)} in it"
+                )
+        _checked("measured", [layer for layer, _ in pairs])
+        for i, (_, seconds) in enumerate(pairs):
+            as_number(f"seconds of measured[{i}]", seconds, above=0.0)
+        if len(pairs) < len(terms):
             raise ValueError(
-                f"measured must hold at least {len(terms)} layers, all with positive times, got "
-                f"{len(pairs)}, with times {wrong} not positive: measure again"
+                f"measured must hold at least {len(terms)} layers, one a term, got {len(pairs)}: "
+                "measure more"
             )
         used = [TERMS.index(term) for term in terms]
         rows = np.array([[layer.terms[i] / seconds for i in used] for layer, seconds in pairs])
@@ -133,13 +162,19 @@ class CostModel:
         """Return the seconds of a step of a network, given its layers."""
         return sum(
             constant * term
-            for layer in layers
+            for layer in _checked("layers", layers)
             for constant, term in zip(self.constants, layer.terms, strict=True)
         )
 
 
 def measure_layers(layers: Sequence[Layer], repeats: int = 5) -> list[tuple[Layer, float]]:
-    """Return each layer with its median seconds a step, :func:`kanlib.analysis.cost.measure`."""
+    """Return each layer with its median seconds a step, :func:`kanlib.analysis.cost.measure`.
+
+    Raises:
+        TypeError: if a layer is none, or ``repeats`` is not an integer.
+        ValueError: if ``repeats``, or a size of a layer, is below 1.
+    """
+    layers = _checked("layers", layers)
 
     def step(layer: Layer) -> Callable[[], object]:
         grid = KnotGrid.uniform(layer.r, layer.n)
@@ -172,9 +207,9 @@ def layers_of(
         TypeError: if a size is not an integer.
         ValueError: if a size is below 1, `first` is unknown, or there are no spline layers.
     """
-    if first not in FIRST_LAYERS:
-        raise ValueError(f"first must be one of {FIRST_LAYERS}, got {first!r}")
-    for name, value in [("n", n), ("points", points), ("r", r), *(("width", w) for w in widths)]:
+    check_types(layers_of, locals())
+    check_option("first", first, FIRST_LAYERS)
+    for name, value in [("n", n), ("points", points), ("r", r), *(("widths", w) for w in widths)]:
         as_integer(name, value, minimum=1)
     found = [
         Layer(points, p, q, n, r, first != "spline" or i > 0)
@@ -248,9 +283,9 @@ def plan(
         ValueError: if an argument is out of range.
     """
     schedule = Schedule(epochs)
+    check_types(plan, locals())
     as_integer("itemsize", itemsize, minimum=1)
-    if not 0 < evaluations < float("inf"):
-        raise ValueError(f"evaluations must be positive, got {evaluations}: 1 for Adam")
+    as_number("evaluations", evaluations, above=0.0)
     last = schedule.num_levels - 1
     levels = [layers_of(widths, n * 2**k, points, r, first) for k in range(last + 1)]
     bias = {"spline": 0, "affine": widths[0] + 1, "linear": widths[0]}[first] * widths[1]

@@ -128,6 +128,7 @@ def symbol(order: int, theta: Tensor) -> Tensor:
     """
     check_types(symbol, locals())
     as_integer("order", order, minimum=1)
+    theta = theta.to(torch.promote_types(theta.dtype, torch.float32))
     return (1.0 - torch.exp(1j * theta)) ** order / math.factorial(order - 1)
 
 

@@ -34,7 +34,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kanlib._checks import EXTENSIONS, Extension, autocast_dtype
+from kanlib._checks import EXTENSIONS, Extension, autocast_dtype, check_option
 from kanlib.kernels import reference
 from kanlib.kernels.interrupts import deferred
 from kanlib.kernels.reference import Pairs
@@ -78,8 +78,7 @@ def backend(name: str) -> Iterator[None]:
         >>> with backend("torch"):
         ...     pass
     """
-    if name not in BACKENDS:
-        raise ValueError(f"name must be one of {BACKENDS}, got {name!r}")
+    check_option("name", name, BACKENDS)
     if name in PACKAGES:
         _require(name)
     before, _choice.name = _choice.name, name

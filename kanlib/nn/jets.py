@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 from torch.overrides import TorchFunctionMode
 
-from kanlib._checks import as_integer, check_input, check_tensor, shown
+from kanlib._checks import as_integer, check_function, check_input, check_tensor, shown
 from kanlib.nn.described import alteration
 from kanlib.nn.maps import InputMap, Normalisation
 from kanlib.nn.networks import KAN, MLP
@@ -143,8 +143,8 @@ class Jet:
         check_tensor("x", x)
         if x.ndim == 0:
             raise ValueError("x must have shape (N, P), got a single number: use x.reshape(1, 1)")
-        if features is not None and not callable(features):
-            raise TypeError(f"features must be a function of x, got {shown(features)}")
+        if features is not None:
+            check_function("features", features, "function of x")
         coordinates = range(x.shape[-1])
         along = [*coordinates]
         if directions is not None:
@@ -264,7 +264,7 @@ def _sorted_pairs(pairs: Any, directions: int) -> tuple[tuple[int, int], ...]:
     if any(max(pair) >= directions for pair in found):
         raise ValueError(
             f"pairs must be a list of pairs of directions from 0 to {directions - 1}, e.g. "
-            f"[(0, 0)], got {pairs!r}"
+            f"[(0, 0)], got {shown(pairs)}"
         )
     return tuple(dict.fromkeys((min(pair), max(pair)) for pair in found))
 

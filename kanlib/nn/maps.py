@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from kanlib._checks import as_interval, check_factory, check_option, shown
+from kanlib._checks import as_interval, as_list, check_factory, check_option
 from kanlib.nn.described import Described
 
 Kind = Literal["sigmoid", "tanh"]
@@ -48,11 +48,8 @@ class InputMap(Described):
     ) -> None:
         super().__init__()
         check_factory(device, dtype)
-        if not isinstance(intervals, Iterable) or isinstance(intervals, str | Mapping):
-            raise TypeError(
-                f"intervals must be a list of pairs (low, high), got {shown(intervals)}"
-            )
-        self.intervals = [as_interval(f"intervals[{i}]", pair) for i, pair in enumerate(intervals)]
+        pairs = as_list("intervals", intervals, "pairs (low, high)")
+        self.intervals = [as_interval(f"intervals[{i}]", pair) for i, pair in enumerate(pairs)]
         if not self.intervals:
             raise ValueError("intervals must hold one pair (low, high) for each input, got none")
         self.domain = as_interval("domain", domain)

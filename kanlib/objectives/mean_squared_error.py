@@ -13,9 +13,11 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from kanlib._checks import check_dtype
 from kanlib.nn.described import reached
 from kanlib.nn.ensemble import Ensemble
 from kanlib.nn.jets import Jet
+from kanlib.nn.networks import KAN, MLP
 from kanlib.nn.spline_layer import SplineLayer
 from kanlib.objectives.squares import Residual
 
@@ -96,6 +98,8 @@ class Inside:
                 f"network, got {x.shape[-1]}: give them, build the network with "
                 f"widths=[{x.shape[-1]}, ...], or, in a Term, compute them with features="
             )
+        if type(model).forward in (KAN.forward, MLP.forward):
+            check_dtype(self.name, x, next(model.parameters()))
         module, z = reached(model, x, _takes_points) or (None, x)
         if isinstance(module, Ensemble):
             self._check(module.template, z.flatten(0, -2))

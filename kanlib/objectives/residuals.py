@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kanlib._checks import as_number, check_tensor, check_types
+from kanlib._checks import as_number, check_tensor, check_types, shown
 from kanlib.nn.jets import Jet
 from kanlib.objectives.attention import Attention
 from kanlib.objectives.mean_squared_error import Inside
@@ -72,8 +72,8 @@ class Term:
     ) -> None:
         if isinstance(weight, Tensor) and (weight.numel() != 1 or weight.requires_grad):
             raise ValueError(
-                f"weight must be one fixed number, got {weight}: weight points in the residual, as "
-                "in w * (u.value - 1), and hand parameters of your own to the model"
+                f"weight must be one fixed number, got {shown(weight)}: weight points in the "
+                "residual, as in w * (u.value - 1), and hand parameters of your own to the model"
             )
         check_types(Term.__init__, locals() | {"weight": 1.0, "pairs": ()})
         weight = as_number("weight", weight, above=0.0)
@@ -113,7 +113,8 @@ class Term:
                 shape than (N, K).
         """
         if not self._inside:
-            self._inside = [Inside(jet.value, f"points of term {name!r}") for jet in self.jets]
+            who = f"points of term {name!r}" + (", drawn by its Sampler," if self.sampler else "")
+            self._inside = [Inside(jet.value, who) for jet in self.jets]
         for inside in self._inside:
             inside(model)
         self._model = weakref.ref(model)
@@ -124,12 +125,11 @@ class Term:
         got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         if not isinstance(found, Tensor) or found.shape[:-1] not in shapes:
             raise ValueError(
-                f"the residual of term {name!r} must have shape (N, K) with N = {size} points, got "
+                f"{_called(name)} must have shape (N, K) with N = {size} points, got "
                 f"{got}: slice columns as x[:, :1], not x[:, 0]"
             )
         if found.shape[-1] == size:
-            what = f"the residual of term {name!r}"
-            check_columns(what, size, self.residual, *outputs, self.points)
+            check_columns(_called(name), size, self.residual, *outputs, self.points)
         if self.attention is not None:
             found = self.attention(found)
         squares = found.square()
@@ -180,16 +180,20 @@ class Term:
             features=self._features,
         )
 
-    def rows(self) -> Residual:
+    def rows(self, name: str) -> Residual:
         """Return the residual as a vector, weights of the attention included."""
-        attention, data = self.attention, [self.points]
+        attention, data, called = self.attention, [self.points], _called(name)
         if attention is None or attention.weights is None:
-            return Residual(self.residual, self.jets, data, self.weight)
+            return Residual(self.residual, self.jets, data, self.weight, called)
 
         def weighted(*arguments: Any) -> Tensor:
             return arguments[-1] * self.residual(*arguments[:-1])
 
-        return Residual(weighted, self.jets, [*data, attention.weights], self.weight)
+        return Residual(weighted, self.jets, [*data, attention.weights], self.weight, called)
+
+
+def _called(name: str) -> str:
+    return f"the residual of term {name!r}"
 
 
 class ResidualLoss:
@@ -239,7 +243,7 @@ class ResidualLoss:
 
     def residuals(self) -> list[Residual]:
         """Return the residual of each term, see :class:`kanlib.objectives.squares.SumOfSquares`."""
-        return [term.rows() for term in self.terms.values()]
+        return [term.rows(name) for name, term in self.terms.items()]
 
     @property
     def moves(self) -> bool:

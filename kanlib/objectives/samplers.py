@@ -13,7 +13,15 @@ import torch
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
-from kanlib._checks import as_integer, as_number, check_factory, check_option, check_types
+from kanlib._checks import (
+    as_integer,
+    as_number,
+    check_factory,
+    check_option,
+    check_tensor,
+    check_types,
+    shown,
+)
 
 KINDS = ("uniform", "sobol")
 
@@ -60,12 +68,16 @@ class Sampler:
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
     ) -> None:
-        check_types(Sampler.__init__, locals())
+        check_types(Sampler.__init__, locals() | {"box": [(0.0, 1.0)]})
         check_factory(device, dtype)
-        ends = [[as_number("an end of box", end) for end in interval] for interval in box]
-        if not ends or any(len(pair) != 2 or pair[0] > pair[1] for pair in ends):
+        try:
+            ends = [[as_number("an end", end) for end in (low, high)] for low, high in [*box]]
+        except (TypeError, ValueError):
+            ends = []
+        if not ends or any(low > high for low, high in ends):
             raise ValueError(
-                f"box must hold one pair (low, high), low <= high, for each coordinate, got {box!r}"
+                "box must be a list of one pair (low, high), low <= high, for each coordinate, as "
+                f"[(0, 1)] for one, got {shown(box)}"
             )
         check_option("kind", kind, KINDS)
         if not 0 <= as_number("share", share) <= 1:
@@ -100,14 +112,23 @@ class Sampler:
 
     def _in_box(self, count: int, generator: torch.Generator) -> Tensor:
         dimension = len(self._low)
-        if self.kind == "sobol":
-            seed = int(torch.randint(2**31, (1,), generator=generator))
-            engine = SobolEngine(dimension, scramble=True, seed=seed)
-            unit = engine.draw(count, dtype=torch.float64)
-        else:
-            unit = torch.rand(count, dimension, generator=generator, dtype=torch.float64)
+        with torch.device("cpu"):  # whatever the default is, a seed gives the same points
+            if self.kind == "sobol":
+                seed = int(torch.randint(2**31, (1,), generator=generator))
+                engine = SobolEngine(dimension, scramble=True, seed=seed)
+                unit = engine.draw(count, dtype=torch.float64)
+            else:
+                unit = torch.rand(count, dimension, generator=generator, dtype=torch.float64)
         points = (self._low + self._width * unit).to(self.device, self.dtype)
-        return points if self.map is None else self.map(points)
+        if self.map is None:
+            return points
+        mapped = self.map(points)
+        check_tensor("what map returns", mapped)
+        if mapped.ndim != 2 or len(mapped) != count:
+            raise ValueError(
+                f"map must return one row for each of {count} points, got shape {(*mapped.shape,)}"
+            )
+        return mapped
 
     def reseeded(self, seed: int) -> Sampler:
         """Return a sampler of other points in the same box, none of them chosen by residual."""

@@ -41,6 +41,7 @@ class Residual:
         jets: jets of the inputs of the model, each at N points.
         data: tensors with N rows that the function takes after the jets, e.g. points or targets.
         weight: weight of the term.
+        name: what errors call it.
 
     Raises:
         ValueError: if there is no jet, jets and data differ in their number of points, or the
@@ -58,6 +59,7 @@ class Residual:
     jets: Sequence[Jet]
     data: Sequence[Tensor] = ()
     weight: float = 1.0
+    name: str = "a residual"
 
     def __post_init__(self) -> None:
         if not self.jets:
@@ -82,7 +84,7 @@ class Residual:
             jets = [replace(jet, channels=jet.channels[:, part]) for jet in self.jets]
             share = jets[0].channels.shape[1] / len(self)
             data = [each[part] for each in self.data]
-            yield Residual(self.function, jets, data, self.weight * share)
+            yield replace(self, jets=jets, data=data, weight=self.weight * share)
 
     def rows(self, *outputs: Jet) -> Tensor:
         """Return the weighted residuals (N, K), whose squares add up to the loss.
@@ -97,11 +99,11 @@ class Residual:
         if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(self):
             got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise ValueError(
-                f"a residual must have shape (N, K) with N = {len(self)} points, got {got}: slice "
+                f"{self.name} must have shape (N, K) with N = {len(self)} points, got {got}: slice "
                 "columns as x[:, :1], not x[:, 0]"
             )
         if found.shape[1] == len(self):
-            check_columns("a residual", len(self), self.function, *outputs, *self.data)
+            check_columns(self.name, len(self), self.function, *outputs, *self.data)
         return (self.weight / found.numel()) ** 0.5 * found
 
     def __call__(self, model: nn.Module) -> Tensor:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
-from kanlib._checks import Basis
+from kanlib._checks import Basis, check_function, shown
 from kanlib.nn.spline_layer import SplineLayer, convert_gradients, convert_weights
 
 #: The paper's letters for the bases of a layer.
@@ -65,6 +65,7 @@ class Iteration:
     gradient: str = "w"
 
     def __post_init__(self) -> None:
+        check_function("make", self.make, "function from parameters to a torch optimizer")
         check_row(self.geometry, self.gradient)
 
     def __call__(self, model: nn.Module) -> Optimizer:
@@ -118,9 +119,9 @@ class Iteration:
 def check_row(geometry: str, gradient: str) -> None:
     """Raise ValueError unless ``geometry`` and ``gradient`` are "u" or "w"."""
     for name, value in (("geometry", geometry), ("gradient", gradient)):
-        if value not in BASES:
+        if not isinstance(value, str) or value not in BASES:
             raise ValueError(
-                f'{name} must be "u" (spline weights) or "w" (ReLU weights), got {value!r}'
+                f'{name} must be "u" (spline weights) or "w" (ReLU weights), got {shown(value)}'
             )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import methodcaller
 from typing import TYPE_CHECKING, Any, Literal
 
-from kanlib._checks import check_option, shown
+from kanlib._checks import as_list, check_function, check_option, shown
 from kanlib.objectives.mean_squared_error import Objective
 from kanlib.training.optimizer_state import carried_optimizer
 from kanlib.training.options import Choices, checked, takes_options
@@ -46,8 +46,8 @@ class Schedule:
 
     def __post_init__(self) -> None:
         try:
-            epochs = tuple(counts(self.epochs)) if isinstance(self.epochs, Iterable) else ()
-        except ValueError:
+            epochs = tuple(counts(as_list("epochs", self.epochs, "integers")))
+        except (TypeError, ValueError):
             epochs = ()
         if not epochs:
             raise ValueError(
@@ -118,8 +118,7 @@ def train_multilevel(
             f"model must be a KAN, or have the number of intervals n and its own refine=, "
             f"got {type(model).__name__}: use train() for a model without grids"
         )
-    if not callable(refine):
-        raise TypeError(f"refine must be a function from a network to a finer one, got {refine!r}")
+    check_function("refine", refine, "function from a network to a finer one")
     found, coarse_n = checked(options), model.n
     trainer = Trainer(
         objective,

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypedDict, TypeVar, runtime_checkable
 
 from torch import Tensor
 
-from kanlib._checks import as_integer, as_number
+from kanlib._checks import as_integer, as_list, as_number, check_function, shown
 from kanlib.training.optimizers import FACTORY, Bindable, OptimizerFactory, adam, lbfgs
 from kanlib.training.runs import State
 from kanlib.training.schedulers import SchedulerFactory
@@ -97,24 +97,27 @@ class Options:
     def __post_init__(self) -> None:
         default = lbfgs if self.batches is None else adam
         self._set(optimizer=default if self.optimizer is None else self.optimizer)
-        if not (callable(self.optimizer) or isinstance(self.optimizer, Bindable)):
-            raise TypeError(f"optimizer must be a {FACTORY}; got {kind(self.optimizer)}")
-        if self.scheduler is not None and not callable(self.scheduler):
-            raise TypeError(f"scheduler must be a {SCHEDULER}; got {kind(self.scheduler)}")
+        if isinstance(self.optimizer, type) or not isinstance(self.optimizer, Bindable):
+            check_function("optimizer", self.optimizer, FACTORY)
+        if self.scheduler is not None:
+            check_function("scheduler", self.scheduler, SCHEDULER)
         self._check_batches()
         self._check_metrics()
-        self._set(callbacks=self._functions("callbacks", self.callbacks))
+        callbacks = as_list("callbacks", self.callbacks, "functions")
+        for i, callback in enumerate(callbacks):
+            check_function(f"callbacks[{i}]", callback)
+        self._set(callbacks=callbacks)
         self._set(metrics_every=as_integer("metrics_every", self.metrics_every, minimum=1))
         every = as_number("checkpoint_every", self.checkpoint_every, minimum=0.0)
         self._set(checkpoint_every=every)
         for name in ("progress", "resume"):
-            if getattr(self, name) not in (True, False):
-                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+            if not isinstance(getattr(self, name), bool):
+                got = shown(getattr(self, name))
+                raise TypeError(f"{name} must be True or False, got {got}")
         if self.checkpoint is not None:
             if not isinstance(self.checkpoint, str | os.PathLike):
-                raise TypeError(
-                    f"checkpoint must be the path of a file, e.g. 'run.pt', got {self.checkpoint!r}"
-                )
+                got = shown(self.checkpoint)
+                raise TypeError(f"checkpoint must be the path of a file, e.g. 'run.pt', got {got}")
             self._set(checkpoint=Path(self.checkpoint).expanduser().absolute())
         elif self.resume:
             raise ValueError("resume=True needs a checkpoint file: pass checkpoint=PATH")
@@ -134,7 +137,7 @@ class Options:
         if wrong or not (self.batches is None or iterable):
             raise TypeError(
                 "batches must be a DataLoader, or a list of batches as the objective takes them, "
-                f"got {kind(self.batches)}"
+                f"got {shown(self.batches)}"
             )
 
     def _check_metrics(self) -> None:
@@ -142,21 +145,14 @@ class Options:
         if not isinstance(metrics, Mapping):
             raise TypeError(
                 "metrics must be a dict of names and functions of the model, e.g. "
-                f"{{'error': error}}, got {kind(metrics)}"
+                f"{{'error': error}}, got {shown(metrics)}"
             )
-        self._functions("metrics", metrics.values())
+        for name, metric in metrics.items():
+            check_function(f"metrics[{name!r}]", metric)
         reserved = {"level", "epoch", "work"} & {*metrics}
         if reserved:
             raise ValueError(f"metrics must not be named {sorted(reserved)}: rename them")
         self._set(metrics=metrics)
-
-    def _functions(self, name: str, values: Any) -> list[Any]:
-        found = [*values] if isinstance(values, Iterable) else [values]
-        bad = [value for value in found if not callable(value)]
-        if bad or not isinstance(values, Iterable):
-            got = bad[0] if bad else values
-            raise TypeError(f"{name} must hold functions, e.g. [function], got {kind(got)}")
-        return found
 
 
 def checked(given: Mapping[str, Any]) -> Options:
@@ -180,9 +176,3 @@ def takes_options(function: Function) -> Function:
     options = inspect.signature(Options).parameters.values()
     function.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
     return function
-
-
-def kind(value: Any) -> str:
-    """Return how a wrong value is named: by itself if it is short, else by its type."""
-    short = value is None or isinstance(value, int | float | str)
-    return f"{value!r}" if short else type(value).__name__

@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from kanlib._checks import as_integer, check_types
+from kanlib._checks import as_integer, as_number, as_result, check_types
 from kanlib.nn.networks import KAN
 from kanlib.objectives.mean_squared_error import Objective, Stateful
 from kanlib.training.multilevel import Schedule
 from kanlib.training.runs import Entrant, History, Level, Run
-from kanlib.training.trainer import train
+from kanlib.training.trainer import check_refined, train
 
 #: The seed of the points on which entrants are compared, where an objective can draw them.
 FRESH = 2**31
@@ -54,7 +54,8 @@ def race(
         objective: see :func:`kanlib.training.trainer.train`; or one for each level, e.g. with
             more points.
         schedule: epochs on each level, of each network.
-        keep: how many go on to level 1, 2, and so on: one entry less than levels.
+        keep: how many go on to level 1, 2, and so on: one entry less than levels, none of them
+            more than run on the level before.
         validate: function from a network to the number by which networks are ranked, smallest
             first. By default ``objective.fresh(seed)``, the loss at new points, if there is that,
             or else the objective.
@@ -91,12 +92,15 @@ def race(
     field = dict(starts.items() if isinstance(starts, Mapping) else enumerate(starts))
     if len({*map(id, field.values())}) < len(field):
         raise ValueError("starts must be different networks, got one twice: build, or copy, each")
-    counts = [as_integer("an entry of keep", count, minimum=1) for count in keep]
-    if not field or len(counts) != schedule.num_levels - 1:
+    if not field or len(keep) != schedule.num_levels - 1:
         raise ValueError(
             "starts must hold at least one network and keep one entry less than levels, got "
-            f"{len(field)} starts, {len(counts)} entries and {schedule.num_levels} levels"
+            f"{len(field)} starts, {len(keep)} entries and {schedule.num_levels} levels"
         )
+    counts = [len(field)]
+    for i, count in enumerate(keep):
+        of = f": {counts[i]} run on level {i}"
+        counts.append(as_integer(f"keep[{i}]", count, 1, counts[i], remedy=of))
     each = [*objective] if isinstance(objective, Sequence) else [objective] * schedule.num_levels
     if len(each) != schedule.num_levels:
         raise ValueError(
@@ -123,15 +127,15 @@ def race(
                     model,
                     own[name],
                     epochs,
-                    work_per_epoch=cost(model),
+                    work_per_epoch=as_number("work(model)", cost(model), above=0.0),
                     checkpoint=file,
                     resume=resume and file is not None,
                     **options,
                 )
             past[name].append(run)
             with torch.no_grad():
-                score = float(score_of(run.model))
-            if run.status == "diverged" or math.isnan(score):
+                score = as_result("validate", score_of(run.model))
+            if run.status == "diverged" or not math.isfinite(score):
                 score = math.inf
             entrants.append(Entrant(level, name, run.loss, score, run.status))
             if run.status == "interrupted":
@@ -139,7 +143,7 @@ def race(
         entrants.sort(key=lambda entrant: entrant.score)
         interrupted = any(entrant.status == "interrupted" for entrant in entrants)
         last = interrupted or level + 1 == schedule.num_levels or math.isinf(entrants[0].score)
-        kept = 1 if last else counts[level]
+        kept = 1 if last else counts[level + 1]
         for place, entrant in enumerate(entrants):
             entrant.kept = place < kept and (last or math.isfinite(entrant.score))
         pedigree += entrants
@@ -149,8 +153,14 @@ def race(
             winner = entrants[0].name
             status = "interrupted" if interrupted else entrants[0].status
             return _joined(past[winner], spent, status, pedigree)
-        field = {e.name: refine(past[e.name][-1].model) for e in entrants if e.kept}
+        field = {e.name: _refined(refine, past[e.name][-1].model) for e in entrants if e.kept}
     raise AssertionError("a schedule has at least one level")
+
+
+def _refined(refine: Callable[[Any], Any], coarse: nn.Module) -> Any:
+    fine = refine(coarse)
+    check_refined(coarse, fine)
+    return fine
 
 
 def _fresh(objective: Any) -> Callable[[nn.Module], Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kanlib._checks import as_integer, as_number
+from kanlib._checks import as_integer, as_number, check_types
 from kanlib.training.runs import EndOfLevel, State
 
 
@@ -30,6 +30,7 @@ class Stagnation:
     """
 
     def __init__(self, metric: str, patience: int = 5, factor: float = 0.9) -> None:
+        check_types(Stagnation.__init__, locals())
         self.metric, self.patience = metric, as_integer("patience", patience, minimum=1)
         self.factor = as_number("factor", factor, above=0)
 

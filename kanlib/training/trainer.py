@@ -16,7 +16,6 @@ generators of a DataLoader and its samplers.
 from __future__ import annotations
 
 import math
-import operator
 import warnings
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -27,10 +26,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm import TqdmWarning
 
-from kanlib._checks import as_number
+from kanlib._checks import as_integer, as_number, as_result, check_function, shown
 from kanlib.objectives.mean_squared_error import Objective, Stateful
 from kanlib.training.optimizers import new_optimizer, optimized, rate, why_idle
-from kanlib.training.options import SCHEDULER, Choices, Options, checked, kind, takes_options
+from kanlib.training.options import SCHEDULER, Choices, Options, checked, takes_options
 from kanlib.training.runs import EndOfLevel, Level, Run, State, Stop
 from kanlib.training.snapshot import Snapshots, assign, samplers, tensors
 
@@ -118,11 +117,7 @@ class Trainer:
         refine: Callable[[Any], Any] | None = None,
         carry: Callable[[Any, Any, Any], Any] | None = None,
     ) -> None:
-        if not callable(objective):
-            raise TypeError(
-                "objective must be a function from the model to a scalar loss; "
-                f"got {kind(objective)}"
-            )
+        check_function("objective", objective, "function from the model to a scalar loss")
         self.objective, self.epochs, self.options = objective, counts(epochs), options
         self.cost, self.refine, self.carry = cost, refine, carry
         self.status, self.message, self.why_idle = "completed", "", ""
@@ -144,6 +139,8 @@ class Trainer:
 
     def run(self, model: Any) -> Run:
         """Train on all levels, or on those that are left."""
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be an nn.Module, got {shown(model)}: build the network")
         content = self.snapshots.found(model, self.options.resume)
         if content is not None:
             model = self.snapshots.rebuilt(model, content, self.refine or (lambda same: same))
@@ -246,7 +243,7 @@ class Trainer:
             return None
         scheduler = make(optimizer)
         if not isinstance(scheduler, LRScheduler) or isinstance(scheduler, ReduceLROnPlateau):
-            raise TypeError(f"scheduler must be a {SCHEDULER}; it returned {kind(scheduler)}")
+            raise TypeError(f"scheduler must be a {SCHEDULER}; it returned {shown(scheduler)}")
         if scheduler.optimizer is not optimizer:
             raise ValueError(
                 f"scheduler {type(scheduler).__name__} was built of another optimizer, so that it "
@@ -325,9 +322,10 @@ class Trainer:
 
     def _evaluated(self, model: Any, batch: Any) -> Tensor:
         loss = self.objective(model, batch) if self.batched else self.objective(model)
-        if not isinstance(loss, Tensor) or loss.ndim != 0:
-            what = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else kind(loss)
-            raise ValueError(f"objective must return a scalar tensor, e.g. a mean(); got {what}")
+        if not isinstance(loss, Tensor) or loss.ndim != 0 or not loss.is_floating_point():
+            raise ValueError(
+                f"objective must return a scalar tensor, e.g. a mean(), got {shown(loss)}"
+            )
         return loss
 
     def _loss(self) -> float:
@@ -409,14 +407,7 @@ class Trainer:
             return
         row = {"level": state.level, "epoch": state.epoch, "work": state.work}
         for name, metric in self.options.metrics.items():
-            value = metric(state.model)
-            try:
-                row[name] = _number(value)
-            except (TypeError, ValueError, RuntimeError):
-                what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else kind(value)
-                raise TypeError(
-                    f"metric {name!r} must return a number, got {what}: take a mean() or a norm()"
-                ) from None
+            row[name] = as_result(f"metric {name!r}", metric(state.model))
         state.history.metrics.append(row)
 
     def _interrupt(self) -> None:
@@ -489,25 +480,21 @@ def counts(epochs: Iterable[Any]) -> list[int]:
         ValueError: if one is not an integer of at least 0.
     """
     given = [*epochs]
-    found = []
-    for count in given:
-        try:
-            found.append(-1 if isinstance(count, bool) else operator.index(count))
-        except TypeError:
-            found.append(-1)
-    if any(count < 0 for count in found):
-        raise ValueError(f"epochs must be integers of at least 0, got {given}")
-    return found
+    try:
+        return [as_integer("epochs", count, minimum=0) for count in given]
+    except (TypeError, ValueError):
+        raise ValueError(f"epochs must be integers of at least 0, got {shown(given)}") from None
 
 
 def check_refined(coarse: Any, fine: Any) -> None:
     """Raise unless a refinement is a new model with more intervals."""
     if not isinstance(fine, nn.Module):
         raise TypeError(
-            f"refine must return the finer model, got {kind(fine)}: end the function with return"
+            f"refine must return the finer model, got {shown(fine)}: end the function with return"
         )
-    if fine is coarse or not fine.n > coarse.n:
-        what = "the same model" if fine is coarse else f"n = {fine.n} after n = {coarse.n}"
+    before, after = (getattr(model, "n", 0) for model in (coarse, fine))
+    if fine is coarse or not after > before:
+        what = "the same model" if fine is coarse else f"n = {after} after n = {before}"
         raise ValueError(
             f"refine must return a new, finer model, got {what}: use KAN.refine, or a function of "
             "the kind lambda model: model.refine(breakpoints)"
@@ -528,5 +515,5 @@ def leaves(loss: Tensor) -> list[Tensor]:
     return found
 
 
-def _number(value: Any) -> float:
-    return float(value.detach() if isinstance(value, Tensor) else value)
+def _number(loss: Tensor) -> float:
+    return float(loss.detach())

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from kanlib import KAN, MLP, Attention, Ensemble, lbfgs, train_multilevel
+from kanlib import KAN, MLP, Attention, Ensemble, Sampler, lbfgs, train_multilevel
 from kanlib.objectives.residuals import ResidualLoss, Term
 
 X = torch.linspace(0, 1, 41, dtype=torch.float64)[:, None]
@@ -208,6 +208,18 @@ def test_all_pairs_of_points_are_refused(residual):
     for net in (model(), Ensemble([model(), model()])):
         with pytest.raises(ValueError, match=r"term 'a' .* all pairs .* data\[:, None\]"):
             ResidualLoss(a=Term(residual, X))(net)
+    (offered,) = ResidualLoss(a=Term(residual, X)).residuals()
+    (block,) = offered.blocks(41)  # as GaussNewton evaluates them
+    with pytest.raises(ValueError, match="the residual of term 'a' must have shape"):
+        block(model())
+
+
+@pytest.mark.parametrize("points", [X.float(), Sampler([(0, 1)], 9, dtype=torch.float32)])
+def test_points_of_another_dtype_are_refused(points):
+    for net in (model(), MLP([1, 3, 1], dtype=torch.float64)):
+        text = r"points of term 'a'.* must have the dtype of the model, .*dtype=torch.float64"
+        with pytest.raises(TypeError, match=text):
+            ResidualLoss(a=Term(value, points))(net)
 
 
 def test_as_many_equations_as_points_are_fine():

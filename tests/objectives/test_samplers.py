@@ -13,6 +13,10 @@ from kanlib.objectives.samplers import Sampler
 BOX = [(-1.0, 1.0), (0.0, 2.0)]
 
 
+def norm(x):
+    return x.norm(dim=1)
+
+
 def sampler(**options):
     return Sampler(BOX, **{"count": 400, "dtype": torch.float64, **options})
 
@@ -52,11 +56,27 @@ def test_map_places_the_points():
     assert float((points[:, 0].abs() < 0.125).double().mean()) == pytest.approx(0.5, abs=0.1)
 
 
+@pytest.mark.parametrize("kind", ["uniform", "sobol"])
+def test_points_do_not_depend_on_the_default_device(kind):
+    points = sampler(kind=kind, share=0.5)
+    expected = points.draw(1, norm)
+    with torch.device("meta"):  # whose tensors have no data
+        assert torch.equal(points.draw(1, norm), expected)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_map_must_return_a_row_for_each_point(share):
+    for map, error in ((lambda x: x[:3], ValueError), (lambda x: x.tolist(), TypeError)):
+        with pytest.raises(error, match="map "):
+            sampler(share=share, map=map).draw(0, norm)
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"box": []}, "box must hold one pair"),
+        ({"box": []}, "box must be a list of one pair"),
         ({"box": [(1.0, 0.0)]}, "low <= high"),
+        ({"box": (0, 1)}, r"as \[\(0, 1\)\] for one, got \(0, 1\)"),
         ({"count": 0}, "count must be at least 1"),
         ({"kind": "halton"}, "kind must be one of"),
         ({"share": 2.0}, "share must be from 0 to 1, got 2.0"),

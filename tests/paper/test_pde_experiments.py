@@ -102,6 +102,14 @@ def test_parts_of_cases_that_are_unknown_are_refused(call, text):
         call()
 
 
+def test_networks_are_restored_on_their_device_whatever_the_default():
+    case = find_case("poisson", "mlp")
+    weights = [p.tolist() for p in pdes.build(case, dtype=torch.float64).parameters()]
+    with torch.device("meta"):  # whose tensors have no data
+        model = pdes.restored(case, 0, weights)
+    assert [p.tolist() for p in model.parameters()] == weights
+
+
 STARTS = [
     ("regression", "spline-coarse"),
     ("regression", "mlp-5"),

@@ -32,6 +32,16 @@ def test_solution_of_burgers_equation_has_no_loss(name):
     torch.testing.assert_close(sum_of_squares(solution, loss.residuals()), loss(solution))
 
 
+@pytest.mark.parametrize("name", ["burgers", "burgers-sharp", "poisson", "allen-cahn"])
+def test_problems_lie_on_their_device_whatever_the_default(name):
+    with torch.device("meta"):  # whose tensors have no data
+        problem = losses(f"{name}-levels")
+        error = problem.error(Function(lambda z: z[:, :1]))
+    assert math.isfinite(error)
+    points = {term.points.device.type for loss in problem.losses for term in loss.terms.values()}
+    assert points == {"cpu"}
+
+
 def test_solution_of_poissons_equation_has_no_loss():
     def value(z):
         x, y, distance = z[:, :1], z[:, 1:2], z[:, 2:]

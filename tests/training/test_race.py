@@ -12,6 +12,7 @@ torch.manual_seed(2)
 X = torch.rand(80, 1, dtype=torch.float64)
 DATA = MeanSquaredError(X, torch.sin(15 * X))
 TEST = torch.linspace(0, 1, 50, dtype=torch.float64)[:, None]
+X2 = torch.rand(5, 2)
 ADAM = functools.partial(torch.optim.Adam, lr=1e-2)
 
 
@@ -133,10 +134,24 @@ def test_race_names_the_mistake():
         ({"starts": KAN([2, 1])}, TypeError, "starts must be a sequence, got a KAN"),
         ({"keep": None}, TypeError, "keep must be a sequence, got None"),
         ({"starts": [KAN([2, 1])] * 2}, ValueError, "different networks, got one twice"),
+        ({"keep": [2]}, ValueError, r"keep\[0\] must be at most 1, got 2: 1 run on level 0"),
+        ({"validate": lambda m: "best"}, TypeError, "validate must return a number, got 'best'"),
+        ({"validate": lambda m: torch.ones(2)}, TypeError, "got a Tensor of shape .2,.: take a m"),
+        ({"work": lambda m: None}, TypeError, r"work\(model\) must be a finite number .*got None"),
+        ({"refine": lambda m: m}, ValueError, "a new, finer model, got the same model"),
+        ({"refine": lambda m: None}, TypeError, "must return the finer model, got None"),
         ({"resume": True}, ValueError, "resume=True needs a folder of checkpoints"),
     ],
 )
 def test_race_names_the_argument(change, error, text):
     options = {"starts": [KAN([2, 1])], "keep": [1], **change}
     with pytest.raises(error, match=text):
-        race(options.pop("starts"), DATA, [1, 1], **options)
+        race(options.pop("starts"), lambda m: m(X2).mean(), [1, 1], progress=False, **options)
+
+
+def test_scores_that_are_not_finite_are_out():
+    scores = iter([-math.inf, 1.0, math.nan, 2.0])
+    run = race(starts(), DATA, [1], keep=[], validate=lambda m: next(scores), progress=False)
+    assert [e.name for e in run.pedigree[:2]] == [11, 13]
+    assert run.pedigree[0].kept
+    assert [e.score for e in run.pedigree[2:]] == [math.inf] * 2

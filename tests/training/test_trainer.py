@@ -34,7 +34,9 @@ from tqdm import tqdm
 
 from kanlib import (
     KAN,
+    GaussNewton,
     MeanSquaredError,
+    Stagnation,
     Stop,
     exponential_cycles,
     linear_ramp,
@@ -42,6 +44,7 @@ from kanlib import (
     train,
 )
 from kanlib.training.checkpoints import load_checkpoint
+from kanlib.training.iterations import Iteration
 from kanlib.training.runs import History
 from kanlib.training.trainer import DIVERGENCE_FACTOR
 
@@ -1304,7 +1307,7 @@ MISTAKES = {
     "optimizer": (
         lambda m: {"optimizer": adam(m)},
         TypeError,
-        "optimizer must be a function .*partial.*got Adam",
+        "optimizer must be a function .*partial.*got an Adam",
     ),
     "number for an optimizer": (
         lambda m: {"optimizer": 1e-3},
@@ -1345,27 +1348,27 @@ MISTAKES = {
     "tensor for batches": (
         lambda m: {"batches": torch.zeros(3, 2)},
         TypeError,
-        "batches must be .*got Tensor",
+        "batches must be .*got a Tensor",
     ),
     "list of metrics": (
         lambda m: {"metrics": [value]},
         TypeError,
-        "metrics must be a dict of names and functions .*got list",
+        "metrics must be a dict of names and functions .*got a list",
     ),
     "function for metrics": (
         lambda m: {"metrics": value},
         TypeError,
-        "metrics must be a dict .*got function",
+        "metrics must be a dict .*got a function",
     ),
     "number in metrics": (
         lambda m: {"metrics": {"error": 1.0}},
         TypeError,
-        "metrics must hold functions.*got 1.0",
+        "metrics.'error'. must be a function, got 1.0",
     ),
     "function for callbacks": (
         lambda m: {"callbacks": value},
         TypeError,
-        r"callbacks must hold functions, e.g. \[function\], got function",
+        "callbacks must be a list of functions, got a function",
     ),
     "half metrics_every": (
         lambda m: {"metrics_every": 1.5},
@@ -1376,6 +1379,41 @@ MISTAKES = {
         lambda m: {"metrics_every": True},
         TypeError,
         "metrics_every must be an integer.*got True",
+    ),
+    "class of optimizers": (
+        lambda m: {"optimizer": GaussNewton},
+        TypeError,
+        r"optimizer must be .*got the class GaussNewton: write GaussNewton\(...\)",
+    ),
+    "class of iterations": (
+        lambda m: {"optimizer": Iteration},
+        TypeError,
+        "optimizer must be .*got the class Iteration: write",
+    ),
+    "class of schedulers": (
+        lambda m: {"scheduler": linear_ramp},
+        TypeError,
+        "scheduler must be .*got the class linear_ramp: write",
+    ),
+    "class of callbacks": (
+        lambda m: {"callbacks": [Stagnation]},
+        TypeError,
+        r"callbacks\[0\] must be a function, got the class Stagnation: write",
+    ),
+    "class of objectives": (
+        lambda m: {"objective": MeanSquaredError},
+        TypeError,
+        "objective must be .*got the class MeanSquaredError: write",
+    ),
+    "class of models": (
+        lambda m: {"model": KAN},
+        TypeError,
+        "model must be an nn.Module, got .*KAN.*build the network",
+    ),
+    "integer loss": (
+        lambda m: {"objective": lambda m: torch.tensor(1)},
+        ValueError,
+        "objective must return a scalar tensor.*got a Tensor of shape",
     ),
     "checkpoint": (
         lambda m: {"checkpoint": True},
@@ -1400,7 +1438,7 @@ MISTAKES = {
     "metric": (
         lambda m: {"metrics": {"error": vector}},
         TypeError,
-        r"metric 'error' must return a number, got shape \(4, 1\): take a mean",
+        r"metric 'error' must return a number, got a Tensor of shape \(4, 1\): take a mean",
     ),
     "factory of nothing": (
         lambda m: {"optimizer": lambda p: None},
@@ -1410,7 +1448,7 @@ MISTAKES = {
     "scheduler": (
         lambda m: {"scheduler": StepLR(adam(m), 1)},
         TypeError,
-        "scheduler must be a function .*got StepLR",
+        "scheduler must be a function .*got a StepLR",
     ),
     "scheduler of nothing": (
         lambda m: {"scheduler": lambda o: None},
@@ -1420,7 +1458,7 @@ MISTAKES = {
     "plateau": (
         lambda m: {"scheduler": ReduceLROnPlateau},
         TypeError,
-        "whose step.. takes no argument.*it returned ReduceLROnPlateau",
+        "whose step.. takes no argument.*it returned a ReduceLROnPlateau",
     ),
     "generator": (
         lambda m: {"batches": (x for x in "ab")},
@@ -1449,7 +1487,7 @@ def test_train_names_the_mistake_and_changes_nothing(change, kind, text):
     before = values(model)
     options = {"objective": objective, "epochs": 2, "progress": True}
     with pytest.raises(kind, match=text):
-        train(model, **options | change(model))
+        train(**{"model": model} | options | change(model))
     assert same(values(model), before)
     assert not tqdm._instances
 

@@ -102,16 +102,17 @@ def build(case: PDECase, **options: Any) -> Any:
     return (MLP if case.mlp else KAN)(**case.network, **options)
 
 
-def restored(case: PDECase, level: int, weights: list[Any]) -> Any:
-    """Return the network of a case with the recorded weights of a level.
+def restored(case: PDECase, level: int, weights: list[Any], *, device: str = "cpu") -> Any:
+    """Return the network of a case with the recorded weights of a level, on a device.
 
     Raises:
         ValueError: if the weights are not those of such a network.
     """
-    model = build(case, dtype=torch.float64)
+    own: dict[str, Any] = {"device": device, "dtype": torch.float64}
+    model = build(case, **own)
     for _ in range(level):
         model = model.refine()
-    tensors = [torch.tensor(values, dtype=torch.float64) for values in weights]
+    tensors = [torch.tensor(values, **own) for values in weights]
     found, expected = ([tuple(t.shape) for t in ts] for ts in (tensors, model.parameters()))
     if found != expected:
         raise ValueError(
