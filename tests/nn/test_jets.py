@@ -332,7 +332,7 @@ def test_derivative_that_was_not_asked_for_is_refused(directions):
 def test_jet_of_other_inputs_is_refused(model):
     with pytest.raises(ValueError, match=r"x must have 3 entries .*got shape \(60, 2\)"):
         propagate(model, Jet.at(points()))
-    with pytest.raises(TypeError, match=r"torch\.float64, got torch\.float32: cast x"):
+    with pytest.raises(TypeError, match=r"torch\.float64, got torch\.float32: make or cast it"):
         propagate(model, Jet.at(points(features=3).float()))
 
 
