@@ -570,7 +570,11 @@ def test_perceptron_refuses_unknown_activations():
     ("x", "error", "message"),
     [
         (torch.rand(5, 3), ValueError, r"x must have 2 entries .* got shape \(5, 3\)"),
-        (torch.rand(5, 2).double(), TypeError, r"torch\.float32, got torch\.float64: make or cast it"),
+        (
+            torch.rand(5, 2).double(),
+            TypeError,
+            r"torch\.float32, got torch\.float64: make or cast it",
+        ),
         (torch.zeros(5, 2, dtype=torch.int32), TypeError, "floating-point tensor, got torch.int32"),
         ([[0.0, 1.0]], TypeError, "x must be a floating-point tensor, got list"),
         (np.zeros((5, 2)), TypeError, "x must be a floating-point tensor, got ndarray"),

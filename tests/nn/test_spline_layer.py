@@ -209,7 +209,11 @@ def test_strided_inputs_do_not_warn(outputs, basis):
     [
         (torch.rand(5, 2), ValueError, r"x must have 3 entries in its last dimension, .*\(5, 2\)"),
         (torch.tensor(0.5), ValueError, r"x must have 3 entries .* got shape \(\)"),
-        (torch.rand(5, 3).double(), TypeError, r"torch\.float32, got torch\.float64: make or cast it"),
+        (
+            torch.rand(5, 3).double(),
+            TypeError,
+            r"torch\.float32, got torch\.float64: make or cast it",
+        ),
         (torch.zeros(5, 3, dtype=torch.int64), TypeError, "x must be a floating-point tensor"),
         (np.zeros((5, 3)), TypeError, "x must be a floating-point tensor, got ndarray"),
         ([[0.0, 0.0, 0.0]], TypeError, "x must be a floating-point tensor, got list"),
@@ -425,7 +429,7 @@ def test_refine_refuses_a_grid_that_is_not_finer():
         layer.refine(KnotGrid(4, [0.0, 0.25, 1.0]))
     with pytest.raises(ValueError, match="same order"):
         layer.refine(KnotGrid.uniform(3, 4))
-    with pytest.raises(TypeError, match="fine must be a KnotGrid, got 4"):
+    with pytest.raises(TypeError, match="must be a KnotGrid, or a list of them, got 4"):
         layer.refine(4)
 
 
