@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -196,7 +197,7 @@ def check_resolved(grid: KnotGrid, dtype: torch.dtype) -> None:
 
 
 def _checked_breakpoints(breakpoints: Iterable[float] | Tensor) -> tuple[float, ...]:
-    values = breakpoints.tolist() if isinstance(breakpoints, Tensor) else breakpoints
+    values = breakpoints.tolist() if isinstance(breakpoints, Tensor | np.ndarray) else breakpoints
     try:
         points = tuple(_number(t) for t in values)
     except (TypeError, ValueError, RuntimeError, OverflowError):
