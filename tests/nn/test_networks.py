@@ -763,12 +763,12 @@ def test_changed_network_keeps_its_class_and_hooks(change, kind):
     torch.testing.assert_close(other(x), model(x))
 
 
-def test_freed_network_keeps_its_class_and_refuses_layers_that_it_would_lose():
-    model = Hard([2, 3, 1], n=4, dtype=torch.float64)
-    x = torch.rand(20, 2, dtype=torch.float64)
-    torch.testing.assert_close(model.free()(x), model(x))
-    with pytest.raises(ValueError, match="to free its knots, got one with forward"):
-        hooked(KAN([2, 3, 1], n=4)).free()
+@pytest.mark.parametrize("kind", [KAN, Hard])
+def test_freed_and_fixed_networks_keep_their_class_and_hooks(kind):
+    model, x = hooked(kind([2, 3, 1], n=4, dtype=torch.float64)), torch.rand(20, 2).double()
+    for other in (model.free(), model.free().fixed()):
+        assert type(other) is kind
+        torch.testing.assert_close(other(x), model(x))
 
 
 def test_network_that_would_become_another_function_is_refused():

@@ -211,7 +211,13 @@ def test_provenance_is_asked_for_before_the_lock_is_taken(small, tmp_path, monke
 def test_second_process_with_the_same_run_waits_for_the_first(small, resume, tmp_path, capfd):
     out = tmp_path / "r.json"
     job = runner._Job(
-        "regression", "mlp-5", 1, runner._settings("regression", "mlp-5", True, "cpu"), out, 0, 0
+        "regression",
+        "mlp-5",
+        1,
+        runner._settings("regression", "mlp-5", True, "cpu"),
+        out,
+        False,
+        False,
     )
     results = []
     second = threading.Thread(target=lambda: results.append(finished(out, "mlp-5", 1, resume)))
