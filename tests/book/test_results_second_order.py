@@ -38,7 +38,7 @@ def test_regression_race_is_better_than_every_control(record):
 
 def test_regression_race_is_a_hundred_times_below_the_paper(record):
     printed = EXPERIMENTS["regression"].cases["spline-multilevel"].paper["mean"]
-    assert statistics.median(figures_of(record, "regression-race", "error")) < printed / 100
+    assert statistics.mean(figures_of(record, "regression-race", "error")) < printed / 100
 
 
 def test_one_start_over_the_levels_can_end_worse_than_first_order_training(record):
@@ -48,7 +48,7 @@ def test_one_start_over_the_levels_can_end_worse_than_first_order_training(recor
 
 
 @pytest.mark.parametrize("problem", ["poisson", "burgers"])
-def test_race_is_a_hundred_times_below_every_first_order_training(record, problem):
+def test_race_is_a_hundred_times_below_all_other_trainings(record, problem):
     first = load_record(RESULTS / f"{problem}.json", problem)
     best = min(run["metrics"]["error"] or 1.0 for run in first["runs"])
     assert statistics.median(figures_of(record, f"{problem}-race", "error")) < best / 100
