@@ -43,7 +43,8 @@ class SecondOrderCase:
         starts: networks on the first level.
         keep: how many go on to each of the others.
         every: steps between draws of points, on each level.
-        start_level: level of the network, for counting work.
+        start_level: level of the network, for counting work; where it is above zero, the network
+            stays on it.
         mlp: whether the network is an MLP.
         gauss_newton: keyword arguments of GaussNewton.
     """
@@ -281,6 +282,11 @@ def _cases() -> dict[str, SecondOrderCase]:
             "regression", {**table_2, "n": n, "prolonged_from": 5}, (120,), (5000,), starts=5,
             start_level=3,
         ),
+        "regression-fine-race": SecondOrderCase(
+            "Table 2's own network, n = 40 alone, a race of the same 32 starts, prolonged",
+            "regression", {**table_2, "n": n, "prolonged_from": 5}, steps, points, starts=32,
+            keep=(8, 4, 2), start_level=3,
+        ),
     }  # fmt: skip
     cases |= _pde_cases(
         "poisson",
@@ -375,7 +381,7 @@ def execute(
         epochs,
         keep=keep,
         validate=problem.validate,
-        refine=_same if case.mlp else KAN.refine,
+        refine=_same if case.mlp or case.start_level else KAN.refine,
         work=lambda model: first * getattr(model, "n", 1),
         checkpoint=folder,
         resume=resume,
@@ -391,7 +397,7 @@ def execute(
 
 
 def _same(model: Any) -> Any:
-    """Return the network as it is: an MLP has stages, not levels."""
+    """Return the network as it is: an MLP, or a race on the fine grid, has rounds, not levels."""
     return model
 
 
