@@ -37,7 +37,7 @@ def race(
     *,
     keep: Sequence[int],
     validate: Callable[[nn.Module], Any] | None = None,
-    refine: Callable[[Any], Any] = KAN.refine,
+    refine: Callable[[Any], Any] | None = KAN.refine,
     work: Callable[[Any], float] | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
@@ -59,7 +59,8 @@ def race(
         validate: function from a network to the number by which networks are ranked, smallest
             first. By default ``objective.fresh(seed)``, the loss at new points, if there is that,
             or else the objective.
-        refine: function from a network to the next finer one.
+        refine: function from a network to the next finer one; None for a race in rounds, in which
+            networks stay as they are.
         work: function from a network to the cost of an epoch in coarse epochs, by default its
             number of intervals over that of the first start.
         checkpoint: folder for the checkpoints of all networks.
@@ -157,7 +158,9 @@ def race(
     raise AssertionError("a schedule has at least one level")
 
 
-def _refined(refine: Callable[[Any], Any], coarse: nn.Module) -> Any:
+def _refined(refine: Callable[[Any], Any] | None, coarse: nn.Module) -> Any:
+    if refine is None:
+        return coarse
     fine = refine(coarse)
     check_refined(coarse, fine)
     return fine

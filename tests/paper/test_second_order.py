@@ -102,7 +102,9 @@ def test_weighted_terms_of_allen_cahn_take_the_network_behind_the_start():
     assert 0.1 < error < 1
 
 
-@pytest.mark.parametrize("name", ["regression-race", "poisson-race"])
+@pytest.mark.parametrize(
+    "name", ["regression-race", "regression-fine-race", "poisson-race", "burgers-mlp"]
+)
 def test_quick_case_runs(name, monkeypatch, tmp_path):
     monkeypatch.setattr(second_order, "QUICK_DIVISOR", 40)
     monkeypatch.setattr(second_order, "QUICK_POINTS", 30)

@@ -121,6 +121,16 @@ def test_race_is_resumed_bit_for_bit(tmp_path):
     assert scores == sorted(scores)
 
 
+def test_race_in_rounds_trains_the_winner_on_as_it_is():
+    options = {"optimizer": GaussNewton(), "progress": False}
+    run = race(starts(), DATA, [5, 4], keep=[2], refine=None, **options)
+    alone = starts()[run.pedigree[-2].name]
+    for epochs in (5, 4):
+        alone = train(alone, DATA, epochs, **options).model
+    assert [level.n for level in run.levels] == [3, 3]
+    torch.testing.assert_close(run.model(TEST), alone(TEST), rtol=0, atol=0)
+
+
 def test_race_names_the_mistake():
     with pytest.raises(ValueError, match=r"0 starts, 1 entries and 2 levels"):
         race([], DATA, [1, 1], keep=[1])

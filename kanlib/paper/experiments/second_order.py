@@ -45,7 +45,7 @@ class SecondOrderCase:
         every: steps between draws of points, on each level.
         start_level: level of the network, for counting work; where it is above zero, the network
             stays on it.
-        mlp: whether the network is an MLP.
+        mlp: whether the network is an MLP, which has rounds in place of levels.
         gauss_newton: keyword arguments of GaussNewton.
     """
 
@@ -381,7 +381,7 @@ def execute(
         epochs,
         keep=keep,
         validate=problem.validate,
-        refine=_same if case.mlp or case.start_level else KAN.refine,
+        refine=None if case.mlp or case.start_level else KAN.refine,
         work=lambda model: first * getattr(model, "n", 1),
         checkpoint=folder,
         resume=resume,
@@ -394,11 +394,6 @@ def execute(
         shutil.rmtree(folder, ignore_errors=True)
     error = run.history.metrics[-1]["error"]
     return run, {"loss": run.loss, "error": error}, {}
-
-
-def _same(model: Any) -> Any:
-    """Return the network as it is: an MLP, or a race on the fine grid, has rounds, not levels."""
-    return model
 
 
 def _replaced(case: SecondOrderCase, points: tuple[int, ...]) -> SecondOrderCase:
