@@ -30,7 +30,7 @@ def test_runs_are_those_of_the_cases(record):
 
 
 def test_regression_race_is_better_than_every_control(record):
-    for way in ("levels", "fine-small", "fine-prolonged"):
+    for way in ("levels", "fine-small", "fine-prolonged", "fine-race"):
         case = f"regression-{way}"
         assert [run["seed"] for run in runs_of(record, case)] == [*EXPERIMENT.seeds]
         assert compare_cases(record, case, "regression-race", "error").verdict == "larger"
