@@ -500,9 +500,7 @@ def convert_weights(weight: Tensor, grid: Grids, source: Basis, target: Basis) -
         source: basis of ``weight``, "spline" or "relu".
         target: basis of the result.
     """
-    check_option("source", source, BASES)
-    check_option("target", target, BASES)
-    return weight if source == target else _changed(weight, grid, target == "relu", True)
+    return _changed(weight, grid, source, target, transpose=True)
 
 
 def convert_gradients(gradient: Tensor, grid: Grids, source: Basis, target: Basis) -> Tensor:
@@ -514,13 +512,16 @@ def convert_gradients(gradient: Tensor, grid: Grids, source: Basis, target: Basi
         source: basis of ``gradient``, "spline" or "relu".
         target: basis of the result.
     """
+    return _changed(gradient, grid, source, target, transpose=False)
+
+
+def _changed(x: Tensor, grid: Grids, source: Basis, target: Basis, transpose: bool) -> Tensor:
+    """Apply A^T on the way to the ReLU basis, or A on the way back; solve on the other ways."""
     check_option("source", source, BASES)
     check_option("target", target, BASES)
-    return gradient if source == target else _changed(gradient, grid, target == "spline", False)
-
-
-def _changed(x: Tensor, grid: Grids, apply: bool, transpose: bool) -> Tensor:
-    """Apply A, or solve with it, or with A^T."""
+    if source == target:
+        return x
+    apply = (target == "relu") == transpose
 
     def change(x: Tensor, grid: KnotGrid) -> Tensor:
         matrix = ChangeOfBasis(grid)

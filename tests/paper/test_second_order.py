@@ -1,6 +1,7 @@
 """The experiment beyond the paper: its problems, and that each case runs."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,8 +15,8 @@ EXPERIMENT = find_experiment("second-order")
 
 
 def losses(name, points=(40,)):
-    case = second_order._replaced(EXPERIMENT.cases[name], points)
-    case = second_order.SecondOrderCase(**{**vars(case), "every": case.every[:1]})
+    case = EXPERIMENT.cases[name]
+    case = replace(case, points=points, every=case.every[:1])
     return second_order.PROBLEMS[case.problem](case, 1234, "cpu")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -363,7 +363,7 @@ def execute(
         starts = min(case.starts, QUICK_STARTS)
     else:
         points, epochs, keep, starts = case.points, case.epochs, case.keep, case.starts
-    problem = PROBLEMS[case.problem](_replaced(case, points), seed, device)
+    problem = PROBLEMS[case.problem](replace(case, points=points), seed, device)
     field: dict[int, Any] = {}
     for number in range(starts):
         torch.manual_seed(STARTS * seed + number)
@@ -394,10 +394,6 @@ def execute(
         shutil.rmtree(folder, ignore_errors=True)
     error = run.history.metrics[-1]["error"]
     return run, {"loss": run.loss, "error": error}, {}
-
-
-def _replaced(case: SecondOrderCase, points: tuple[int, ...]) -> SecondOrderCase:
-    return SecondOrderCase(**{**vars(case), "points": points})
 
 
 EXPERIMENT = Experiment(
