@@ -13,6 +13,7 @@ import nbformat
 import pytest
 
 from scripts.notebooks import CHECKED, chapters, tags, write
+from tests.notebooks.test_parameters import RUNS
 
 ROOT = Path(__file__).parents[2]
 
@@ -96,7 +97,8 @@ def test_assertion_that_fails_for_one_order_fails_the_parameter_runs(beginning, 
     planted(beginning, lambda notebook: append(notebook, "assert r != 3, 'planted'"), path)
     run = make("papermill", f"CHAPTERS={path}")
     assert run.returncode != 0
-    assert re.search(r"^2 failed, 8 passed", run.stdout, re.MULTILINE), run.stdout + run.stderr
+    failed = re.findall(r"^FAILED .*\[02-0-copy-r=(\d)", run.stdout, re.MULTILINE)
+    assert failed == ["3"] * sum(each["r"] == 3 for each in RUNS), run.stdout + run.stderr
 
 
 def test_planted_fault_fails_the_book_every_time(book):
