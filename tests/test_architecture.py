@@ -21,7 +21,7 @@ ROOMS = {
     "training": "optimizers iterations files checkpoints adaptive coordinates rows jacobian runs"
     " gauss_newton stagnation schedulers options snapshot trainer optimizer_state multilevel race",
     "analysis": "relaxation spectra ntk conditioning cost planner",
-    "viz": "colors drawings",
+    "viz": "colors drawings histories",
     "paper": "problems refit records comparison experiments runner",
     "__main__": "",
 }
@@ -41,6 +41,7 @@ OPTIONAL = {
     "analysis.conditioning": {"scipy"},
     "analysis.planner": {"scipy"},
     "viz.drawings": {"plotly"},
+    "viz.histories": {"plotly"},
 }
 
 

@@ -7,7 +7,7 @@ to step, and what it has become survives refinements and interruptions.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -58,6 +58,25 @@ class Stateful(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
+
+
+@runtime_checkable
+class Summed(Protocol):
+    """An objective that is a sum of named terms, which ``run.history.terms`` tells apart.
+
+    Training evaluates the terms in place of the sum, so that the record costs nothing.
+    """
+
+    def __call__(self, model: Any) -> Tensor:
+        """Return the scalar loss, the sum of the terms."""
+
+    def parts(self, model: Any) -> dict[str, Tensor]:
+        """Return the terms, scalars of the same names at each evaluation."""
+
+
+def total(parts: Mapping[str, Tensor]) -> Tensor:
+    """Return the sum of the terms of a :class:`Summed` objective."""
+    return torch.stack([*parts.values()]).sum()
 
 
 class Inside:

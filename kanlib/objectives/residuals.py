@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from kanlib._checks import as_number, check_tensor, check_types, shown
 from kanlib.nn.jets import Jet
 from kanlib.objectives.attention import Attention
-from kanlib.objectives.mean_squared_error import Inside
+from kanlib.objectives.mean_squared_error import Inside, total
 from kanlib.objectives.samplers import Sampler
 from kanlib.objectives.squares import Residual, check_columns, evaluate
 
@@ -182,14 +182,14 @@ class Term:
 
     def rows(self, name: str) -> Residual:
         """Return the residual as a vector, weights of the attention included."""
-        attention, data, called = self.attention, [self.points], _called(name)
+        attention, data = self.attention, [self.points]
         if attention is None or attention.weights is None:
-            return Residual(self.residual, self.jets, data, self.weight, called)
+            return Residual(self.residual, self.jets, data, self.weight, name)
 
         def weighted(*arguments: Any) -> Tensor:
             return arguments[-1] * self.residual(*arguments[:-1])
 
-        return Residual(weighted, self.jets, [*data, attention.weights], self.weight, called)
+        return Residual(weighted, self.jets, [*data, attention.weights], self.weight, name)
 
 
 def _called(name: str) -> str:
@@ -234,12 +234,12 @@ class ResidualLoss:
         self.terms = terms
 
     def parts(self, model: nn.Module) -> dict[str, Tensor]:
-        """Return the weighted mean square of each term."""
+        """Return the weighted mean square of each term, as ``run.history.terms`` records them."""
         return {name: term(model, name) for name, term in self.terms.items()}
 
     def __call__(self, model: nn.Module) -> Tensor:
         """Return the loss."""
-        return torch.stack([*self.parts(model).values()]).sum()
+        return total(self.parts(model))
 
     def residuals(self) -> list[Residual]:
         """Return the residual of each term, see :class:`kanlib.objectives.squares.SumOfSquares`."""

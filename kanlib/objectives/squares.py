@@ -41,7 +41,7 @@ class Residual:
         jets: jets of the inputs of the model, each at N points.
         data: tensors with N rows that the function takes after the jets, e.g. points or targets.
         weight: weight of the term.
-        name: what errors call it.
+        name: name of its term, in errors and in histories.
 
     Raises:
         ValueError: if there is no jet, jets and data differ in their number of points, or the
@@ -59,7 +59,7 @@ class Residual:
     jets: Sequence[Jet]
     data: Sequence[Tensor] = ()
     weight: float = 1.0
-    name: str = "a residual"
+    name: str = ""
 
     def __post_init__(self) -> None:
         if not self.jets:
@@ -96,14 +96,15 @@ class Residual:
             ValueError: if the function returns another shape.
         """
         found = self.function(*outputs, *self.data)
+        called = f"the residual of term {self.name!r}" if self.name else "a residual"
         if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(self):
             got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise ValueError(
-                f"{self.name} must have shape (N, K) with N = {len(self)} points, got {got}: slice "
+                f"{called} must have shape (N, K) with N = {len(self)} points, got {got}: slice "
                 "columns as x[:, :1], not x[:, 0]"
             )
         if found.shape[1] == len(self):
-            check_columns(self.name, len(self), self.function, *outputs, *self.data)
+            check_columns(called, len(self), self.function, *outputs, *self.data)
         return (self.weight / found.numel()) ** 0.5 * found
 
     def __call__(self, model: nn.Module) -> Tensor:

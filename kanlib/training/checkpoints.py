@@ -14,7 +14,7 @@ import torch
 
 from kanlib.training.files import read, write_atomically
 
-FORMAT = "kanlib checkpoint 3"
+FORMAT = "kanlib checkpoint 4"
 
 #: What a checkpoint holds, which is what identifies the run, where it is, and all it goes on from.
 FIELDS = {

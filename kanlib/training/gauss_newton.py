@@ -22,7 +22,7 @@ from kanlib._checks import as_integer, as_number, check_option
 from kanlib.objectives.squares import SumOfSquares
 from kanlib.training.coordinates import Coordinates
 from kanlib.training.iterations import BASES
-from kanlib.training.jacobian import POINTS, Jacobian, blocks, check, normal_equations
+from kanlib.training.jacobian import POINTS, Jacobian, add_squares, blocks, check, normal_equations
 from kanlib.training.runs import EndOfLevel
 
 SCALINGS = ("marquardt", "identity")
@@ -91,6 +91,7 @@ class LevenbergMarquardt:
     Attributes:
         rate: the damping of the next step.
         evaluations: evaluations of the residuals so far.
+        terms: the loss before the last step, by the names of its terms.
     """
 
     def __init__(self, options: GaussNewton, model: nn.Module, objective: SumOfSquares) -> None:
@@ -99,6 +100,7 @@ class LevenbergMarquardt:
         self.coordinates = Coordinates(model, objective, basis)
         self.rate, self.growth, self.evaluations = float(options.damping), 2.0, 0
         self.solver, self._checked = options.solver, False
+        self.terms: dict[str, float] = {}
         self.defaults = asdict(options)
 
     def __repr__(self) -> str:
@@ -111,6 +113,7 @@ class LevenbergMarquardt:
             EndOfLevel: if no step lowers the loss.
         """
         system = self._system()
+        self.terms = system.terms
         if not self._checked:
             check(self.model, self.objective, self.coordinates, system.gradient)
             self._checked = True
@@ -202,6 +205,7 @@ class System(Protocol):
     """The linear least-squares problem of one step."""
 
     loss: float
+    terms: dict[str, float]  # the loss of each term
     gradient: Tensor  # J^T r
     squares: Tensor  # the diagonal of J^T J
 
@@ -215,9 +219,10 @@ class Cholesky:
     def __init__(
         self, model: nn.Module, objective: SumOfSquares, coordinates: Coordinates, points: int
     ) -> None:
-        self._gram, self.gradient, self.loss = normal_equations(
+        self._gram, self.gradient, self.terms = normal_equations(
             model, objective, coordinates, points
         )
+        self.loss = sum(self.terms.values())
         self.squares = self._gram.diagonal().clone()
 
     def solve(self, diagonal: Tensor) -> Tensor | None:
@@ -237,14 +242,15 @@ class QR:
         self, model: nn.Module, objective: SumOfSquares, coordinates: Coordinates, points: int
     ) -> None:
         size, factor = coordinates.size, None
-        self.loss = 0.0
+        self.terms: dict[str, float] = {}
         for block in blocks(model, objective, coordinates, points):
-            part = Jacobian(coordinates, [block])
-            self.loss += float(part.residual.square().sum())
-            rows = torch.cat([part.dense(), part.residual[:, None]], dim=1)
+            add_squares(self.terms, block)
+            dense = Jacobian(coordinates, [block]).dense()
+            rows = torch.cat([dense, block.residual[:, None]], dim=1)
             rows = rows if factor is None else torch.cat([factor, rows])
             factor = torch.linalg.qr(rows, mode="r").R
         assert factor is not None
+        self.loss = sum(self.terms.values())
         self._factor, self._right = factor[:, :size], factor[:, size]
         self.gradient = self._factor.T @ self._right
         self.squares = self._factor.square().sum(0)
@@ -265,8 +271,12 @@ class ConjugateGradients:
     def __init__(
         self, model: nn.Module, objective: SumOfSquares, coordinates: Coordinates, points: int
     ) -> None:
-        self._jacobian = Jacobian(coordinates, [*blocks(model, objective, coordinates, points)])
-        self.loss = float(self._jacobian.residual.square().sum())
+        found = [*blocks(model, objective, coordinates, points)]
+        self._jacobian = Jacobian(coordinates, found)
+        self.terms: dict[str, float] = {}
+        for block in found:
+            add_squares(self.terms, block)
+        self.loss = sum(self.terms.values())
         self.gradient, self.squares = self._jacobian.gradient(), self._jacobian.squares()
 
     def solve(self, diagonal: Tensor) -> Tensor | None:

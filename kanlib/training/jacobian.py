@@ -7,6 +7,7 @@ Galerkin coarsening go run by run, so that their work does not depend on the num
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,14 @@ from kanlib.training.rows import Run, rows
 POINTS = 4096
 
 
+class Block(NamedTuple):
+    """Rows of a Jacobian: some points of one term."""
+
+    residual: Tensor
+    runs: Sequence[Run]
+    term: str
+
+
 class Jacobian:
     """The Jacobian of all residuals of an objective, by runs of nonzeros.
 
@@ -33,11 +42,9 @@ class Jacobian:
         shape: (M, number of parameters).
     """
 
-    def __init__(
-        self, coordinates: Coordinates, blocks: Sequence[tuple[Tensor, Sequence[Run]]]
-    ) -> None:
+    def __init__(self, coordinates: Coordinates, blocks: Sequence[Block]) -> None:
         self.coordinates, self._blocks = coordinates, blocks
-        self.residual = torch.cat([residual for residual, _ in blocks])
+        self.residual = torch.cat([block.residual for block in blocks])
         self.shape = (len(self.residual), coordinates.size)
 
     def _start(self, run: Run) -> int:
@@ -47,9 +54,9 @@ class Jacobian:
         """Return J v of shape (M,), for v of shape (number of parameters,)."""
         columns = self.coordinates.to_columns(step)
         found = []
-        for residual, parts in self._blocks:
-            total = torch.zeros_like(residual)
-            for run in parts:
+        for block in self._blocks:
+            total = torch.zeros_like(block.residual)
+            for run in block.runs:
                 own = columns[self._start(run) :][: run.size]
                 windows = own.unfold(0, run.values.shape[1], 1)[run.offset]
                 total += torch.einsum("ml,ml->m", windows, run.values)
@@ -59,18 +66,18 @@ class Jacobian:
     def transposed(self, rows: Tensor) -> Tensor:
         """Return J^T y of shape (number of parameters,), for y of shape (M,)."""
         columns = rows.new_zeros(self.coordinates.columns)
-        sizes = [len(residual) for residual, _ in self._blocks]
-        for (_, parts), y in zip(self._blocks, rows.split(sizes), strict=True):
-            _add_transposed(parts, y, self.coordinates, columns)
+        sizes = [len(block.residual) for block in self._blocks]
+        for block, y in zip(self._blocks, rows.split(sizes), strict=True):
+            _add_transposed(block.runs, y, self.coordinates, columns)
         return self.coordinates.transposed(columns)
 
     def dense(self) -> Tensor:
         """Return J as a matrix, for small cases."""
-        return torch.cat([self._dense(parts, len(r)) for r, parts in self._blocks])
+        return torch.cat([self._dense(block) for block in self._blocks])
 
-    def _dense(self, parts: Sequence[Run], count: int) -> Tensor:
-        matrix = self.residual.new_zeros(count, self.coordinates.columns)
-        for run in parts:
+    def _dense(self, block: Block) -> Tensor:
+        matrix = self.residual.new_zeros(len(block.residual), self.coordinates.columns)
+        for run in block.runs:
             index = run.offset[:, None] + torch.arange(run.values.shape[1], device=matrix.device)
             matrix[:, self._start(run) :][:, : run.size].scatter_add_(1, index, run.values)
         return self.coordinates.transposed(matrix)
@@ -78,8 +85,8 @@ class Jacobian:
     def gram(self) -> Tensor:
         """Return J^T J, from the nonzeros alone: the work does not depend on the intervals."""
         total = self.residual.new_zeros(2 * (self.coordinates.columns,))
-        for _, parts in self._blocks:
-            gram.add([_placed(run, self.coordinates) for run in parts], total)
+        for block in self._blocks:
+            gram.add([_placed(run, self.coordinates) for run in block.runs], total)
         return _turned(total, self.coordinates)
 
     def gradient(self) -> Tensor:
@@ -89,7 +96,7 @@ class Jacobian:
     def squares(self) -> Tensor:
         """Return the diagonal of J^T J."""
         return sum(
-            (self._dense(parts, len(r)).square().sum(0) for r, parts in self._blocks),
+            (self._dense(block).square().sum(0) for block in self._blocks),
             self.residual.new_zeros(self.coordinates.size),
         )
 
@@ -139,16 +146,24 @@ def jacobian(
 
 def normal_equations(
     model: nn.Module, objective: SumOfSquares, coordinates: Coordinates, points: int = POINTS
-) -> tuple[Tensor, Tensor, float]:
-    """Return J^T J, J^T r and the loss; no more rows are held than those of ``points`` points."""
+) -> tuple[Tensor, Tensor, dict[str, float]]:
+    """Return J^T J, J^T r and the loss of each term.
+
+    No more rows are held than those of ``points`` points.
+    """
     like = coordinates.parameters[0].detach()
     total, right = (like.new_zeros(k * (coordinates.columns,)) for k in (2, 1))
-    loss = 0.0
-    for residual, parts in blocks(model, objective, coordinates, points):
-        loss += float(residual.square().sum())
-        _add_transposed(parts, residual, coordinates, right)
-        gram.add([_placed(run, coordinates) for run in parts], total)
-    return _turned(total, coordinates), coordinates.transposed(right), loss
+    terms: dict[str, float] = {}
+    for block in blocks(model, objective, coordinates, points):
+        add_squares(terms, block)
+        _add_transposed(block.runs, block.residual, coordinates, right)
+        gram.add([_placed(run, coordinates) for run in block.runs], total)
+    return _turned(total, coordinates), coordinates.transposed(right), terms
+
+
+def add_squares(terms: dict[str, float], block: Block) -> None:
+    """Add the squares of the residuals of a block to the loss of its term."""
+    terms[block.term] = terms.get(block.term, 0.0) + float(block.residual.square().sum())
 
 
 def _placed(run: Run, coordinates: Coordinates) -> gram.Part:
@@ -202,8 +217,8 @@ def check(
 
 def blocks(
     model: nn.Module, objective: SumOfSquares, coordinates: Coordinates, points: int
-) -> Iterator[tuple[Tensor, list[Run]]]:
-    """Yield residuals and runs of up to that many points at a time."""
+) -> Iterator[Block]:
+    """Yield the rows of up to that many points at a time."""
     if not isinstance(objective, SumOfSquares):
         raise TypeError(
             f"objective must offer its residuals by a method residuals(), got "
@@ -212,4 +227,4 @@ def blocks(
     points = as_integer("points", points, minimum=1)
     for residual in objective.residuals():
         for part in residual.blocks(points):
-            yield rows(model, part, coordinates.parameters)
+            yield Block(*rows(model, part, coordinates.parameters), residual.name)

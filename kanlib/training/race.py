@@ -190,6 +190,9 @@ def _joined(
         history.learning_rate += part.learning_rate
         for name in COSTS:
             getattr(history, name).extend(before[name] + value for value in getattr(part, name))
+        for term in {**history.terms, **part.terms}:  # levels may differ in their terms
+            known = history.terms.setdefault(term, [math.nan] * (len(history) - len(part)))
+            known += part.terms.get(term, [math.nan] * len(part))
         history.metrics += [
             {**row, "level": number, "work": before["work"] + row["work"]} for row in part.metrics
         ]

@@ -12,7 +12,9 @@ class History:
 
     ``loss[i]`` is the loss before step i (after the last step, in the entry that ends a level).
     ``work`` counts coarse epochs, ``evaluations`` calls of the objective, both accumulated.
-    ``metrics`` holds one row for each evaluation of the user's metrics.
+    ``metrics`` holds one row for each evaluation of the user's metrics. ``terms`` splits ``loss``
+    by the names of the terms, if the objective has them, as
+    :class:`kanlib.objectives.residuals.ResidualLoss` does.
     """
 
     level: list[int] = field(default_factory=list)
@@ -23,6 +25,7 @@ class History:
     evaluations: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     metrics: list[dict[str, float]] = field(default_factory=list)
+    terms: dict[str, list[float]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.loss)

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +27,11 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm import TqdmWarning
 
 from kanlib._checks import as_integer, as_number, as_result, check_function, shown
-from kanlib.objectives.mean_squared_error import Objective, Stateful
+from kanlib.objectives.mean_squared_error import Objective, Stateful, Summed, total
 from kanlib.training.optimizers import new_optimizer, optimized, rate, why_idle
 from kanlib.training.options import SCHEDULER, Choices, Options, checked, takes_options
 from kanlib.training.runs import EndOfLevel, Level, Run, State, Stop
-from kanlib.training.snapshot import Snapshots, assign, samplers, tensors
+from kanlib.training.snapshot import Snapshots, assign, samplers, tensors, untouched
 
 with warnings.catch_warnings():  # a notebook without ipywidgets gets no bar, and no complaint
     warnings.simplefilter("ignore", TqdmWarning)
@@ -121,13 +121,16 @@ class Trainer:
         self.objective, self.epochs, self.options = objective, counts(epochs), options
         self.cost, self.refine, self.carry = cost, refine, carry
         self.status, self.message, self.why_idle = "completed", "", ""
+        named = isinstance(objective, Summed) and not self.batched
+        self.summed = cast(Summed, objective) if named else None
+        self.names: list[str] = []
         self.snapshots = Snapshots(
             options.checkpoint,
             options.checkpoint_every,
             objective,
             options.batches,
             options.callbacks,
-            (lambda model: _number(self._evaluated(model, None))) if not self.batched else None,
+            (lambda model: _number(self._evaluated(model, None)[0])) if not self.batched else None,
             settings,
             self.epochs,
         )
@@ -193,8 +196,9 @@ class Trainer:
         self.lowest = min(losses, default=math.inf)
         cost = self.cost(state.model)
         self.bar.set_description(f"level {state.level}" if len(self.epochs) > 1 else "training")
-        loss = None
+        found = None
         try:
+            self._check_terms()
             self._save(force=True)
             try:
                 self._epochs(cost)
@@ -206,14 +210,14 @@ class Trainer:
                 self._save(force=True)
             if state.stopped:
                 self.status, self.message = "stopped", state.stopped
-            loss = self._loss()
-            self._check(loss)
+            found = self._loss()
+            self._check(found[0])
         except Diverged as stop:
             assign(state, self.good)
-            self.status, self.message, loss = "diverged", str(stop), None
+            self.status, self.message, found = "diverged", str(stop), None
         except KeyboardInterrupt:
             self._interrupt()
-        self._close(loss)
+        self._close(found)
 
     def _epochs(self, cost: float) -> None:
         """Do the epochs that are left on this level; each costs the same."""
@@ -278,12 +282,14 @@ class Trainer:
         state, optimizer, before = self.state, self.state.optimizer, self._copied()
         learning_rate = rate(optimizer)
         losses: list[float] = []
+        terms: dict[str, Any] = {}
 
         def closure() -> Tensor:
             optimizer.zero_grad()
-            loss = self._counted(batch)
+            loss, parts = self._counted(batch)
             if not losses:  # the loss before the step; a line search evaluates others
                 losses.append(_number(loss))
+                terms.update(parts)
                 self._check(losses[0])
                 self._check_reads(loss)
             loss.backward()
@@ -300,6 +306,7 @@ class Trainer:
             else:
                 done = optimizer.evaluations
                 losses.append(float(optimizer.step()))
+                terms.update(getattr(optimizer, "terms", {}))
                 state.evaluations += optimizer.evaluations - done
                 self._check(losses[0])
         except BaseException:
@@ -308,32 +315,56 @@ class Trainer:
         self.good = before
         if isinstance(self.objective, Stateful):
             self.objective.after_step()
-        self._record(losses[0], learning_rate)
-        self.bar.set_postfix_str(f"loss {losses[0]:.2e}", refresh=False)
+        self._record(losses[0], terms, learning_rate)
+        split = [f"{name} {values[-1]:.2e}" for name, values in state.history.terms.items()]
+        self.bar.set_postfix_str(", ".join([f"loss {losses[0]:.2e}", *split]), refresh=False)
         pairs = zip(tensors(state), before, strict=True)
         moved = any(t.requires_grad and not torch.equal(t, old) for t, old in pairs)
         if not moved:
             self.why_idle = why_idle(optimizer)
         return moved
 
-    def _counted(self, batch: Any) -> Tensor:
+    def _counted(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         self.state.evaluations += 1
         return self._evaluated(self.state.model, batch)
 
-    def _evaluated(self, model: Any, batch: Any) -> Tensor:
-        loss = self.objective(model, batch) if self.batched else self.objective(model)
+    def _evaluated(self, model: Any, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss, and its terms where they have names."""
+        given = (model, batch) if self.batched else (model,)
+        parts = {} if self.summed is None else self.summed.parts(model)
+        loss = self.objective(*given) if self.summed is None else total(parts)
         if not isinstance(loss, Tensor) or loss.ndim != 0 or not loss.is_floating_point():
             raise ValueError(
                 f"objective must return a scalar tensor, e.g. a mean(), got {shown(loss)}"
             )
-        return loss
+        return loss, {name: part.detach() for name, part in parts.items()}
 
-    def _loss(self) -> float:
-        """Return the loss of the model (the mean over one pass, if there are batches)."""
-        losses = [_number(self._counted(batch)) for batch in self._batches()]
-        if not losses:
+    def _check_terms(self) -> None:
+        """Note the names of the terms; raise unless they add up to the objective."""
+        if self.summed is None or self.names:
+            return
+        model = self.state.model
+        with untouched(model):
+            loss, parts = self._evaluated(model, None)
+        with untouched(model):
+            ours, theirs = _number(loss), _number(self.objective(model))
+        self.names = [*parts]
+        eps = torch.finfo(loss.dtype).eps
+        if not math.isclose(ours, theirs, rel_tol=eps**0.5) and math.isfinite(ours + theirs):
+            raise ValueError(
+                f"parts of the objective must add up to the objective, got {ours:.6g} and "
+                f"{theirs:.6g}: override parts, too, in a class that overrides __call__"
+            )
+
+    def _loss(self) -> tuple[float, dict[str, Tensor]]:
+        """Return the loss of the model (the mean over one pass, if there are batches).
+
+        The terms have names without batches only.
+        """
+        found = [self._counted(batch) for batch in self._batches()]
+        if not found:
             raise ValueError(NO_BATCHES)
-        return sum(losses) / len(losses)
+        return sum(_number(loss) for loss, _ in found) / len(found), found[-1][1]
 
     def _check(self, loss: float) -> None:
         """Raise Diverged if the loss is not finite or exploded, ValueError at the very start."""
@@ -391,8 +422,12 @@ class Trainer:
                 stacklevel=2,
             )
 
-    def _record(self, loss: float, learning_rate: float) -> None:
+    def _record(self, loss: float, terms: Mapping[str, Any], learning_rate: float) -> None:
+        """Add an entry to the history; a term that is not known is NaN there."""
         state, history = self.state, self.state.history
+        for name in self.names:
+            known = history.terms.setdefault(name, [math.nan] * len(history))
+            known.append(float(terms.get(name, math.nan)))
         history.level.append(state.level)
         history.epoch.append(state.epoch)
         history.loss.append(loss)
@@ -415,22 +450,22 @@ class Trainer:
         state = self.state
         self.status, self.message = "interrupted", f"at level {state.level}, epoch {state.epoch}"
 
-    def _close(self, loss: float | None) -> None:
+    def _close(self, found: tuple[float, dict[str, Tensor]] | None) -> None:
         """Record what the level ends with; a first Ctrl-C meanwhile does not lose it."""
         state = self.state
         try:
-            loss = self._loss() if loss is None else loss
+            loss, terms = found or self._loss()
             if not math.isfinite(loss):  # Ctrl-C right after a step that diverged
                 assign(state, self.good)
-                loss = self._loss()
+                loss, terms = self._loss()
             self._measure(force=True)
         except KeyboardInterrupt:
             if self.status != "completed":
                 raise
             self._interrupt()
-            self._close(loss)
+            self._close(found)
             return
-        self._record(loss, rate(state.optimizer))
+        self._record(loss, terms, rate(state.optimizer))
         levels = state.levels
         state.levels.append(
             Level(

@@ -21,6 +21,7 @@ BEYOND = [
     "cost-planner",
     "other-solvers",
     "solve-your-own-pde",
+    "pde-toolbox",
 ]
 REFERENCE = [
     *["results", "errata", "claims", "provenance"],
