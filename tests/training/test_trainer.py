@@ -168,7 +168,11 @@ def test_history_of_gradient_descent_equals_the_formula():
 def test_history_has_one_length_for_all_lists():
     model, objective = problem()
     history = train(model, objective, 3, progress=False).history
-    assert {len(v) for k, v in vars(history).items() if k != "metrics"} == {4} == {len(history)}
+    assert (
+        {len(v) for k, v in vars(history).items() if k not in ("metrics", "terms")}
+        == {4}
+        == {len(history)}
+    )
 
 
 @pytest.mark.parametrize("name", ["sgd", "lbfgs-wolfe"])
