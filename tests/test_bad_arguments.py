@@ -26,12 +26,17 @@ from kanlib import (
 )
 from kanlib.analysis import conditioning, cost, ntk, planner, relaxation, spectra
 from kanlib.nn import maps
-from kanlib.paper import refit
-from kanlib.splines import bspline, change_of_basis
+from kanlib.objectives import squares
+from kanlib.paper import comparison, refit
+from kanlib.paper.problems.allen_cahn import AllenCahn
+from kanlib.paper.problems.burgers import Burgers
+from kanlib.paper.problems.poisson import Poisson
+from kanlib.splines import bspline, change_of_basis, truncated_power
 from kanlib.splines.prolongation import dyadic_prolongation
 from kanlib.training import adaptive
 from kanlib.training.iterations import Iteration
 from kanlib.training.jacobian import jacobian
+from kanlib.viz import drawings
 
 PACKAGE = Path(kanlib.__file__).parent
 BAD = {
@@ -74,6 +79,7 @@ def use_backend(name):
 
 
 FACTORY = {"device": None, "dtype": torch.float64}
+PLACE = {"device": "cpu", "dtype": torch.float64}
 INITIAL = {"basis": "spline", "extension": "linear", "init_scale": 0.1, "init_basis": "spline"}
 RATES = {"geometry": "u", "gradient": "u"}
 ADAM = partial(torch.optim.Adam, lr=1e-3)
@@ -116,6 +122,8 @@ CALLS = [
     (change_of_basis.ChangeOfBasis(GRID).solve, {"x": torch.ones(6)}),
     (maps.InputMap, {"intervals": [(0, 1)], "domain": (0, 1), **FACTORY}),
     (maps.Normalisation, {"kind": "tanh", "domain": (0, 1)}),
+    (truncated_power.pieces, {"grid": GRID}),
+    (truncated_power.dense_basis, {"x": X, "grid": GRID, "derivative": 0, "extension": "linear"}),
     # refinement
     (kanlib.prolongation, {"coarse": GRID, "fine": FINE, "basis": "relu"}),
     (dyadic_prolongation, {"order": 3, "n": 4}),
@@ -147,6 +155,16 @@ CALLS = [
         | {"features": None, "attention": None},
     ),
     (ResidualLoss, {"term": Term(lambda u, x: u.value, X)}),
+    (
+        squares.Residual,
+        {"function": lambda u: u.value, "jets": [Jet.at(X)], "data": [X], "weight": 1.0}
+        | {"name": "term 'a'"},
+    ),
+    (squares.evaluate, {"module": MODEL, "jet": Jet.at(X)}),
+    (
+        squares.sum_of_squares,
+        {"model": MODEL, "residuals": [squares.Residual(lambda u: u.value, [Jet.at(X)])]},
+    ),
     (Schedule, {"epochs": [1, 1]}),
     (
         kanlib.Sampler,
@@ -179,6 +197,16 @@ CALLS = [
     (Iteration, {"make": ADAM, "geometry": "u", "gradient": "u"}),
     (partial(jacobian, MODEL), {"objective": MSE, "points": 3, "basis": "relu"}),
     (use_backend, {"name": "torch"}),
+    # the paper's problems, comparisons and pictures
+    (Poisson, {"cells": 4, "level_set": "abs", "summed": False, **PLACE}),
+    (
+        Burgers,
+        {"nx": 4, "nt": 4, "grading": 0.0, "boundary": True, "viscosity": 0.05, "nodes": 16}
+        | PLACE,
+    ),
+    (AllenCahn, {"points": 20, "sign": "standard", "seed": 1, **PLACE}),
+    (comparison.compare, {"theirs": [1.0, 2.0], "ours": [1.0]}),
+    (drawings.draw_network, {"model": MODEL}),
     # theory and cost
     (planner.CostModel, {"constants": (1.0,) * 6}),
     (planner.CostModel.fit, {"measured": [(BLOCK, 1.0)], "terms": ["call"]}),

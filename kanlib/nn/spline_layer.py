@@ -441,6 +441,13 @@ class SplineLayer(Described):
         super()._load_from_state_dict(state_dict, prefix, *args)
         self._build_tables()  # load_state_dict(..., assign=True) may change device and dtype
 
+    def __prepare_scriptable__(self) -> None:
+        """Refuse torch.jit.script, which calls this."""
+        raise TypeError(
+            f"torch.jit.script cannot compile {type(self).__name__}, as it knows no operators "
+            "registered by torch.library: use torch.compile or torch.export"
+        )
+
     def extra_repr(self) -> str:
         """Show sizes, order, intervals, domain and basis."""
         a, b = self.domain

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from kanlib._checks import check_function, check_types
 from kanlib.nn.jets import Jet, propagate
 
 
@@ -62,6 +63,7 @@ class Residual:
     name: str = ""
 
     def __post_init__(self) -> None:
+        check_types(Residual, vars(self))
         if not self.jets:
             raise ValueError("jets must hold at least one jet of inputs, got none")
         counts = [jet.channels.shape[1] for jet in self.jets] + [len(part) for part in self.data]
@@ -164,6 +166,7 @@ class SumOfSquares(Protocol):
 
 def evaluate(module: nn.Module, jet: Jet) -> Jet:
     """Return the jet of a module; where only values are wanted, any module has one."""
+    check_function("module", module, "network")
     known = propagate.rule(module) is not propagate.rule(None)
     if known or jet.directions or jet.pairs:
         return propagate(module, jet)
@@ -172,4 +175,8 @@ def evaluate(module: nn.Module, jet: Jet) -> Jet:
 
 def sum_of_squares(model: nn.Module, residuals: Iterable[Residual]) -> Tensor:
     """Return the sum of squares of all residuals of a model: the loss, differentiable."""
-    return torch.stack([residual(model).square().sum() for residual in residuals]).sum()
+    check_types(sum_of_squares, locals())
+    parts = [residual(model).square().sum() for residual in residuals]
+    if not parts:
+        raise ValueError("residuals must hold at least one, got none: give the model an equation")
+    return torch.stack(parts).sum()

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from kanlib._checks import as_list, shown
 from kanlib.paper.records import runs_of, value_at
 
 LEVEL = 0.95
@@ -75,7 +76,7 @@ def compare(theirs: Sequence[float], ours: Sequence[float]) -> Comparison:
         >>> print(compare([4.0, 6.0, 8.0], [1.0, 2.0, 2.0]))
         4.0 (2.0 to 8.0)
     """
-    a, b = np.asarray(theirs, dtype=np.float64), np.asarray(ours, dtype=np.float64)
+    a, b = _as_array("theirs", theirs), _as_array("ours", ours)
     for name, values, most in (("theirs", a, math.inf), ("ours", b, np.finfo(np.float64).max)):
         if values.ndim != 1 or not len(values) or not ((values > 0) & (values <= most)).all():
             raise ValueError(
@@ -95,6 +96,14 @@ def compare(theirs: Sequence[float], ours: Sequence[float]) -> Comparison:
         wins=float((ratios > 1).mean()),
         seeds=(len(a), len(b)),
     )
+
+
+def _as_array(name: str, values: Sequence[float]) -> np.ndarray:
+    found = as_list(name, values, "losses or errors")
+    try:
+        return np.asarray(found, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(f"{name} must hold numbers, got {shown(values)}") from None
 
 
 def compare_cases(

@@ -1,7 +1,5 @@
 """The committed records of the PDE problems: full scale, every case and seed, weights that fit."""
 
-import hashlib
-import json
 from pathlib import Path
 
 import pytest
@@ -41,15 +39,6 @@ def test_record_is_at_full_scale_with_its_seeds(name, case):
     for run in runs:
         assert run["config"]["quick"] is False
         assert tuple(level["steps"] for level in run["levels"]) == experiment.cases[case].epochs
-
-
-@pytest.mark.parametrize("name", [n for n in EXPERIMENTS if (RESULTS / f"{n}.json").exists()])
-def test_record_is_sealed_and_has_the_values_of_the_paper(name):
-    record = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-    for run in record["runs"]:
-        seal = run.pop("digest")
-        assert hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:16] == seal
-    assert record["paper"] == EXPERIMENTS[name].paper
 
 
 def test_record_has_all_cases_and_no_other():

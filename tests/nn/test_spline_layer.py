@@ -801,3 +801,8 @@ def test_layers_made_from_another_share_no_memory_with_it():
         with torch.no_grad():
             other.weight.zero_()
         assert torch.equal(layer.weight, before)
+
+
+def test_torchscript_is_refused_in_one_sentence():
+    with pytest.raises(TypeError, match="cannot compile SplineLayer"):
+        torch.jit.script(torch.nn.Sequential(SplineLayer(2, 1, KnotGrid.uniform(3, 4))))

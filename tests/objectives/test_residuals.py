@@ -47,7 +47,7 @@ def test_loss_is_the_weighted_sum_of_mean_squares():
 
 
 def test_multilevel_training_solves_it():
-    run = train_multilevel(model(), loss(), [20, 20, 20], optimizer=lbfgs, progress=False)
+    run = train_multilevel(model(), loss(), [2, 2, 2], optimizer=lbfgs, progress=False)
     with torch.no_grad():
         assert (run.model(X) - torch.sin(math.pi * X)).abs().max() < 1e-4
 

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kanlib._checks import as_integer, as_number, check_factory, check_tensor
+from kanlib._checks import as_integer, as_number, check_factory, check_tensor, check_types
 from kanlib.nn.jets import Jet
 from kanlib.objectives.residuals import Term
 from kanlib.paper.problems import Problem
@@ -98,6 +98,8 @@ class Burgers(Problem):
         grading = as_number("grading", grading, 0)
         if grading >= 100:
             raise ValueError(f"grading must be below 100, got {grading!r}: 4 is usual")
+        viscosity, nodes = as_number("viscosity", viscosity, above=0), as_integer("nodes", nodes, 1)
+        check_types(Burgers.__init__, locals())
         check_factory(device, dtype)
         x = torch.linspace(-1, 1, nx, device="cpu", dtype=torch.float64)
         if grading:

@@ -30,7 +30,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from kanlib._checks import as_integer, check_factory, check_option, check_tensor
+from kanlib._checks import as_integer, check_factory, check_option, check_tensor, check_types
 from kanlib.nn.jets import Jet
 from kanlib.objectives.residuals import Term
 from kanlib.paper.problems import Problem
@@ -105,6 +105,7 @@ class Poisson(Problem):
         if cells % 2:
             raise ValueError(f"cells must be even, so that x = 0 is a grid line, got {cells}")
         check_option("level_set", level_set, LEVEL_SETS)
+        check_types(Poisson.__init__, locals())
         check_factory(device, dtype)
         self.level_set = level_set
         steps = torch.arange(-cells // 2, cells // 2 + 1, device="cpu", dtype=torch.float64)
