@@ -89,9 +89,9 @@ def gather(model: KAN) -> nn.Module:
     """Evaluate by the polynomials on all intervals, of which every point picks one an edge."""
 
     def by_look_up(layer: SplineLayer, x: Tensor) -> Tensor:
-        (points,), table = layer.pieces()
+        points, table = layer.pieces()
         pieces = layer.weight.unfold(-1, layer.grid.order, 1) @ table[0, 0]
-        return reference.evaluate(x[None], pieces.flatten(-2), points, None)[0]
+        return reference.evaluate(x[None], reference.Splines(pieces.flatten(-2), points, None))[0]
 
     return Evaluated(model, by_look_up)
 

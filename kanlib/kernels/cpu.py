@@ -14,9 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kanlib._checks import EXTENSIONS
 from kanlib.kernels import cpu_numba
 from kanlib.kernels.cpu_vectors import BYTES
 from kanlib.kernels.interrupts import deferred
+from kanlib.kernels.reference import Splines
 
 #: Products of a channel of a point and an output that are worth a thread.
 WORK = 100_000
@@ -37,63 +39,42 @@ def try_out(dtype: torch.dtype) -> None:
         return np.ones(shape, kind)
 
     one, padded = numbers(1, 1, 1, 1), numbers(1, 1, 1, BYTES)
-    tables = np.array([[[0.0, 1.0]]]), numbers(1, 1, 1, 1, 1)
-    options = True, 1, _pairs(()), 0
+    splines = np.array([[[0.0, 1.0]]]), numbers(1, 1, 1, 1, 1), True, 1, 0, _pairs(())
     for kernel, *arguments in (
         (cpu_numba.lay_out, one, padded),
-        (cpu_numba.forward, padded, padded, *tables, *options, one),
-        (cpu_numba.backward, padded, one, *tables, one, *options, padded, one, 1),
+        (cpu_numba.forward, padded, padded, *splines, one),
+        (cpu_numba.backward, padded, one, *splines, one, padded, one, 1),
     ):
         with deferred():
             kernel(*arguments, 0, 1)
 
 
-def forward(
-    z: Tensor,
-    weight: Tensor,
-    breakpoints: Tensor,
-    table: Tensor,
-    uniform: bool,
-    stride: int,
-    pairs: Sequence[int],
-    extension: int,
-) -> Tensor:
+def forward(z: Tensor, splines: Splines, pairs: Sequence[int]) -> Tensor:
     """Run ``kanlib::splines``."""
     networks, channels, points, _ = z.shape
-    outputs = weight.shape[1]
-    x, rows = _by_input(z), _transposed(weight)
+    outputs = splines.weight.shape[1]
+    x, rows = _by_input(z), _transposed(splines.weight)
     y = z.new_empty(networks, channels, points, outputs)
-    options = uniform, stride, _pairs(tuple(pairs)), extension
-    tasks = networks * -(-points // cpu_numba.BLOCK)
-    _share(cpu_numba.forward, tasks, x.numel() * outputs, x, rows, breakpoints, table, *options, y)
+    tasks, work = networks * -(-points // cpu_numba.BLOCK), x.numel() * outputs
+    _share(cpu_numba.forward, tasks, work, x, rows, *_described(splines, pairs), y)
     return y
 
 
 def backward(
-    z: Tensor,
-    weight: Tensor,
-    breakpoints: Tensor,
-    table: Tensor,
-    grad: Tensor,
-    uniform: bool,
-    stride: int,
-    pairs: Sequence[int],
-    extension: int,
-    to_z: bool,
-    to_weight: bool,
+    grad: Tensor, z: Tensor, splines: Splines, pairs: Sequence[int], to_z: bool, to_weight: bool
 ) -> tuple[Tensor, Tensor]:
     """Run ``kanlib::splines_backward``."""
     networks, channels, points, inputs = z.shape
+    weight = splines.weight
     outputs, size = weight.shape[1], weight.shape[3]
     x = _by_input(z)
     by_x = torch.empty_like(x) if to_z else z.new_empty(0, 0, 0, 0)
     by_weight = weight.new_empty(weight.shape if to_weight else (0, 0, 0, 0))
-    options = uniform, stride, _pairs(tuple(pairs)), extension
-    tensors = x, weight, breakpoints, table, grad
+    given = x, weight, *_described(splines, pairs), grad
     tables = 2 * size * (outputs + 8) * z.element_size()  # of one input, in the cache
     group = max(1, min(inputs, GROUP, CACHE // tables))
     tasks, work = networks * -(-inputs // group), x.numel() * outputs
-    _share(cpu_numba.backward, tasks, work, *tensors, *options, by_x, by_weight, group)
+    _share(cpu_numba.backward, tasks, work, *given, by_x, by_weight, group)
     by_z = z.new_empty(z.shape if to_z else 0)
     if to_z:
         size = networks * channels
@@ -117,6 +98,12 @@ def _transposed(source: Tensor) -> Tensor:
     target = allocate(size, inputs, columns, rows + padding)
     _share(cpu_numba.lay_out, size * inputs, source.numel(), source, target)
     return target
+
+
+def _described(splines: Splines, pairs: Sequence[int]) -> tuple[Any, ...]:
+    """Return what the kernels are told of splines besides their weights, and of the channels."""
+    options = splines.uniform, splines.stride, EXTENSIONS.index(splines.extension)
+    return splines.breakpoints, splines.functions, *options, _pairs(tuple(pairs))
 
 
 @cache

@@ -79,7 +79,7 @@ def _spread(table, pieces):
 
 
 @jit
-def _evaluate(x, t, uniform, stride, table, extension, index, place, pieces, basis):
+def _evaluate(x, t, table, uniform, stride, extension, index, place, pieces, basis):
     """Evaluate the r functions that do not vanish at the points x (N,), and derivatives.
 
     Fills index (N,), the first row of each point, which is ``stride`` times its interval, and
@@ -296,7 +296,7 @@ def _aligned(like, shape):
 
 
 @jit
-def forward(z, rows, breakpoints, tables, uniform, stride, pairs, extension, y, start, stop):
+def forward(z, rows, breakpoints, tables, uniform, stride, extension, pairs, y, start, stop):
     """Fill y (S, C, B, Q) from z (S, C, P, at least B) and rows (S, P, R, at least Q).
 
     A task is a block of points of a network: s ceil(B / BLOCK) + block.
@@ -319,7 +319,7 @@ def forward(z, rows, breakpoints, tables, uniform, stride, pairs, extension, y, 
             t, table = _grid(breakpoints, s, p), _grid(tables, s, p)
             if p == 0 or tables.shape[1] > 1:
                 _spread(table, pieces)
-            _evaluate(x[0], t, uniform, stride, table, extension, index, place, pieces, basis)
+            _evaluate(x[0], t, table, uniform, stride, extension, index, place, pieces, basis)
             _combine(basis, x, pairs, count, c)
             for channel in range(channels):
                 _add(buffer[channel], 0, c[channel], index[:count], rows[s, p])
@@ -329,7 +329,7 @@ def forward(z, rows, breakpoints, tables, uniform, stride, pairs, extension, y, 
 
 @jit
 def backward(
-    z, weight, breakpoints, tables, grad, uniform, stride, pairs, extension, by_z, by_weight,
+    z, weight, breakpoints, tables, uniform, stride, extension, pairs, grad, by_z, by_weight,
     group, start, stop,
 ):  # fmt: skip
     """Fill by_z (S, C, P, at least B) and by_weight (S, Q, P, R); those that are empty: skip.
@@ -368,7 +368,7 @@ def backward(
                 t, table = _grid(breakpoints, s, p), _grid(tables, s, p)
                 if begin + p == first or tables.shape[1] > 1:
                     _spread(table, pieces)
-                _evaluate(x[0], t, uniform, stride, table, extension, index, place, pieces, basis)
+                _evaluate(x[0], t, table, uniform, stride, extension, index, place, pieces, basis)
                 if to_weight:
                     _combine(basis, x, pairs, count, c)
                     for channel in range(channels):

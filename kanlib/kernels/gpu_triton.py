@@ -33,6 +33,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kanlib._checks import EXTENSIONS
+from kanlib.kernels.reference import Splines
+
 #: Bytes of a tile that a program keeps in registers, and the most outputs in it.
 TILE, OUTPUTS = 1 << 12, 32
 #: Points and rows of weights of a tile where the order of sums is fixed.
@@ -269,89 +272,57 @@ def try_out(_: torch.dtype) -> None:
     """Do nothing: that this module could be imported is all that is known before a kernel runs."""
 
 
-def forward(
-    z: Tensor,
-    weight: Tensor,
-    breakpoints: Tensor,
-    table: Tensor,
-    uniform: bool,
-    stride: int,
-    pairs: Sequence[int],
-    extension: int,
-) -> Tensor:
-    """Run ``kanlib::splines``, see :func:`kanlib.kernels.operator.splines`."""
+def forward(z: Tensor, splines: Splines, pairs: Sequence[int]) -> Tensor:
+    """Run ``kanlib::splines``, see :func:`kanlib.kernels.operator.fused`."""
     networks, channels, points, _ = z.shape
-    outputs = weight.shape[1]
+    outputs = splines.weight.shape[1]
     y = z.new_empty(networks, channels, points, outputs)
-    tensors = _by_input(z), _by_row(weight), breakpoints.contiguous(), table.contiguous()
-    shared = _arguments(z, weight, breakpoints, table, uniform, stride, pairs, extension)
+    tensors, shared = _arguments(z, splines, pairs)
     tile = _tile(z, outputs)
     programs = networks * _blocks(points, tile["B"]) * _blocks(outputs, tile["Q"])
-    _launch(_forward, programs, *tensors, y, **shared, **tile)
+    _launch(_forward, programs, *tensors.values(), y, **shared, **tile)
     return y
 
 
 def backward(
-    z: Tensor,
-    weight: Tensor,
-    breakpoints: Tensor,
-    table: Tensor,
-    grad: Tensor,
-    uniform: bool,
-    stride: int,
-    pairs: Sequence[int],
-    extension: int,
-    to_z: bool,
-    to_weight: bool,
+    grad: Tensor, z: Tensor, splines: Splines, pairs: Sequence[int], to_z: bool, to_weight: bool
 ) -> tuple[Tensor, Tensor]:
-    """Run ``kanlib::splines_backward``, see :func:`kanlib.kernels.operator.splines_backward`."""
+    """Run ``kanlib::splines_backward``, see :func:`kanlib.kernels.operator.fused_backward`."""
     networks, _, points, inputs = z.shape
-    outputs, size = weight.shape[1], weight.shape[3]
-    x, rows = _by_input(z), _by_row(weight)
-    breakpoints, table, grad = breakpoints.contiguous(), table.contiguous(), grad.contiguous()
-    by_x, by_rows = (torch.zeros_like(v) if v is rows else torch.empty_like(v) for v in (x, rows))
-    shared = _arguments(z, weight, breakpoints, table, uniform, stride, pairs, extension)
+    outputs, size = splines.weight.shape[1], splines.weight.shape[3]
+    tensors, shared = _arguments(z, splines, pairs)
+    grad = grad.contiguous()
+    by_x, by_rows = torch.empty_like(tensors["x"]), torch.zeros_like(tensors["rows"])
     tile = _tile(z, outputs)
     in_order = to_weight and torch.are_deterministic_algorithms_enabled()
     chosen = {"TO_X": to_z, "TO_ROWS": to_weight and not in_order}
     if any(chosen.values()):
         programs = networks * inputs * _blocks(points, tile["B"])
-        tensors = x, rows, breakpoints, table, grad, by_x, by_rows
-        _launch(_backward, programs, *tensors, **shared, **tile, **chosen)
+        given = *tensors.values(), grad, by_x, by_rows
+        _launch(_backward, programs, *given, **shared, **tile, **chosen)
     if in_order:
         sizes = {"B": POINTS, "R": ROWS, "Q": tile["Q"]}
         programs = networks * inputs * _blocks(size, ROWS) * _blocks(outputs, tile["Q"])
-        _launch(
-            _by_rows_in_order, programs, x, breakpoints, table, grad, by_rows, **shared, **sizes
-        )
+        given = *(v for name, v in tensors.items() if name != "rows"), grad, by_rows
+        _launch(_by_rows_in_order, programs, *given, **shared, **sizes)
     by_z = by_x.transpose(2, 3).contiguous() if to_z else z.new_empty(0)
-    return by_z, by_rows.permute(0, 3, 1, 2).contiguous() if to_weight else weight.new_empty(0)
-
-
-def _by_input(z: Tensor) -> Tensor:
-    """Return z (S, C, B, P) as (S, C, P, B)."""
-    return z.transpose(2, 3).contiguous()
-
-
-def _by_row(weight: Tensor) -> Tensor:
-    """Return weights (S, Q, P, R) as (S, P, R, Q)."""
-    return weight.permute(0, 2, 3, 1).contiguous()
+    return by_z, by_rows.permute(0, 3, 1, 2).contiguous() if to_weight else by_rows.new_empty(0)
 
 
 def _arguments(
-    z: Tensor,
-    weight: Tensor,
-    breakpoints: Tensor,
-    table: Tensor,
-    uniform: bool,
-    stride: int,
-    pairs: Sequence[int],
-    extension: int,
-) -> dict[str, Any]:
-    """Return what all kernels are told: sizes, distances in memory and constants."""
+    z: Tensor, splines: Splines, pairs: Sequence[int]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return what all kernels are told: tensors; sizes, distances in memory and constants."""
     _, channels, points, inputs = z.shape
-    n, order = breakpoints.shape[2] - 1, table.shape[4]
-    return {
+    weight, breakpoints, table = splines.weight, splines.breakpoints, splines.functions
+    n = breakpoints.shape[2] - 1
+    tensors = {
+        "x": z.transpose(2, 3).contiguous(),  # (S, C, P, B)
+        "rows": weight.permute(0, 2, 3, 1).contiguous(),  # (S, P, R, Q)
+        "breakpoints": breakpoints.contiguous(),
+        "tables": table.contiguous(),
+    }
+    return tensors, {
         "points": points,
         "inputs": inputs,
         "outputs": weight.shape[1],
@@ -364,11 +335,11 @@ def _arguments(
         "FIRST": channels - len(pairs) // 2,
         "CHANNELS": channels,
         "PAIRS": tuple(pairs),
-        "ORDER": order,
-        "STRIDE": stride,
-        "SEARCH": 0 if uniform else (n - 1).bit_length(),
+        "ORDER": splines.order,
+        "STRIDE": splines.stride,
+        "SEARCH": 0 if splines.uniform else (n - 1).bit_length(),
         "PIECEWISE": table.shape[2] > 1,
-        "EXTENSION": extension,
+        "EXTENSION": EXTENSIONS.index(splines.extension),
     }
 
 

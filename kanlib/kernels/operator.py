@@ -34,10 +34,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kanlib._checks import EXTENSIONS, Extension, autocast_dtype, check_option
+from kanlib._checks import autocast_dtype, check_option
 from kanlib.kernels import reference
 from kanlib.kernels.interrupts import deferred
-from kanlib.kernels.reference import Pairs
+from kanlib.kernels.reference import Pairs, Splines
 
 BACKENDS = ("auto", "torch", "numba", "triton")
 #: The package that each fused back end needs, and how to get it.
@@ -45,6 +45,9 @@ PACKAGES = {
     "numba": "pip install kanlib[fast]",
     "triton": "it comes with PyTorch for CUDA on Linux, or by itself: pip install triton",
 }
+#: The choices by which each kind of device takes its fused kernels, and the types these know.
+CHOICES = {"cpu": ("auto", "numba"), "cuda": ("triton",)}
+DTYPES = (torch.float32, torch.float64)
 _log = logging.getLogger(__name__)
 
 
@@ -180,79 +183,46 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, enabled=False)
 
 
-def evaluate(
-    z: Tensor,
-    weight: Tensor,
-    breakpoints: Tensor,
-    table: Tensor | None,
-    uniform: bool,
-    pairs: Pairs = (),
-    extension: Extension = "linear",
-) -> Tensor:
+def evaluate(z: Tensor, splines: Splines, pairs: Pairs = ()) -> Tensor:
     """Evaluate a layer of splines and propagate derivatives through it, by the chosen back end.
 
     Args:
         z: channels of the inputs, (C, ..., P), see :func:`kanlib.kernels.reference.evaluate`.
-        weight: (Q, P, n + r - 1), or (Q, P, n r) without a table.
-        breakpoints: (1, n + 1), or (P, n + 1) if every input has its own.
-        table: the pieces of the B-splines, (1 or P, 1 or n, r, r) as the breakpoints, or None.
-        uniform: whether the breakpoints have equal distances.
+        splines: the splines of the layer.
         pairs: the directions of each second derivative.
-        extension: behaviour outside [a, b].
 
     Returns:
         Channels of the outputs, (C, ..., Q).
     """
     if not _fits(z):
-        return _plain(z, weight, breakpoints, table, pairs, extension)
-    stride = 1
-    if table is None:
-        stride = weight.shape[-1] // (breakpoints.shape[1] - 1)
-        table = torch.eye(stride, dtype=z.dtype, device=z.device)[None, None]
-    y = splines(
-        z.reshape(1, len(z), -1, z.shape[-1]),
-        weight[None],
-        breakpoints[None],
-        table[None],
-        uniform,
-        stride,
-        [direction for pair in pairs for direction in pair],
-        EXTENSIONS.index(extension),
-    )
-    return y.view(*z.shape[:-1], weight.shape[0])
-
-
-def _plain(
-    z: Tensor,
-    weight: Tensor,
-    breakpoints: Tensor,
-    table: Tensor | None,
-    pairs: Pairs,
-    extension: Extension,
-) -> Tensor:
-    """Return what `evaluate` returns, in plain PyTorch: by one grid after the other."""
-    if len(breakpoints) == 1:
-        pieces = None if table is None else table[0]
-        return reference.evaluate(z, weight, breakpoints[0], pieces, pairs, extension)
-    terms = []
-    for p, points in enumerate(breakpoints):
-        pieces = None if table is None else table[p % len(table)]
-        own = z[..., p, None], weight[:, p, None]
-        terms.append(reference.evaluate(*own, points, pieces, pairs, extension))
-    return torch.stack(terms).sum(0)
+        return reference.evaluate(z, splines, pairs)
+    directions = [direction for pair in pairs for direction in pair]
+    network = splines.mapped(lambda tensor: tensor[None])
+    y: Tensor = fused(z.reshape(1, len(z), -1, z.shape[-1]), *network, directions)
+    return y.view(*z.shape[:-1], len(splines.weight))
 
 
 def _fits(z: Tensor) -> bool:
-    """Return whether a fused kernel is to be used."""
-    device = z.device.type
-    chosen = {"cpu": ("auto", "numba"), "cuda": ("triton",)}.get(device, ())
-    if _choice.name not in chosen or z.dtype not in (torch.float32, torch.float64):
+    """Return whether a fused kernel is to be used; if one could be and is not, the log says why."""
+    device, known = z.device.type, z.dtype in DTYPES
+    if _choice.name not in CHOICES.get(device, ()):
         return False
-    if not _usable(device, z.dtype):
+    if not _usable(device, z.dtype if known else torch.float32):
         return False
     if torch.compiler.is_compiling():
-        return True
-    return _transformations() <= {torch._C._functorch.TransformType.Vmap}
+        return known
+    others = _transformations() - {torch._C._functorch.TransformType.Vmap}
+    if not known:
+        _tell(f"they compute in float32 and float64, not in {z.dtype}")
+    elif others:
+        _tell(f"they have no rule for {', '.join(sorted(kind.name for kind in others))}")
+    return known and not others
+
+
+@functools.cache
+def _tell(reason: str) -> None:
+    """Log once why the reference does what fused kernels are there for."""
+    _log.info("spline layers go through plain PyTorch, not through the fused kernels: %s", reason)
 
 
 def differentiates(v: Tensor) -> bool:
@@ -269,143 +239,130 @@ def _transformations() -> set[Any]:
     return kinds
 
 
-@torch.library.custom_op("kanlib::splines", mutates_args=(), device_types="cpu")
-def splines(
-    z: Tensor,
-    weight: Tensor,
-    breakpoints: Tensor,
-    table: Tensor,
-    uniform: bool,
-    stride: int,
-    pairs: Sequence[int],
-    extension: int,
-) -> Tensor:
-    """Map channels z (S, C, B, P) by weights (S, Q, P, R) of S networks to (S, C, B, Q).
-
-    On interval m the rows m stride, ..., m stride + r - 1 of the weights are used. ``breakpoints``
-    (T, G, n + 1) and ``table`` (T, G, 1 or n, r, r) belong to all networks, T = 1, or to each,
-    T = S, and to all inputs, G = 1, or to each, G = P; a table of B-splines (stride 1) has the G
-    of the breakpoints.
-    """
-    return _launcher("cpu").forward(
-        z, weight, breakpoints, table, uniform, stride, pairs, extension
-    )
+#: What operators take: channels z (S, C, B, P) and splines of S networks, whose tensors come first,
+#: then the options and the directions of all pairs.
+_GIVEN = (
+    "Tensor z, Tensor weight, Tensor breakpoints, Tensor? table, bool uniform, str extension, "
+    "int[] pairs"
+)
+_TENSORS = 4
 
 
-@torch.library.custom_op("kanlib::splines_backward", mutates_args=(), device_types="cpu")
-def splines_backward(
-    z: Tensor,
-    weight: Tensor,
-    breakpoints: Tensor,
-    table: Tensor,
-    grad: Tensor,
-    uniform: bool,
-    stride: int,
-    pairs: Sequence[int],
-    extension: int,
-    to_z: bool,
-    to_weight: bool,
-) -> tuple[Tensor, Tensor]:
+@torch.library.custom_op(
+    "kanlib::splines", mutates_args=(), device_types="cpu", schema=f"({_GIVEN}) -> Tensor"
+)
+def fused(z: Tensor, *given: Any) -> Tensor:
+    """Map channels z (S, C, B, P) by the splines of S networks to (S, C, B, Q)."""
+    return _forward("cpu", z, *given)
+
+
+@torch.library.custom_op(
+    "kanlib::splines_backward",
+    mutates_args=(),
+    device_types="cpu",
+    schema=f"(Tensor grad, {_GIVEN}, bool to_z, bool to_weight) -> (Tensor, Tensor)",
+)
+def fused_backward(grad: Tensor, *given: Any) -> tuple[Tensor, Tensor]:
     """Return the gradients in z and in the weights; those not asked for are empty."""
-    return _launcher("cpu").backward(
-        z, weight, breakpoints, table, grad, uniform, stride, pairs, extension, to_z, to_weight
+    return _backward("cpu", grad, *given)
+
+
+def _forward(device: str, z: Tensor, *given: Any) -> Tensor:
+    y: Tensor = _launcher(device).forward(z, Splines(*given[:-1]), given[-1])
+    return y
+
+
+def _backward(device: str, grad: Tensor, z: Tensor, *given: Any) -> tuple[Tensor, Tensor]:
+    *splines, pairs, to_z, to_weight = given
+    slopes: tuple[Tensor, Tensor] = _launcher(device).backward(
+        grad, z, Splines(*splines), pairs, to_z, to_weight
     )
+    return slopes
 
 
-@splines.register_kernel("cuda")
-def _(*inputs: Any) -> Tensor:
-    return _launcher("cuda").forward(*inputs)
+fused.register_kernel("cuda", functools.partial(_forward, "cuda"))
+fused_backward.register_kernel("cuda", functools.partial(_backward, "cuda"))
 
 
-@splines_backward.register_kernel("cuda")
-def _(*inputs: Any) -> tuple[Tensor, Tensor]:
-    return _launcher("cuda").backward(*inputs)
-
-
-@splines.register_fake
+@fused.register_fake
 def _(z: Tensor, weight: Tensor, *_: Any) -> Tensor:
     return z.new_empty(*z.shape[:3], weight.shape[1])
 
 
-@splines_backward.register_fake
-def _(z: Tensor, weight: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+@fused_backward.register_fake
+def _(grad: Tensor, z: Tensor, weight: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
     to_z, to_weight = options[-2:]
     return z.new_empty(z.shape if to_z else 0), z.new_empty(weight.shape if to_weight else 0)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    ctx.save_for_backward(*(each for each in inputs if isinstance(each, Tensor)))
-    ctx.options = [each for each in inputs if not isinstance(each, Tensor)]
+    ctx.save_for_backward(*inputs[:_TENSORS])
+    ctx.options = inputs[_TENSORS:]
 
 
 def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """Return the gradients of `splines`; if they are to be differentiated, by the reference."""
-    z, weight, breakpoints, table = ctx.saved_tensors
-    to_z, to_weight = ctx.needs_input_grad[:2]
+    """Return the gradients of `fused`; if they are to be differentiated, by the reference."""
+    given = *ctx.saved_tensors, *ctx.options
+    needed = ctx.needs_input_grad[:2]
     if not torch.is_grad_enabled():
-        by_z, by_weight = splines_backward(
-            z, weight, breakpoints, table, grad, *ctx.options, to_z, to_weight
-        )
-        return by_z if to_z else None, by_weight if to_weight else None, *[None] * 6
-    chosen = [v for v, needed in ((z, to_z), (weight, to_weight)) if needed]
-    with without_autocast(z.device):
-        y = _reference(z, weight, breakpoints, table, *ctx.options)
-        slopes = iter(torch.autograd.grad(y, chosen, grad, create_graph=True))
-    return *(next(slopes) if needed else None for needed in (to_z, to_weight)), *[None] * 6
+        slopes = fused_backward(grad, *given, *needed)
+        chosen = (slope if asked else None for slope, asked in zip(slopes, needed, strict=True))
+        return *chosen, *[None] * (len(given) - 2)
+    if not torch.compiler.is_compiling():
+        _tell("their gradients are differentiated")
+    variables = [v for v, asked in zip(given, needed, strict=False) if asked]
+    with without_autocast(grad.device):
+        y = _by_reference(*given)
+        found = iter(torch.autograd.grad(y, variables, grad, create_graph=True))
+    return *(next(found) if asked else None for asked in needed), *[None] * (len(given) - 2)
 
 
-def _reference(
-    z: Tensor,
-    weight: Tensor,
-    breakpoints: Tensor,
-    table: Tensor,
-    _: bool,
-    stride: int,
-    pairs: Sequence[int],
-    extension: int,
-) -> Tensor:
-    """Return what `splines` returns, in plain PyTorch."""
-    directions = list(zip(pairs[::2], pairs[1::2], strict=True))
+def _by_reference(z: Tensor, *given: Any) -> Tensor:
+    """Return what `fused` returns, in plain PyTorch."""
+    splines, directions = Splines(*given[:-1]), given[-1]
+    pairs = [*zip(directions[::2], directions[1::2], strict=True)]
 
-    def one(s: int) -> Tensor:
-        pieces = table[s % len(table)] if stride == 1 else None
-        t = breakpoints[s % len(breakpoints)]
-        return _plain(z[s], weight[s], t, pieces, directions, EXTENSIONS[extension])
+    def network(s: int) -> Tensor:
+        return reference.evaluate(z[s], splines.mapped(lambda v: v[s % len(v)]), pairs)
 
-    return torch.stack([one(s) for s in range(len(z))])
+    return torch.stack([network(s) for s in range(len(z))])
 
 
-splines.register_autograd(_gradients, setup_context=_save)
+fused.register_autograd(_gradients, setup_context=_save)
 
 
-def _stacked(size: int, dims: Sequence[int | None], tensors: Sequence[Tensor]) -> list[Tensor]:
+def _stacked(
+    size: int, dims: Sequence[int | None], tensors: Sequence[Tensor | None]
+) -> list[Tensor | None]:
     """Let the first dimension of tensors (S or 1, ...) run over the batch of vmap and S."""
     fronted = [
-        tensor[None] if dim is None else tensor.movedim(dim, 0)
+        tensor if tensor is None else tensor[None] if dim is None else tensor.movedim(dim, 0)
         for dim, tensor in zip(dims, tensors, strict=True)
     ]
-    networks = fronted[0].shape[1]
-    return [tensor.expand(size, networks, *tensor.shape[2:]).flatten(0, 1) for tensor in fronted]
+    networks = fronted[0].shape[1]  # type: ignore[union-attr]
+    return [
+        v if v is None else v.expand(size, networks, *v.shape[2:]).flatten(0, 1) for v in fronted
+    ]
 
 
-@splines.register_vmap
+@fused.register_vmap
 def _(info: Any, dims: Any, *inputs: Any) -> tuple[Tensor, int]:
-    tensors, options = inputs[:4], inputs[4:]
+    tensors, options = inputs[:_TENSORS], inputs[_TENSORS:]
     if dims[1:4] == (None, None, None):  # only points: they join the others
         z = tensors[0].movedim(dims[0], 2)
-        y = splines(z.flatten(2, 3), *tensors[1:], *options)
+        y = fused(z.flatten(2, 3), *tensors[1:], *options)
         return y.unflatten(2, z.shape[2:4]), 2
-    y = splines(*_stacked(info.batch_size, dims[:4], tensors), *options)
+    y = fused(*_stacked(info.batch_size, dims[:_TENSORS], tensors), *options)
     return y.unflatten(0, (info.batch_size, len(y) // info.batch_size)), 0
 
 
-@splines_backward.register_vmap
+@fused_backward.register_vmap
 def _(info: Any, dims: Any, *inputs: Any) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
-    tensors = _stacked(info.batch_size, dims[:5], inputs[:5])
+    tensors = _stacked(info.batch_size, dims[: 1 + _TENSORS], inputs[: 1 + _TENSORS])
     by_z, by_weight = (
         slope.unflatten(0, (info.batch_size, len(slope) // info.batch_size))
         if slope.ndim > 1
         else slope
-        for slope in splines_backward(*tensors, *inputs[5:])
+        for slope in fused_backward(*tensors, *inputs[1 + _TENSORS :])
     )
     return (by_z, by_weight), tuple(0 if slope.ndim > 1 else None for slope in (by_z, by_weight))

@@ -14,7 +14,8 @@ This is the reference: it runs on every device and is differentiable any number 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,14 +26,64 @@ from kanlib.splines import bspline
 Pairs = Sequence[tuple[int, int]]
 
 
-def evaluate(
-    z: Tensor,
-    weight: Tensor,
-    breakpoints: Tensor,
-    table: Tensor | None,
-    pairs: Pairs = (),
-    extension: Extension = "linear",
-) -> Tensor:
+class Splines(NamedTuple):
+    """The splines of a layer, one from each of P inputs to each of Q outputs.
+
+    With one more dimension in front, the tensors are those of several networks: one each, or one
+    for all.
+
+    Attributes:
+        weight: the weights of B-splines, (Q, P, n + r - 1); or, without a table, coefficients of
+            1, v, ..., v**(r-1) on each interval, (Q, P, n r).
+        breakpoints: (1, n + 1), or (P, n + 1) if every input has its own; float64 where the device
+            has that.
+        table: :func:`kanlib.splines.bspline.pieces` of the breakpoints in the dtype of the
+            weights, (1 or P, 1 or n, r, r), or None.
+        uniform: whether the breakpoints have equal distances.
+        extension: behaviour outside [a, b], see :func:`kanlib.splines.bspline.local_powers`.
+    """
+
+    weight: Tensor
+    breakpoints: Tensor
+    table: Tensor | None
+    uniform: bool = False
+    extension: Extension = "linear"
+
+    @property
+    def order(self) -> int:
+        """The order r: so many functions do not vanish on an interval."""
+        if self.table is not None:
+            return self.table.shape[-1]
+        return self.weight.shape[-1] // (self.breakpoints.shape[-1] - 1)
+
+    @property
+    def stride(self) -> int:
+        """How many weights the first function of the next interval is away."""
+        return self.order if self.table is None else 1
+
+    @property
+    def functions(self) -> Tensor:
+        """The polynomials that the weights multiply: the table, or the powers themselves."""
+        if self.table is not None:
+            return self.table
+        powers = torch.eye(self.order, dtype=self.weight.dtype, device=self.weight.device)
+        return powers[(None,) * (self.breakpoints.ndim - 1) + (None,)]
+
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> Splines:
+        """Return these splines with function(tensor) for each tensor."""
+        weight, breakpoints, table, uniform, extension = self
+        table = None if table is None else function(table)
+        return Splines(function(weight), function(breakpoints), table, uniform, extension)
+
+    def of_input(self, p: int) -> Splines:
+        """Return the splines of one of the inputs, whose grids are their own."""
+        table = None if self.table is None else self.table[p % len(self.table), None]
+        return self._replace(
+            weight=self.weight[:, p, None], breakpoints=self.breakpoints[p, None], table=table
+        )
+
+
+def evaluate(z: Tensor, splines: Splines, pairs: Pairs = ()) -> Tensor:
     """Evaluate a layer of splines and propagate derivatives through it.
 
     Two contractions give the same sums. The dense one multiplies the values of all functions, a
@@ -42,31 +93,31 @@ def evaluate(
 
     Args:
         z: channels of the inputs, (C, ..., P): values, first derivatives, second derivatives.
-        weight: spline weights (Q, P, n + r - 1), or without ``table`` the coefficients of
-            1, v, ..., v**(r-1) on each interval, (Q, P, n r).
-        breakpoints: (n + 1,), float64 where the device has that.
-        table: :func:`kanlib.splines.bspline.pieces` in the dtype of z.
+        splines: the splines of the layer.
         pairs: the directions (a, b), counted from zero, of each second derivative.
-        extension: behaviour outside [a, b], see :func:`kanlib.splines.bspline.local_powers`.
 
     Returns:
         Channels of the outputs, (C, ..., Q).
     """
-    n = len(breakpoints) - 1
-    r = weight.shape[-1] // n if table is None else table.shape[-1]
-    index, powers = power_jets(z, breakpoints, r, pairs, extension)
-    outputs, inputs, size = weight.shape
+    weight, breakpoints, table, _, extension = splines
+    if len(breakpoints) > 1:
+        inputs = range(len(breakpoints))
+        terms = [evaluate(z[..., p, None], splines.of_input(p), pairs) for p in inputs]
+        return torch.stack(terms).sum(0)
+    r = splines.order
+    index, powers = power_jets(z, breakpoints[0], r, pairs, extension)
+    outputs, size = len(weight), weight.shape[-1]
     if table is not None and len(z) * size <= r * outputs:
-        if len(table) == 1:
-            values = powers @ table[0].T
+        if table.shape[1] == 1:
+            values = powers @ table[0, 0].T
         else:
-            values = (table[index] @ powers[..., None])[..., 0]
+            values = (table[0, index] @ powers[..., None])[..., 0]
         basis = bspline.scatter(index.expand(z.shape), values, size)
         return basis.flatten(-2) @ weight.flatten(1).T
     if table is None:
-        coefficients = weight.view(outputs, inputs, n, r)
+        coefficients = weight.unflatten(-1, (-1, r))
     else:
-        coefficients = bspline.polynomials(weight, table[None])
+        coefficients = bspline.polynomials(weight, table)
     return by_intervals(index, powers, coefficients)
 
 

@@ -22,7 +22,7 @@ from kanlib._checks import (
     shown,
 )
 from kanlib.kernels import operator
-from kanlib.kernels.reference import Pairs
+from kanlib.kernels.reference import Pairs, Splines
 from kanlib.nn.described import Described, alteration, check_copyable, check_same
 from kanlib.nn.free_knots import SHARING, FreeKnots, Sharing
 from kanlib.splines import bspline, truncated_power
@@ -290,9 +290,8 @@ class SplineLayer(Described):
         moving = self.knots is not None and operator.differentiates(found)
         if self.basis == "relu" or moving:
             weight, table = MODULES[self.basis].polynomials(weight, table).flatten(2), None
-        return operator.evaluate(
-            channels, weight, points, table, self._uniform, pairs, self.extension
-        )
+        splines = Splines(weight, points, table, self._uniform, self.extension)
+        return operator.evaluate(channels, splines, pairs)
 
     def refine(self, grid: Grids | None = None) -> SplineLayer:
         """Return a new layer on finer grids that is the same function, by exact prolongation.

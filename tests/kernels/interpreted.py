@@ -124,7 +124,7 @@ def test_networks_have_grids_of_their_own(shared, in_order):
     options = each[0][4:]
     torch.use_deterministic_algorithms(in_order)
     inputs = z.requires_grad_(), weight.detach().requires_grad_()
-    y, expected = (f(*inputs, *tables, *options) for f in (operator.splines, operator._reference))
+    y, expected = (f(*inputs, *tables, *options) for f in (operator.fused, operator._by_reference))
     assert_close([y], [expected], 1e-13)
     chosen = torch.zeros_like(y)
     chosen[1] = torch.randn_like(chosen[1])
@@ -159,5 +159,5 @@ def test_gradients_are_those_of_finite_differences():
     z, pairs = jets(layer.grid, 2, 1, "second")
     given = arguments(layer, (0.3 + 0.1 * z).requires_grad_(), pairs)
     given = given[0], given[1].detach().requires_grad_(), *given[2:]
-    assert torch.autograd.gradcheck(operator.splines, given, atol=1e-5)
-    torch.library.opcheck(operator.splines, given, test_utils=["test_schema", "test_faketensor"])
+    assert torch.autograd.gradcheck(operator.fused, given, atol=1e-5)
+    torch.library.opcheck(operator.fused, given, test_utils=["test_schema", "test_faketensor"])

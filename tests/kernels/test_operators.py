@@ -23,6 +23,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from kanlib import KAN, KnotGrid, SplineLayer
 from kanlib._checks import BASES, EXTENSIONS
 from kanlib.kernels import operator
+from kanlib.kernels.reference import Splines
 
 MAIN = threading.main_thread()
 pytestmark = pytest.mark.skipif(not operator.has_numba(), reason="needs numba: pip install .[fast]")
@@ -217,7 +218,7 @@ def grid_each(uniform):
 def assert_operators_agree(given):
     """Assert that values and gradients of the fused operator are those of its reference."""
     results = []
-    for function in (operator.splines, operator._reference):
+    for function in (operator.fused, operator._by_reference):
         y = function(*given)
         direction = torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(0))
         results.append([y, *torch.autograd.grad(y, given[:2], direction)])
@@ -292,7 +293,7 @@ def arguments(layer, z, pairs):
     """Return the arguments of the operator for a layer in the spline basis."""
     flat = [direction for pair in pairs for direction in pair]
     tables = (each[None] for each in layer.pieces())
-    return z[None], layer.weight[None], *tables, layer.grid.is_uniform, 1, flat, 0
+    return z[None], layer.weight[None], *tables, layer.grid.is_uniform, layer.extension, flat
 
 
 @every_channels
@@ -301,11 +302,11 @@ def test_operators_pass_the_checks_of_torch(channels, inputs):
     layer = make_layer(inputs=inputs)
     z, pairs = jets(layer.grid, 9, inputs, channels)
     given = arguments(layer, z.requires_grad_(), pairs)
-    torch.library.opcheck(operator.splines, given)
+    torch.library.opcheck(operator.fused, given)
     grad = torch.randn(1, len(z), 9, 5, dtype=torch.float64)
     given = [v.detach() if isinstance(v, torch.Tensor) else v for v in given]
     for needed in ((True, True), (True, False), (False, True)):
-        torch.library.opcheck(operator.splines_backward, (*given[:4], grad, *given[4:], *needed))
+        torch.library.opcheck(operator.fused_backward, (grad, *given, *needed))
 
 
 @every_basis
@@ -773,6 +774,59 @@ def test_choice_is_automatic(monkeypatch):
     with operator.backend("torch"):
         layer(x)
     assert len(calls) == 1
+
+
+def hessian(layer, x):
+    return torch.func.hessian(lambda x: layer(x).sum())(x)
+
+
+def gradients_of_gradients(layer, x):
+    x.requires_grad_()
+    slope = torch.autograd.grad(layer(x).sum(), x, create_graph=True)[0]
+    return torch.autograd.grad(slope.square().sum(), layer.weight)
+
+
+def in_half_precision(layer, x):
+    points, table = (each.to(torch.bfloat16) for each in layer.pieces())
+    splines = Splines(layer.weight.bfloat16(), points, table)
+    return operator.evaluate(x[None].bfloat16(), splines)
+
+
+REASONS = {
+    hessian: "they have no rule for Grad, Jvp",
+    gradients_of_gradients: "their gradients are differentiated",
+    in_half_precision: "they compute in float32 and float64, not in torch.bfloat16",
+}
+
+
+@pytest.mark.parametrize(("use", "reason"), REASONS.items())
+def test_log_says_once_why_a_fused_kernel_is_not_used(use, reason, caplog):
+    operator._tell.cache_clear()
+    layer, x = make_layer(), torch.rand(4, 3, dtype=torch.float64)
+    with caplog.at_level("INFO", logger=operator.__name__):
+        layer(x)
+        vmap(layer)(x[None])
+        layer.half()(x.half())  # computes in single precision, by the fused kernel
+        layer.double()
+        with operator.backend("torch"):
+            use(layer, x.clone())
+        assert caplog.messages == []
+        for _ in range(2):
+            use(layer, x.clone())
+    assert [message.rpartition(": ")[2] for message in caplog.messages] == [reason]
+    assert {record.name for record in caplog.records} == {"kanlib.kernels.operator"}
+
+
+def test_log_is_not_written_while_compiling(caplog):
+    operator._tell.cache_clear()
+    torch._dynamo.reset()
+    with caplog.at_level("INFO", logger=operator.__name__):
+        compiled = torch.compile(
+            partial(in_half_precision, make_layer()), backend="eager", fullgraph=True
+        )
+        assert compiled(torch.rand(4, 3, dtype=torch.float64)).shape == (1, 4, 5)
+    assert caplog.messages == []
+    torch._dynamo.reset()
 
 
 def test_kernels_are_compiled_where_they_cannot_be_kept():
