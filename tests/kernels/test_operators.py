@@ -301,10 +301,11 @@ def arguments(layer, z, pairs):
 def test_operators_pass_the_checks_of_torch(channels, inputs):
     layer = make_layer(inputs=inputs)
     z, pairs = jets(layer.grid, 9, inputs, channels)
-    given = arguments(layer, z.requires_grad_(), pairs)
+    z, weight, *others = arguments(layer, z, pairs)
+    given = z.requires_grad_(), weight.detach().requires_grad_(), *others
     torch.library.opcheck(operator.fused, given)
-    grad = torch.randn(1, len(z), 9, 5, dtype=torch.float64)
-    given = [v.detach() if isinstance(v, torch.Tensor) else v for v in given]
+    grad = torch.randn(1, z.shape[1], 9, 5, dtype=torch.float64)
+    given = z.detach(), weight.detach(), *others
     for needed in ((True, True), (True, False), (False, True)):
         torch.library.opcheck(operator.fused_backward, (grad, *given, *needed))
 
