@@ -9,6 +9,7 @@ from kanlib.objectives.attention import Attention
 from kanlib.objectives.mean_squared_error import MeanSquaredError
 from kanlib.objectives.residuals import ResidualLoss, Term
 from kanlib.objectives.samplers import Sampler
+from kanlib.objectives.unknowns import Unknowns
 from kanlib.splines.knots import KnotGrid
 from kanlib.splines.prolongation import prolongation
 from kanlib.training.adaptive import refine_adaptively
@@ -42,6 +43,7 @@ __all__ = [
     "State",
     "Stop",
     "Term",
+    "Unknowns",
     "backend",
     "exponential_cycles",
     "lbfgs",

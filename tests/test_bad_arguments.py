@@ -24,7 +24,7 @@ from kanlib import (
     SplineLayer,
     Term,
 )
-from kanlib.analysis import conditioning, cost, ntk, planner, relaxation, spectra
+from kanlib.analysis import conditioning, cost, estimates, ntk, planner, relaxation, spectra
 from kanlib.nn import maps
 from kanlib.objectives import squares
 from kanlib.paper import comparison, refit
@@ -87,6 +87,10 @@ OPTIONS = {"optimizer": ADAM, "scheduler": None, "batches": None, "metrics": Non
 OPTIONS |= {"metrics_every": 1, "callbacks": (), "checkpoint": None, "checkpoint_every": 5.0}
 OPTIONS |= {"resume": False}
 MSE = MeanSquaredError(X, X[:, :1])
+PLACES = torch.rand(99, 2).double()
+SHIFT = kanlib.Unknowns(k=0.0, dtype=torch.float64)
+LINE = Term(lambda u, x, q: q.k + x[:, :1] ** 9 * (u.value - x[:, 1:]), PLACES, unknowns=SHIFT)
+INVERSE = ResidualLoss(line=LINE)
 BLOCK = planner.Layer(5, 2, 1, 4)
 CALLS = [
     # the networks
@@ -94,9 +98,13 @@ CALLS = [
         KAN,
         {"widths": [2, 3, 1], "n": 4, "r": 3, "domain": (0, 1), "first": "spline"}
         | {"breakpoints": None, "prolonged_from": 2, "input_domain": None, "hidden_domain": (0, 1)}
-        | {"normalisation": None, **INITIAL, **FACTORY},
+        | {"normalisation": None, "outputs": ["u"], **INITIAL, **FACTORY},
     ),
-    (MLP, {"widths": [2, 3, 1], "activation": "tanh", "input_domain": None, **FACTORY}),
+    (
+        MLP,
+        {"widths": [2, 3, 1], "activation": "tanh", "input_domain": None}
+        | {"outputs": ["u"], **FACTORY},
+    ),
     (SplineLayer, {"in_features": 2, "out_features": 1, "grid": GRID, **INITIAL, **FACTORY}),
     (LAYER.free, {"per": "input", "floor": 0.1}),
     (MODEL.refine, {"breakpoints": None}),
@@ -152,8 +160,9 @@ CALLS = [
     (
         Term,
         {"residual": lambda u, x: u.value, "points": X, "pairs": [(0, 0)], "weight": 1.0}
-        | {"features": None, "attention": None},
+        | {"features": None, "attention": None, "unknowns": None},
     ),
+    (kanlib.Unknowns, {"k": 1.0, **FACTORY}),
     (ResidualLoss, {"term": Term(lambda u, x: u.value, X)}),
     (
         squares.Residual,
@@ -235,6 +244,10 @@ CALLS = [
     (ntk.tangent_kernel, {"model": MODEL, "x": X, "weights": "all"}),
     (ntk.spectrum, {"rows": MATRIX}),
     (ntk.spectral_radius, {"rows": MATRIX}),
+    (
+        estimates.estimates,
+        {"model": MODEL, "objective": INVERSE, "noisy": ["line"], "level": 0.9},
+    ),
     (conditioning.gauss_newton, {"model": MODEL, "x": X, "weights": "all"}),
     (conditioning.hessian, {"model": MODEL, "objective": loss}),
     (conditioning.lanczos, {"model": MODEL, "objective": loss, "count": 2, "lowest": False}),
@@ -254,7 +267,18 @@ CALLS = [
     (cost.measure, {"functions": {"a": lambda: None}, "repeats": 1}),
     (cost.float32_error, {"grid": GRID, "method": "local", "basis": "spline", "points": 5}),
 ]
-MODULES = (adaptive, change_of_basis, conditioning, cost, ntk, planner, refit, relaxation, spectra)
+MODULES = (
+    adaptive,
+    change_of_basis,
+    conditioning,
+    cost,
+    estimates,
+    ntk,
+    planner,
+    refit,
+    relaxation,
+    spectra,
+)
 #: The breakpoints of a finer grid are a grid of that name; a schedule has epochs.
 ALIASES = {"breakpoints": "fine", "schedule": "epochs"}
 #: It measures for seconds, and hands its argument on to measure_layers.

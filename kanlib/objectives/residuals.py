@@ -40,7 +40,7 @@ class Term:
     Args:
         residual: function of the jet of the solution and of the points (N, P), returning (N, K):
             K equations at each point. Columns of a jet have the shape (N, 1); keep it. It takes one
-            jet for each of several features.
+            jet for each of several features, and after the points the unknowns, if there are some.
         points: points of shape (N, P), of the dtype and on the device of the network, or a
             :class:`kanlib.objectives.samplers.Sampler` that draws such points every few steps.
         pairs: pairs of directions (a, b) whose second derivatives ``u.d(a, b)`` are needed.
@@ -52,9 +52,11 @@ class Term:
             coordinates, see :meth:`kanlib.nn.jets.Jet.at`; or several, where solutions at
             several places meet, as on the two sides of an interface or at periodic ends.
         attention: residual-based attention for the points of this term.
+        unknowns: what the residual takes as its last argument and is trained with the network: a
+            :class:`kanlib.objectives.unknowns.Unknowns`, or any module.
 
     Raises:
-        TypeError: if the points are not a floating-point tensor.
+        TypeError: if the points are not a floating-point tensor, or the unknowns no module.
         ValueError: if they are not a finite (N, P) tensor, the weight is not positive, or points
             that move have an attention, which keeps a weight for each point.
     """
@@ -69,6 +71,7 @@ class Term:
         weight: float = 1.0,
         features: Features | Sequence[Features] = None,
         attention: Attention | None = None,
+        unknowns: nn.Module | None = None,
     ) -> None:
         if isinstance(weight, Tensor) and (weight.numel() != 1 or weight.requires_grad):
             raise ValueError(
@@ -84,6 +87,7 @@ class Term:
                 "points=, or let the sampler choose by residual with share="
             )
         self.residual, self.weight, self.attention = residual, weight, attention
+        self.unknowns = unknowns
         self._pairs = [*pairs] if isinstance(pairs, Iterator) else pairs
         self._directions = directions
         self._features = features if isinstance(features, Sequence) else [features]
@@ -119,7 +123,7 @@ class Term:
             inside(model)
         self._model = weakref.ref(model)
         outputs = [evaluate(model, jet) for jet in self.jets]
-        found = self.residual(*outputs, self.points)
+        found = self._equation(*outputs, self.points)
         size = len(self.points)
         shapes = (size,), (*outputs[0].value.shape[:-2], size)  # the second of an ensemble
         got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
@@ -129,12 +133,17 @@ class Term:
                 f"{got}: slice columns as x[:, :1], not x[:, 0]"
             )
         if found.shape[-1] == size:
-            check_columns(_called(name), size, self.residual, *outputs, self.points)
+            check_columns(_called(name), size, self._equation, *outputs, self.points)
         if self.attention is not None:
             found = self.attention(found)
         squares = found.square()
         mean = squares.mean() if found.ndim == 2 else squares.mean((-2, -1)).sum()
         return self.weight * mean
+
+    def _equation(self, *arguments: Any) -> Tensor:
+        """Return the residual of jets and points."""
+        own = () if self.unknowns is None else (self.unknowns,)
+        return self.residual(*arguments, *own)
 
     def after_step(self) -> None:
         """Update the attention, or draw new points when it is time."""
@@ -151,7 +160,7 @@ class Term:
         if model is None:
             return torch.ones_like(points[:, 0])
         outputs = (evaluate(model, jet) for jet in self._jets(points))
-        sizes: Tensor = self.residual(*outputs, points).norm(dim=-1)
+        sizes: Tensor = self._equation(*outputs, points).norm(dim=-1)
         return sizes if sizes.ndim == 1 else sizes.amax(dim=0)
 
     def state_dict(self) -> dict[str, Any]:
@@ -178,16 +187,17 @@ class Term:
             directions=self._directions,
             weight=self.weight,
             features=self._features,
+            unknowns=self.unknowns,
         )
 
     def rows(self, name: str) -> Residual:
         """Return the residual as a vector, weights of the attention included."""
         attention, data = self.attention, [self.points]
         if attention is None or attention.weights is None:
-            return Residual(self.residual, self.jets, data, self.weight, name)
+            return Residual(self._equation, self.jets, data, self.weight, name)
 
         def weighted(*arguments: Any) -> Tensor:
-            return arguments[-1] * self.residual(*arguments[:-1])
+            return arguments[-1] * self._equation(*arguments[:-1])
 
         return Residual(weighted, self.jets, [*data, attention.weights], self.weight, name)
 
@@ -206,7 +216,8 @@ class ResidualLoss:
         terms: the terms by name.
 
     Raises:
-        ValueError: if there is no term, or two of them share one Attention.
+        ValueError: if there is no term, two of them share one Attention, or different unknowns have
+            the same name.
 
     Examples:
         >>> from kanlib import KAN
@@ -231,6 +242,14 @@ class ResidualLoss:
         attentions = [id(t.attention) for t in terms.values() if t.attention is not None]
         if len({*attentions}) < len(attentions):
             raise ValueError("attention must not be shared: give each term an Attention of its own")
+        modules = {id(t.unknowns): t.unknowns for t in terms.values() if t.unknowns is not None}
+        names = [name for module in modules.values() for name, _ in module.named_parameters()]
+        if len({*names}) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(
+                f"unknowns of different terms must have different names, got {twice!r} twice: put "
+                "them into one Unknowns, and give that to all terms"
+            )
         self.terms = terms
 
     def parts(self, model: nn.Module) -> dict[str, Tensor]:
@@ -244,6 +263,17 @@ class ResidualLoss:
     def residuals(self) -> list[Residual]:
         """Return the residual of each term, see :class:`kanlib.objectives.squares.SumOfSquares`."""
         return [term.rows(name) for name, term in self.terms.items()]
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the unknowns of the terms by name, each once."""
+        modules = dict.fromkeys(t.unknowns for t in self.terms.values() if t.unknowns is not None)
+        for module in modules:
+            yield from module.named_parameters()
+
+    @property
+    def unknowns(self) -> dict[str, Tensor]:
+        """The values of the unknowns as they are now, by name."""
+        return {name: p.detach().clone() for name, p in self.named_parameters()}
 
     @property
     def moves(self) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from kanlib._checks import BASES, Basis, check_option
 from kanlib.nn.spline_layer import SplineLayer, convert_gradients, convert_weights
+from kanlib.objectives.unknowns import trained
 
 #: A linear map along the last dimension.
 Map = Callable[[Tensor], Tensor]
@@ -37,7 +38,8 @@ class Coordinates:
 
     Args:
         model: the network.
-        objective: what it is trained for; if that is an nn.Module, its parameters follow.
+        objective: what it is trained for; its unknowns follow, see
+            :func:`kanlib.objectives.unknowns.unknowns_of`.
         basis: "spline" or "relu", the basis in which spline weights count; by default that of each
             layer.
 
@@ -53,11 +55,9 @@ class Coordinates:
     def __init__(self, model: nn.Module, objective: Any = None, basis: Basis | None = None) -> None:
         if basis is not None:
             check_option("basis", basis, BASES)
-        modules = [m for m in (model, objective) if isinstance(m, nn.Module)]
-        every = {id(p): p for m in modules for p in m.parameters() if p.requires_grad}
-        if not every:
+        self.parameters = [p for p in trained(model, objective) if p.requires_grad]
+        if not self.parameters:
             raise ValueError("model must have a trainable parameter, got none")
-        self.parameters = [*every.values()]
         self._layers = {
             id(layer.weight): layer for layer in model.modules() if isinstance(layer, SplineLayer)
         }

@@ -91,6 +91,7 @@ class LevenbergMarquardt:
     Attributes:
         rate: the damping of the next step.
         evaluations: evaluations of the residuals so far.
+        param_groups: all that it trains, as those of a torch optimizer.
         terms: the loss before the last step, by the names of its terms.
     """
 
@@ -98,6 +99,7 @@ class LevenbergMarquardt:
         self.options, self.model, self.objective = options, model, objective
         basis = None if options.geometry is None else BASES[options.geometry]
         self.coordinates = Coordinates(model, objective, basis)
+        self.param_groups = [{"params": self.coordinates.parameters}]
         self.rate, self.growth, self.evaluations = float(options.damping), 2.0, 0
         self.solver, self._checked = options.solver, False
         self.terms: dict[str, float] = {}

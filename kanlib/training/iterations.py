@@ -28,6 +28,7 @@ from torch.optim import LBFGS, Optimizer
 
 from kanlib._checks import Basis, check_function, shown
 from kanlib.nn.spline_layer import SplineLayer, convert_gradients, convert_weights
+from kanlib.objectives.unknowns import trained
 
 #: The paper's letters for the bases of a layer.
 BASES: dict[str, Basis] = {"u": "spline", "w": "relu"}
@@ -68,14 +69,16 @@ class Iteration:
         check_function("make", self.make, "function from parameters to a torch optimizer")
         check_row(self.geometry, self.gradient)
 
-    def __call__(self, model: nn.Module) -> Optimizer:
+    def __call__(self, model: nn.Module, objective: Any = None) -> Optimizer:
         """Return a torch optimizer of the model's parameters that performs this iteration.
+
+        Unknowns of the objective are trained with them, as they are.
 
         Raises:
             ValueError: if the optimizer decays weights, or is L-BFGS with a gradient of the other
                 basis: its curvature pairs and line search need gradients dual to the steps.
         """
-        optimizer = self.make([*model.parameters()])
+        optimizer = self.make(trained(model, objective))
         own = {BASES[self.geometry], BASES[self.gradient]}
         layers = [
             layer
@@ -98,7 +101,7 @@ class Iteration:
 
     def bind(self, model: nn.Module, objective: Any) -> Optimizer:
         """Return the same, as a :class:`kanlib.training.optimizers.Bindable`."""
-        return self(model)
+        return self(model, objective)
 
     def _check(self, optimizer: Optimizer) -> None:
         if isinstance(optimizer, LBFGS) and self.geometry != self.gradient:

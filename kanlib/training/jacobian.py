@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from kanlib._checks import Basis, as_integer
 from kanlib.kernels import gram
 from kanlib.objectives.squares import SumOfSquares
+from kanlib.objectives.unknowns import check_entered
 from kanlib.training.coordinates import Coordinates, Transfer
 from kanlib.training.rows import Run, rows
 
@@ -126,7 +127,8 @@ def jacobian(
 
     Raises:
         TypeError: if the objective does not offer its residuals.
-        ValueError: if the rows do not belong to the loss, see :func:`check`.
+        ValueError: if the rows do not belong to the loss, see :func:`check`, or an unknown does not
+            enter it.
 
     Examples:
         >>> from kanlib import KAN, MeanSquaredError
@@ -201,6 +203,7 @@ def check(
         found: J^T r.
     """
     loss = objective(model)
+    check_entered(objective, loss)
     parts = torch.autograd.grad(loss, coordinates.parameters, materialize_grads=True)
     half = 0.5 * coordinates.gradient(parts)
     tolerance = torch.finfo(half.dtype).eps ** 0.5 * max(

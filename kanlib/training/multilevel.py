@@ -127,6 +127,8 @@ def train_multilevel(
         lambda finer: finer.n / coarse_n,
         {"optimizer_state": optimizer_state},
         refine,
-        partial(carried_optimizer, found.optimizer) if optimizer_state == "carried" else None,
+        partial(carried_optimizer, found.optimizer, objective=objective)
+        if optimizer_state == "carried"
+        else None,
     )
     return trainer.run(model)

@@ -32,7 +32,9 @@ Transfers = Sequence[Prolongation] | None
 Transfer = Callable[[Tensor, Prolongation], Tensor]
 
 
-def carried_optimizer(make: OptimizerFactory, optimizer: Any, coarse: KAN, fine: KAN) -> Any:
+def carried_optimizer(
+    make: OptimizerFactory, optimizer: Any, coarse: KAN, fine: KAN, objective: Any = None
+) -> Any:
     """Return a new optimizer for ``fine`` that goes on from the state of the coarse one.
 
     Args:
@@ -41,6 +43,7 @@ def carried_optimizer(make: OptimizerFactory, optimizer: Any, coarse: KAN, fine:
             that has a method ``refined(fine)``, such as Gauss-Newton, says itself what it carries.
         coarse: the network that was trained.
         fine: its refinement.
+        objective: what is minimised, whose unknowns the optimizer has, too.
 
     Raises:
         ValueError: if the optimizer keeps state whose transfer is not defined.
@@ -58,7 +61,7 @@ def carried_optimizer(make: OptimizerFactory, optimizer: Any, coarse: KAN, fine:
             "optimizer_state='carried' needs fixed knots, but a layer has free knots, whose state "
             "no prolongation carries: use optimizer_state='fresh'"
         )
-    carried = new_optimizer(make, fine)
+    carried = new_optimizer(make, fine, objective)
     twins = _twins(coarse, fine, BASES[make.gradient] if isinstance(make, Iteration) else None)
     if isinstance(optimizer, LBFGS):
         parameters = optimizer.param_groups[0]["params"]

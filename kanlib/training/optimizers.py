@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from kanlib.objectives.unknowns import trained
+
 #: L-BFGS as used for the paper's regression, with up to 20 inner iterations an epoch and strong
 #: Wolfe line search (without it some seeds diverge). It stops at torch's absolute tolerances: once
 #: an iteration changes the loss by less than 1e-9, epochs pass without a step.
@@ -42,7 +44,8 @@ class Bound(Protocol):
     It is stepped once an epoch. ``evaluations`` counts its evaluations of the loss, accumulated. An
     attribute ``rate``, if there is one, is recorded as the learning rate, else 1; an attribute
     ``terms`` holds the terms of the last loss that ``step`` returned, where the objective is
-    :class:`kanlib.objectives.mean_squared_error.Summed`.
+    :class:`kanlib.objectives.mean_squared_error.Summed`; ``param_groups``, as of a torch optimizer,
+    tell what it trains beside the model.
     """
 
     evaluations: int
@@ -76,7 +79,7 @@ OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer] | Bindable
 
 
 def new_optimizer(make: OptimizerFactory, model: nn.Module, objective: Any = None) -> Any:
-    """Return a new optimizer of the model's parameters.
+    """Return a new optimizer of the parameters of the model and of the unknowns of the objective.
 
     Raises:
         TypeError: if the factory returns something else, or its steps take no closure.
@@ -85,7 +88,7 @@ def new_optimizer(make: OptimizerFactory, model: nn.Module, objective: Any = Non
     if isinstance(make, Bindable):
         optimizer = make.bind(model, objective)
     else:
-        optimizer = make([*model.parameters()])
+        optimizer = make(trained(model, objective))
     if not isinstance(optimizer, Optimizer):
         if isinstance(optimizer, Bound):
             return optimizer
@@ -109,7 +112,7 @@ def new_optimizer(make: OptimizerFactory, model: nn.Module, objective: Any = Non
 
 
 def optimized(optimizer: Any) -> list[Tensor]:
-    """Return the tensors of a torch optimizer; those of a bound one are not known."""
+    """Return the tensors of an optimizer, which a bound one may not tell."""
     groups = getattr(optimizer, "param_groups", [])
     return [p for group in groups for p in group["params"]]
 

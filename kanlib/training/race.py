@@ -197,4 +197,6 @@ def _joined(
             {**row, "level": number, "work": before["work"] + row["work"]} for row in part.metrics
         ]
         levels.append(replace(run.levels[0], **total))
-    return Run(runs[-1].model, history, levels, status, runs[-1].message, pedigree)
+    return Run(
+        runs[-1].model, history, levels, status, runs[-1].message, pedigree, runs[-1].objective
+    )

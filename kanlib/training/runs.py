@@ -119,7 +119,8 @@ class Run:
     the model holds the last finished step) or "diverged" (the model holds the last parameters with
     a finite loss); ``message`` says where or why, and names epochs in which no step was taken.
     ``work`` counts coarse epochs: an epoch on n intervals costs n / n_coarse. ``pedigree`` tells of
-    all networks of a race.
+    all networks of a race. ``objective`` is what was minimised, as it is at the end: its unknowns
+    belong to the model; in a race it is the winner's own.
     """
 
     model: Any
@@ -128,6 +129,7 @@ class Run:
     status: str = "completed"
     message: str = ""
     pedigree: list[Entrant] = field(default_factory=list)
+    objective: Any = None
 
     @property
     def loss(self) -> float:

@@ -31,6 +31,7 @@ from kanlib.nn.ensemble import Ensemble
 from kanlib.nn.free_knots import room
 from kanlib.nn.spline_layer import SplineLayer
 from kanlib.objectives.mean_squared_error import Stateful
+from kanlib.objectives.unknowns import unknowns_of
 from kanlib.splines.knots import KnotGrid
 from kanlib.training.checkpoints import load_checkpoint, plain, save_checkpoint
 from kanlib.training.optimizers import optimized
@@ -68,6 +69,7 @@ class Snapshots:
     ) -> None:
         self.path, self.every, self.epochs = path, every, epochs
         self.stateful = objective if isinstance(objective, Stateful) else None
+        self.unknowns = unknowns_of(objective)
         self.remembering = [c for c in callbacks if isinstance(c, Remembering)]
         self.batches, self.loss, self.settings = batches, loss, plain(settings)
         self.seconds_before, self.started = 0.0, time.perf_counter()
@@ -159,6 +161,8 @@ class Snapshots:
         self.settings["model"] = describe_model(model)
         self.settings["batches"] = describe_batches(self.batches)
         self.settings["objective"] = sorted(self.stateful.state_dict()) if self.stateful else None
+        own = self.unknowns.items()
+        self.settings["unknowns"] = {name: f"{(*p.shape,)} {p.dtype}" for name, p in own}
         self.settings["callbacks"] = [type(each).__name__ for each in self.remembering]
         if not self.path.exists():
             return None

@@ -28,6 +28,7 @@ from tqdm import TqdmWarning
 
 from kanlib._checks import as_integer, as_number, as_result, check_function, shown
 from kanlib.objectives.mean_squared_error import Objective, Stateful, Summed, total
+from kanlib.objectives.unknowns import check_entered, leaves, unknowns_of
 from kanlib.training.optimizers import new_optimizer, optimized, rate, why_idle
 from kanlib.training.options import SCHEDULER, Choices, Options, checked, takes_options
 from kanlib.training.runs import EndOfLevel, Level, Run, State, Stop
@@ -393,21 +394,26 @@ class Trainer:
         if self.reads_checked:
             return
         self.reads_checked = True
+        check_entered(self.objective, loss)
         names = {id(p): name for name, p in self.state.model.named_parameters()}
+        own = {id(p): name for name, p in unknowns_of(self.objective).items()}
         changed = {id(p) for p in optimized(self.state.optimizer)}
         read = [t for t in leaves(loss) if id(t) not in changed]
-        left = [names[i] for i in names if i in {*map(id, read)}]
+        lacking = {*map(id, read)} & {*names, *own}
+        left = ", ".join(name for i, name in names.items() if i in lacking)
+        left = f"{left} of the model" if left else ""
+        left = ", ".join(filter(None, [left, *(own[i] for i in own if i in lacking - {*names})]))
         strange = [
             tuple(t.shape)
             for t in read
             # Tensors of points require gradients, too, where derivatives are taken by autograd.
-            if id(t) not in names and (isinstance(t, nn.Parameter) or t.ndim <= 1)
+            if id(t) not in lacking and (isinstance(t, nn.Parameter) or t.ndim <= 1)
         ]
         if left:
             warnings.warn(
-                f"the optimizer lacks {', '.join(left)} of the model, which the objective reads: "
-                "they stay as they are; hand all parameters on to the optimizer, or freeze these "
-                "with requires_grad_(False)",
+                f"the optimizer lacks {left}, which the objective reads: they stay as they are; "
+                "hand all parameters on to the optimizer, or freeze these with "
+                "requires_grad_(False)",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -502,7 +508,14 @@ class Trainer:
             text = f"no step was taken in {where}{reason}"
             warnings.warn(text, RuntimeWarning, stacklevel=4)
             self.message = f"{self.message}; {text}" if self.message else text
-        return Run(state.model, state.history, state.levels, self.status, self.message)
+        return Run(
+            state.model,
+            state.history,
+            state.levels,
+            self.status,
+            self.message,
+            objective=self.objective,
+        )
 
 
 NO_BATCHES = "batches must hold at least one batch, got none: check the data set"
@@ -534,20 +547,6 @@ def check_refined(coarse: Any, fine: Any) -> None:
             f"refine must return a new, finer model, got {what}: use KAN.refine, or a function of "
             "the kind lambda model: model.refine(breakpoints)"
         )
-
-
-def leaves(loss: Tensor) -> list[Tensor]:
-    """Return the tensors that require gradients at the ends of the graph of a loss."""
-    found, seen, waiting = [], set(), [loss.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            found.append(node.variable)
-        waiting += [each for each, _ in node.next_functions]
-    return found
 
 
 def _number(loss: Tensor) -> float:
