@@ -83,6 +83,11 @@ class Ensemble(Described):
         return {"members": self.num_members, **description(self._template[0])}
 
     @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs of each network."""
+        return getattr(self._template[0], "outputs", ())
+
+    @property
     def num_members(self) -> int:
         """Number S of networks."""
         return len(self.stacked[0])

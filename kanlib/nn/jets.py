@@ -74,6 +74,7 @@ class Jet:
         pairs: K pairs (a, b) of directions, a <= b, of the second derivatives.
         smoothness: how many derivatives the functions have; 0 behind splines of order 1, 1 behind
             those of order 2 or a ReLU, whose higher derivatives are zero between jumps.
+        outputs: names of the Q functions, if they have some, see :meth:`of`.
 
     Shape:
         ``channels`` (1 + D + K, N, Q); any number of dimensions may stand for N.
@@ -94,6 +95,7 @@ class Jet:
     directions: int
     pairs: tuple[tuple[int, int], ...] = ()
     smoothness: float = math.inf
+    outputs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_tensor("channels", self.channels)
@@ -231,6 +233,29 @@ class Jet:
     def value(self) -> Tensor:
         """The values, of shape (N, Q)."""
         return self.channels[0]
+
+    def of(self, *names: str) -> Jet:
+        """Return the jet of some outputs, by the names that the network gives them.
+
+        Raises:
+            ValueError: if there is no output of that name.
+
+        Examples:
+            >>> from kanlib import KAN
+            >>> flow = KAN([2, 5, 3], outputs=("u", "v", "p"))
+            >>> w = propagate(flow, Jet.at(torch.rand(9, 2)))
+            >>> divergence = w.of("u").d(0) + w.of("v").d(1)
+            >>> divergence.shape
+            torch.Size([9, 1])
+        """
+        missing = [shown(name) for name in names if name not in self.outputs]
+        if missing or not names:
+            what = f"there is no output {missing[0]}" if missing else "of() needs names of outputs"
+            known = f"the network has {', '.join(map(repr, self.outputs))}"
+            remedy = known if self.outputs else "name them, as in KAN(..., outputs=('u', 'p'))"
+            raise ValueError(f"{what}: {remedy}")
+        columns = [self.outputs.index(name) for name in names]
+        return replace(self, channels=self.channels[..., columns], outputs=names)
 
     def d(self, *directions: int) -> Tensor:
         """Return a derivative of shape (N, Q): first by ``d(a)``, second by ``d(a, b)``.
@@ -388,7 +413,14 @@ def propagate(module: Any, jet: Jet) -> Jet:
     """
     if not isinstance(jet, Jet):
         raise TypeError(f"jet must be a Jet, got {shown(jet)}: make it with Jet.at(x)")
-    return _rule(module)(module, jet)
+    return named(module, _rule(module)(module, replace(jet, outputs=())))
+
+
+def named(module: Any, jet: Jet) -> Jet:
+    """Return the jet of a module with the names that it gives its outputs, if it does."""
+    names = getattr(module, "outputs", ())
+    given = isinstance(names, tuple) and len(names) == jet.channels.shape[-1]
+    return replace(jet, outputs=names) if given else jet
 
 
 @propagate.register

@@ -14,6 +14,7 @@ from kanlib._checks import (
     Extension,
     as_integer,
     as_interval,
+    as_list,
     check_factory,
     check_input,
     check_option,
@@ -56,6 +57,7 @@ class KAN(nn.Module):
         hidden_domain: end points of the splines after the first layer, if not ``domain``.
         normalisation: None, or "sigmoid" or "tanh": a map of all hidden values onto the domain
             of the splines that follow (see :class:`kanlib.nn.maps.Normalisation`).
+        outputs: names of the outputs, e.g. ("u", "v", "p"), for :meth:`kanlib.nn.jets.Jet.of`.
         device: device of the parameters.
         dtype: floating-point type of the parameters.
 
@@ -77,6 +79,9 @@ class KAN(nn.Module):
         True
     """
 
+    #: Names of the outputs, if they have some.
+    outputs: tuple[str, ...] = ()
+
     def __init__(
         self,
         widths: Sequence[int],
@@ -94,11 +99,14 @@ class KAN(nn.Module):
         input_domain: Sequence[tuple[float, float]] | None = None,
         hidden_domain: tuple[float, float] | None = None,
         normalisation: Kind | None = None,
+        outputs: Sequence[str] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.widths = _checked_widths(widths)
+        if outputs is not None:
+            self.outputs = _checked_names(outputs, self.widths[-1])
         check_option("first", first, FIRST_LAYERS)
         if normalisation is not None:
             check_option("normalisation", normalisation, NORMALISATIONS)
@@ -340,6 +348,7 @@ class MLP(Described):
         activation: "relu", "tanh", "gelu" or "silu".
         input_domain: one interval (low, high) for each coordinate, mapped affinely onto [-1, 1];
             by default inputs enter as they are.
+        outputs: names of the outputs, for :meth:`kanlib.nn.jets.Jet.of`.
         device: device of the parameters.
         dtype: floating-point type of the parameters.
 
@@ -354,17 +363,23 @@ class MLP(Described):
         500
     """
 
+    #: Names of the outputs, if they have some.
+    outputs: tuple[str, ...] = ()
+
     def __init__(
         self,
         widths: Sequence[int],
         activation: Activation = "relu",
         *,
         input_domain: Sequence[tuple[float, float]] | None = None,
+        outputs: Sequence[str] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.widths = _checked_widths(widths)
+        if outputs is not None:
+            self.outputs = _checked_names(outputs, self.widths[-1])
         check_option("activation", activation, ACTIVATIONS)
         check_factory(device, dtype)
         self.activation = activation
@@ -422,6 +437,17 @@ def _linear(
     """Return a linear map; like spline weights it is drawn on the CPU in float64."""
     like = torch.empty(0, device=device, dtype=dtype)
     return nn.Linear(p, q, bias=bias, device="cpu", dtype=torch.float64).to(like)
+
+
+def _checked_names(outputs: Sequence[str], count: int) -> tuple[str, ...]:
+    """Return the names of the outputs."""
+    names = as_list("outputs", outputs, "names")
+    distinct = {name for name in names if isinstance(name, str)}
+    if len(names) != count or len(distinct) != count:
+        raise ValueError(
+            f"outputs must hold {count} different names, one for each output, got {shown(outputs)}"
+        )
+    return tuple(names)
 
 
 def _checked_widths(widths: Sequence[int]) -> list[int]:

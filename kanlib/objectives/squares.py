@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from kanlib._checks import check_function, check_types
-from kanlib.nn.jets import Jet, propagate
+from kanlib.nn.jets import Jet, named, propagate
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +170,7 @@ def evaluate(module: nn.Module, jet: Jet) -> Jet:
     known = propagate.rule(module) is not propagate.rule(None)
     if known or jet.directions or jet.pairs:
         return propagate(module, jet)
-    return replace(jet, channels=module(jet.value)[None])
+    return named(module, replace(jet, channels=module(jet.value)[None], outputs=()))
 
 
 def sum_of_squares(model: nn.Module, residuals: Iterable[Residual]) -> Tensor:

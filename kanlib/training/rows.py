@@ -25,7 +25,7 @@ from torch.func import functional_call, grad, jacfwd, vmap
 
 from kanlib.kernels import operator, reference
 from kanlib.nn.free_knots import FreeKnots
-from kanlib.nn.jets import Jet, propagate
+from kanlib.nn.jets import Jet, named, propagate
 from kanlib.nn.networks import KAN, MLP
 from kanlib.nn.spline_layer import MODULES, SplineLayer
 from kanlib.objectives.squares import Residual, evaluate
@@ -221,7 +221,7 @@ def _traced(module: nn.Module, jet: Jet, trace: Trace) -> Jet:
     if chain is not None:
         for layer in chain(module):
             jet = _traced(layer, jet, trace)
-        return jet
+        return named(module, jet)
     trained = any(p.requires_grad for p in module.parameters())
     with _constant(module):
         out = evaluate(module, jet)
