@@ -75,6 +75,11 @@ def write_tar(path):
         file.add(__file__)
 
 
+def write_npz(path):
+    with open(path, "wb") as file:
+        np.savez(file, a=1)
+
+
 FOREIGN = {
     "empty": lambda path: path.write_bytes(b""),
     "text": lambda path: path.write_text("hello"),
@@ -83,7 +88,7 @@ FOREIGN = {
     "pickle": lambda path: path.write_bytes(pickle.dumps({"format": FORMAT})),
     "zip": write_zip,
     "tar": write_tar,
-    "npz": lambda path: np.savez(open(path, "wb"), a=1),  # noqa: SIM115
+    "npz": write_npz,
     "torchscript": lambda path: torch.jit.save(torch.jit.script(nn.Identity()), path),
     "tensor": lambda path: torch.save(torch.zeros(3), path),
     "list": lambda path: torch.save([FORMAT], path),
