@@ -34,7 +34,7 @@ def draw_history(run: Run | History, *, over: str = "work") -> go.Figure:
         >>> x = torch.linspace(0, 1, 9)[:, None]
         >>> slope = Term(lambda u, x: u.d(0) - 1, x)
         >>> loss = ResidualLoss(slope=slope, start=Term(lambda u, x: u.value, x[:1]))
-        >>> run = train(KAN([1, 1]), loss, 3, progress=False)
+        >>> run = train(KAN([1, 1]), loss, 1, progress=False)
         >>> [trace.name for trace in draw_history(run).data]
         ['loss', 'slope', 'start']
     """
