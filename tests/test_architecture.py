@@ -15,7 +15,8 @@ BOOK = PACKAGE.parent / "book"
 ROOMS = {
     "_checks": "",
     "splines": "knots bspline truncated_power change_of_basis prolongation",
-    "kernels": "reference interrupts cpu_vectors cpu_numba cpu gpu_triton operator cpu_gram gram",
+    "kernels": "chain_rule reference interrupts cpu_vectors cpu_numba cpu gpu_triton operator"
+    " cpu_gram gram",
     "nn": "described maps free_knots spline_layer networks jets ensemble",
     "objectives": "squares mean_squared_error attention samplers unknowns residuals",
     "training": "optimizers iterations files checkpoints adaptive coordinates rows jacobian runs"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from kanlib._checks import EXTENSIONS
 from kanlib.kernels import cpu_numba
+from kanlib.kernels.chain_rule import HIGHEST, Higher, products
 from kanlib.kernels.cpu_vectors import BYTES
 from kanlib.kernels.interrupts import deferred
 from kanlib.kernels.reference import Splines
@@ -39,7 +41,7 @@ def try_out(dtype: torch.dtype) -> None:
         return np.ones(shape, kind)
 
     one, padded = numbers(1, 1, 1, 1), numbers(1, 1, 1, BYTES)
-    splines = np.array([[[0.0, 1.0]]]), numbers(1, 1, 1, 1, 1), True, 1, 0, _pairs(())
+    splines = np.array([[[0.0, 1.0]]]), numbers(1, 1, 1, 1, 1), True, 1, 0, *_channels(0, ())
     for kernel, *arguments in (
         (cpu_numba.lay_out, one, padded),
         (cpu_numba.forward, padded, padded, *splines, one),
@@ -49,19 +51,19 @@ def try_out(dtype: torch.dtype) -> None:
             kernel(*arguments, 0, 1)
 
 
-def forward(z: Tensor, splines: Splines, pairs: Sequence[int]) -> Tensor:
+def forward(z: Tensor, splines: Splines, higher: Higher) -> Tensor:
     """Run ``kanlib::splines``."""
     networks, channels, points, _ = z.shape
     outputs = splines.weight.shape[1]
     x, rows = _by_input(z), _transposed(splines.weight)
     y = z.new_empty(networks, channels, points, outputs)
     tasks, work = networks * -(-points // cpu_numba.BLOCK), x.numel() * outputs
-    _share(cpu_numba.forward, tasks, work, x, rows, *_described(splines, pairs), y)
+    _share(cpu_numba.forward, tasks, work, x, rows, *_described(z, splines, higher), y)
     return y
 
 
 def backward(
-    grad: Tensor, z: Tensor, splines: Splines, pairs: Sequence[int], to_z: bool, to_weight: bool
+    grad: Tensor, z: Tensor, splines: Splines, higher: Higher, to_z: bool, to_weight: bool
 ) -> tuple[Tensor, Tensor]:
     """Run ``kanlib::splines_backward``."""
     networks, channels, points, inputs = z.shape
@@ -70,7 +72,7 @@ def backward(
     x = _by_input(z)
     by_x = torch.empty_like(x) if to_z else z.new_empty(0, 0, 0, 0)
     by_weight = weight.new_empty(weight.shape if to_weight else (0, 0, 0, 0))
-    given = x, weight, *_described(splines, pairs), grad
+    given = x, weight, *_described(z, splines, higher), grad
     tables = 2 * size * (outputs + 8) * z.element_size()  # of one input, in the cache
     group = max(1, min(inputs, GROUP, CACHE // tables))
     tasks, work = networks * -(-inputs // group), x.numel() * outputs
@@ -100,15 +102,31 @@ def _transposed(source: Tensor) -> Tensor:
     return target
 
 
-def _described(splines: Splines, pairs: Sequence[int]) -> tuple[Any, ...]:
+def _described(z: Tensor, splines: Splines, higher: Higher) -> tuple[Any, ...]:
     """Return what the kernels are told of splines besides their weights, and of the channels."""
     options = splines.uniform, splines.stride, EXTENSIONS.index(splines.extension)
-    return splines.breakpoints, splines.functions, *options, _pairs(tuple(pairs))
+    channels = _channels(z.shape[1] - 1 - len(higher), tuple(higher))
+    return splines.breakpoints, splines.functions, *options, *channels
 
 
 @cache
-def _pairs(directions: tuple[int, ...]) -> Any:
-    return np.array(directions, np.int64).reshape(-1, 2)
+def _channels(directions: int, higher: tuple[tuple[int, ...], ...]) -> tuple[Any, Any]:
+    """Return the directions of second derivatives, and the products of the channels after them.
+
+    A product is its channel, its count, how many factors it has, and these, padded with zeros.
+    """
+    pairs = [*takewhile(lambda derivative: len(derivative) == 2, higher)]
+    first = 1 + directions + len(pairs)
+    rows = [
+        (channel, count, len(factors), *factors, *[0] * (HIGHEST - len(factors)))
+        for channel, terms in enumerate(products(directions, higher)[len(pairs) :], first)
+        for count, factors in terms
+    ]
+    return _integers(pairs, 2), _integers(rows, 3 + HIGHEST)
+
+
+def _integers(rows: list[tuple[int, ...]], columns: int) -> Any:
+    return np.array(rows, np.int64).reshape(-1, columns)
 
 
 def _share(kernel: Callable[..., None], tasks: int, work: int, *arguments: Any) -> None:

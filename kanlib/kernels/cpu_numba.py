@@ -78,6 +78,20 @@ def _spread(table, pieces):
                 pieces[l, k].fill(table[0, l, k])
 
 
+@_inline
+def _derivative(pieces, j, l, i, at, scale):
+    """Return the j-th derivative of function l at the points from i on, by Horner's scheme."""
+    total = fill(pieces.dtype.type(0))
+    for k in range(pieces.shape[0] - 1, j - 1, -1):
+        factor = 1
+        for m in range(j):
+            factor *= k - m
+        total = total * at + fill(pieces.dtype.type(factor)) * load(pieces, (l, k, i))
+    for _ in range(j):
+        total = total * scale
+    return total
+
+
 @jit
 def _evaluate(x, t, table, uniform, stride, extension, index, place, pieces, basis):
     """Evaluate the r functions that do not vanish at the points x (N,), and derivatives.
@@ -141,6 +155,9 @@ def _evaluate(x, t, table, uniform, stride, extension, index, place, pieces, bas
                 store(basis, (2, l, i), b2)
             if top > 3:
                 store(basis, (3, l, i), b3)
+            for j in range(4, top):
+                bj = _derivative(pieces, j, l, i, at, scale)
+                store(basis, (j, l, i), bj * load(within, (i,)) if outside else bj)
 
 
 @jit
@@ -187,6 +204,46 @@ def _differentiate(basis, x, pairs, points, dots, slopes):
             store(slopes, (a, i), bend * xb + load(slopes, (a, i)))
             store(slopes, (b, i), bend * xa + load(slopes, (b, i)))
         store(slopes, (0, i), value)
+
+
+@_inline
+def _product(x, products, t, left_out, i):
+    """Return the count of product t times its factors, but for one of them."""
+    total = fill(x.dtype.type(products[t, 1]))
+    for f in range(products[t, 2]):
+        if f != left_out:
+            total = total * load(x, (products[t, 3 + f], i))
+    return total
+
+
+@jit
+def _combine_products(basis, x, products, points, c):
+    """Add to c (C, r, N) what the products give to the coefficients of their channels."""
+    r, width = c.shape[1], lanes(x)
+    for t in range(len(products)):
+        channel, j = products[t, 0], products[t, 2]
+        for i in range(0, points, width):
+            product = _product(x, products, t, -1, i)
+            for l in range(r):
+                total = load(basis, (j, l, i)) * product + load(c, (channel, l, i))
+                store(c, (channel, l, i), total)
+
+
+@jit
+def _differentiate_products(basis, x, products, points, dots, slopes):
+    """Add to slopes (C, N), gradients in x (C, N), from dots (C, r, N), what products give."""
+    width = lanes(x)
+    for t in range(len(products)):
+        channel, j = products[t, 0], products[t, 2]
+        for i in range(0, points, width):
+            bend = _contract(basis, j, dots, channel, i)
+            twist = _contract(basis, j + 1, dots, channel, i)
+            value = twist * _product(x, products, t, -1, i) + load(slopes, (0, i))
+            store(slopes, (0, i), value)
+            for f in range(j):
+                a = products[t, 3 + f]
+                slope = bend * _product(x, products, t, f, i) + load(slopes, (a, i))
+                store(slopes, (a, i), slope)
 
 
 @jit
@@ -295,8 +352,18 @@ def _aligned(like, shape):
     return buffer[start : start + count].reshape(shape)
 
 
+@_inline
+def _channels_and_orders(channels, pairs, products):
+    """Return how many channels are no sums of products, and how many derivatives all need."""
+    if len(products) > 0:
+        return products[0, 0], 1 + products[:, 2].max()
+    return channels, 1 if channels == 1 else (2 if len(pairs) == 0 else 3)
+
+
 @jit
-def forward(z, rows, breakpoints, tables, uniform, stride, extension, pairs, y, start, stop):
+def forward(
+    z, rows, breakpoints, tables, uniform, stride, extension, pairs, products, y, start, stop
+):
     """Fill y (S, C, B, Q) from z (S, C, P, at least B) and rows (S, P, R, at least Q).
 
     A task is a block of points of a network: s ceil(B / BLOCK) + block.
@@ -304,7 +371,7 @@ def forward(z, rows, breakpoints, tables, uniform, stride, extension, pairs, y, 
     channels, points, outputs = y.shape[1:]
     inputs, r = z.shape[2], tables.shape[4]
     blocks = (points + BLOCK - 1) // BLOCK
-    top = 1 if channels == 1 else (2 if len(pairs) == 0 else 3)
+    low, top = _channels_and_orders(channels, pairs, products)
     index = np.zeros(BLOCK, np.int64)
     place = np.zeros((4, BLOCK), z.dtype)
     pieces, basis = np.zeros((r, r, BLOCK), z.dtype), np.zeros((top, r, BLOCK), z.dtype)
@@ -320,7 +387,9 @@ def forward(z, rows, breakpoints, tables, uniform, stride, extension, pairs, y, 
             if p == 0 or tables.shape[1] > 1:
                 _spread(table, pieces)
             _evaluate(x[0], t, table, uniform, stride, extension, index, place, pieces, basis)
-            _combine(basis, x, pairs, count, c)
+            _combine(basis, x, pairs, count, c[:low])
+            c[low:].fill(0)
+            _combine_products(basis, x, products, count, c)
             for channel in range(channels):
                 _add(buffer[channel], 0, c[channel], index[:count], rows[s, p])
         for channel in range(channels):
@@ -329,8 +398,8 @@ def forward(z, rows, breakpoints, tables, uniform, stride, extension, pairs, y, 
 
 @jit
 def backward(
-    z, weight, breakpoints, tables, uniform, stride, extension, pairs, grad, by_z, by_weight,
-    group, start, stop,
+    z, weight, breakpoints, tables, uniform, stride, extension, pairs, products, grad,
+    by_z, by_weight, group, start, stop,
 ):  # fmt: skip
     """Fill by_z (S, C, P, at least B) and by_weight (S, Q, P, R); those that are empty: skip.
 
@@ -339,7 +408,8 @@ def backward(
     channels, points, outputs = grad.shape[1:]
     inputs, r, width, size = z.shape[2], tables.shape[4], lanes(z), weight.shape[3]
     to_z, to_weight = by_z.size > 0, by_weight.size > 0
-    top = (1 if channels == 1 else (2 if len(pairs) == 0 else 3)) + int(to_z)
+    low, top = _channels_and_orders(channels, pairs, products)
+    top += int(to_z)
     index = np.zeros(BLOCK, np.int64)
     place = np.zeros((4, BLOCK), z.dtype)
     pieces, basis = np.zeros((r, r, BLOCK), z.dtype), np.zeros((top, r, BLOCK), z.dtype)
@@ -370,14 +440,18 @@ def backward(
                     _spread(table, pieces)
                 _evaluate(x[0], t, table, uniform, stride, extension, index, place, pieces, basis)
                 if to_weight:
-                    _combine(basis, x, pairs, count, c)
+                    _combine(basis, x, pairs, count, c[:low])
+                    c[low:].fill(0)
+                    _combine_products(basis, x, products, count, c)
                     for channel in range(channels):
                         _add_outer(sums[p - first], index[:count], c[channel], g[channel], skip)
                 if to_z:
                     for channel in range(channels):
                         _dot(dots[channel], index[:count], rows[p - first], g[channel], skip)
                     slopes = by_z[s, :, p, begin : begin + count]
-                    _differentiate(basis, x, pairs, count, dots, slopes)
+                    _differentiate(basis, x, pairs, count, dots, slopes[:low])
+                    slopes[low:].fill(0)
+                    _differentiate_products(basis, x, products, count, dots, slopes)
         if to_weight:
             for p in range(first, last):
                 _transpose(sums[p - first], size, outputs, by_weight[s, :, p], width)

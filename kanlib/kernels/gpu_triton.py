@@ -25,7 +25,6 @@ are the constants for which a kernel is compiled anew:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -34,6 +33,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kanlib._checks import EXTENSIONS
+from kanlib.kernels.chain_rule import Higher
 from kanlib.kernels.reference import Splines
 
 #: Bytes of a tile that a program keeps in registers, and the most outputs in it.
@@ -272,12 +272,12 @@ def try_out(_: torch.dtype) -> None:
     """Do nothing: that this module could be imported is all that is known before a kernel runs."""
 
 
-def forward(z: Tensor, splines: Splines, pairs: Sequence[int]) -> Tensor:
+def forward(z: Tensor, splines: Splines, higher: Higher) -> Tensor:
     """Run ``kanlib::splines``, see :func:`kanlib.kernels.operator.fused`."""
     networks, channels, points, _ = z.shape
     outputs = splines.weight.shape[1]
     y = z.new_empty(networks, channels, points, outputs)
-    tensors, shared = _arguments(z, splines, pairs)
+    tensors, shared = _arguments(z, splines, higher)
     tile = _tile(z, outputs)
     programs = networks * _blocks(points, tile["B"]) * _blocks(outputs, tile["Q"])
     _launch(_forward, programs, *tensors.values(), y, **shared, **tile)
@@ -285,12 +285,12 @@ def forward(z: Tensor, splines: Splines, pairs: Sequence[int]) -> Tensor:
 
 
 def backward(
-    grad: Tensor, z: Tensor, splines: Splines, pairs: Sequence[int], to_z: bool, to_weight: bool
+    grad: Tensor, z: Tensor, splines: Splines, higher: Higher, to_z: bool, to_weight: bool
 ) -> tuple[Tensor, Tensor]:
     """Run ``kanlib::splines_backward``, see :func:`kanlib.kernels.operator.fused_backward`."""
     networks, _, points, inputs = z.shape
     outputs, size = splines.weight.shape[1], splines.weight.shape[3]
-    tensors, shared = _arguments(z, splines, pairs)
+    tensors, shared = _arguments(z, splines, higher)
     grad = grad.contiguous()
     by_x, by_rows = torch.empty_like(tensors["x"]), torch.zeros_like(tensors["rows"])
     tile = _tile(z, outputs)
@@ -310,7 +310,7 @@ def backward(
 
 
 def _arguments(
-    z: Tensor, splines: Splines, pairs: Sequence[int]
+    z: Tensor, splines: Splines, higher: Higher
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return what all kernels are told: tensors; sizes, distances in memory and constants."""
     _, channels, points, inputs = z.shape
@@ -332,9 +332,9 @@ def _arguments(
         "next_table": table[0].numel() if len(table) > 1 else 0,
         "own_breakpoints": n + 1 if breakpoints.shape[1] > 1 else 0,
         "own_table": table[0, 0].numel() if table.shape[1] > 1 else 0,
-        "FIRST": channels - len(pairs) // 2,
+        "FIRST": channels - len(higher),
         "CHANNELS": channels,
-        "PAIRS": tuple(pairs),
+        "PAIRS": tuple(direction for pair in higher for direction in pair),
         "ORDER": splines.order,
         "STRIDE": splines.stride,
         "SEARCH": 0 if splines.uniform else (n - 1).bit_length(),

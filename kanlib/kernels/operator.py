@@ -36,8 +36,9 @@ from torch import Tensor
 
 from kanlib._checks import autocast_dtype, check_option
 from kanlib.kernels import reference
+from kanlib.kernels.chain_rule import HIGHEST, Higher, flattened, unflattened
 from kanlib.kernels.interrupts import deferred
-from kanlib.kernels.reference import Pairs, Splines
+from kanlib.kernels.reference import Splines
 
 BACKENDS = ("auto", "torch", "numba", "triton")
 #: The package that each fused back end needs, and how to get it.
@@ -48,6 +49,8 @@ PACKAGES = {
 #: The choices by which each kind of device takes its fused kernels, and the types these know.
 CHOICES = {"cpu": ("auto", "numba"), "cuda": ("triton",)}
 DTYPES = (torch.float32, torch.float64)
+#: The highest order of derivatives that they propagate.
+ORDERS = {"cpu": HIGHEST, "cuda": 2}
 _log = logging.getLogger(__name__)
 
 
@@ -183,40 +186,42 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, enabled=False)
 
 
-def evaluate(z: Tensor, splines: Splines, pairs: Pairs = ()) -> Tensor:
+def evaluate(z: Tensor, splines: Splines, higher: Higher = ()) -> Tensor:
     """Evaluate a layer of splines and propagate derivatives through it, by the chosen back end.
 
     Args:
         z: channels of the inputs, (C, ..., P), see :func:`kanlib.kernels.reference.evaluate`.
         splines: the splines of the layer.
-        pairs: the directions of each second derivative.
+        higher: the directions of each higher derivative.
 
     Returns:
         Channels of the outputs, (C, ..., Q).
     """
-    if not _fits(z):
-        return reference.evaluate(z, splines, pairs)
-    directions = [direction for pair in pairs for direction in pair]
+    if not _fits(z, max([1, *map(len, higher)])):
+        return reference.evaluate(z, splines, higher)
     network = splines.mapped(lambda tensor: tensor[None])
-    y: Tensor = fused(z.reshape(1, len(z), -1, z.shape[-1]), *network, directions)
+    y: Tensor = fused(z.reshape(1, len(z), -1, z.shape[-1]), *network, flattened(higher))
     return y.view(*z.shape[:-1], len(splines.weight))
 
 
-def _fits(z: Tensor) -> bool:
+def _fits(z: Tensor, order: int) -> bool:
     """Return whether a fused kernel is to be used; if one could be and is not, the log says why."""
     device, known = z.device.type, z.dtype in DTYPES
+    low = order <= ORDERS.get(device, 0)
     if _choice.name not in CHOICES.get(device, ()):
         return False
     if not _usable(device, z.dtype if known else torch.float32):
         return False
     if torch.compiler.is_compiling():
-        return known
+        return known and low
     others = _transformations() - {torch._C._functorch.TransformType.Vmap}
     if not known:
         _tell(f"they compute in float32 and float64, not in {z.dtype}")
+    elif not low:
+        _tell(f"those for {device} know no derivatives of order {order}")
     elif others:
         _tell(f"they have no rule for {', '.join(sorted(kind.name for kind in others))}")
-    return known and not others
+    return known and low and not others
 
 
 @functools.cache
@@ -240,10 +245,10 @@ def _transformations() -> set[Any]:
 
 
 #: What operators take: channels z (S, C, B, P) and splines of S networks, whose tensors come first,
-#: then the options and the directions of all pairs.
+#: then the options and the directions of the higher derivatives, flattened.
 _GIVEN = (
     "Tensor z, Tensor weight, Tensor breakpoints, Tensor? table, bool uniform, str extension, "
-    "int[] pairs"
+    "int[] higher"
 )
 _TENSORS = 4
 
@@ -268,14 +273,14 @@ def fused_backward(grad: Tensor, *given: Any) -> tuple[Tensor, Tensor]:
 
 
 def _forward(device: str, z: Tensor, *given: Any) -> Tensor:
-    y: Tensor = _launcher(device).forward(z, Splines(*given[:-1]), given[-1])
+    y: Tensor = _launcher(device).forward(z, Splines(*given[:-1]), unflattened(given[-1]))
     return y
 
 
 def _backward(device: str, grad: Tensor, z: Tensor, *given: Any) -> tuple[Tensor, Tensor]:
-    *splines, pairs, to_z, to_weight = given
+    *splines, higher, to_z, to_weight = given
     slopes: tuple[Tensor, Tensor] = _launcher(device).backward(
-        grad, z, Splines(*splines), pairs, to_z, to_weight
+        grad, z, Splines(*splines), unflattened(higher), to_z, to_weight
     )
     return slopes
 
@@ -319,11 +324,10 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 def _by_reference(z: Tensor, *given: Any) -> Tensor:
     """Return what `fused` returns, in plain PyTorch."""
-    splines, directions = Splines(*given[:-1]), given[-1]
-    pairs = [*zip(directions[::2], directions[1::2], strict=True)]
+    splines, higher = Splines(*given[:-1]), unflattened(given[-1])
 
     def network(s: int) -> Tensor:
-        return reference.evaluate(z[s], splines.mapped(lambda v: v[s % len(v)]), pairs)
+        return reference.evaluate(z[s], splines.mapped(lambda v: v[s % len(v)]), higher)
 
     return torch.stack([network(s) for s in range(len(z))])
 

@@ -1,29 +1,29 @@
 """Local evaluation of a layer of splines: values and propagated derivatives, in plain PyTorch.
 
-A point carries channels: its value x, first derivatives x_a along some directions a, and second
-derivatives x_ab along some pairs of directions. A layer maps them by the chain rule,
+A point carries channels: its value x, first derivatives x_a along some directions a, and higher
+derivatives such as x_ab. A layer maps them by the chain rule,
 
     y = sum_p s_p(x_p),   y_a = sum_p s_p'(x_p) x_pa,
     y_ab = sum_p s_p''(x_p) x_pa x_pb + s_p'(x_p) x_pab,
 
-so a network propagates them from input to output in one forward pass. On its interval every
-spline is a polynomial, so each channel is a combination of the same r rows of weights.
+and so on, see :mod:`kanlib.kernels.chain_rule`, so a network propagates them from input to output
+in one forward pass. On its interval every spline is a polynomial, so each channel is a combination
+of the same r rows of weights.
 
 This is the reference: it runs on every device and is differentiable any number of times.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from kanlib._checks import Extension
+from kanlib.kernels.chain_rule import Higher, products, total
 from kanlib.splines import bspline
-
-Pairs = Sequence[tuple[int, int]]
 
 
 class Splines(NamedTuple):
@@ -83,7 +83,7 @@ class Splines(NamedTuple):
         )
 
 
-def evaluate(z: Tensor, splines: Splines, pairs: Pairs = ()) -> Tensor:
+def evaluate(z: Tensor, splines: Splines, higher: Higher = ()) -> Tensor:
     """Evaluate a layer of splines and propagate derivatives through it.
 
     Two contractions give the same sums. The dense one multiplies the values of all functions, a
@@ -92,9 +92,9 @@ def evaluate(z: Tensor, splines: Splines, pairs: Pairs = ()) -> Tensor:
     memory in proportion to what they lay out, so the one that lays out less is taken.
 
     Args:
-        z: channels of the inputs, (C, ..., P): values, first derivatives, second derivatives.
+        z: channels of the inputs, (C, ..., P): values, first derivatives, higher derivatives.
         splines: the splines of the layer.
-        pairs: the directions (a, b), counted from zero, of each second derivative.
+        higher: the directions of each higher derivative.
 
     Returns:
         Channels of the outputs, (C, ..., Q).
@@ -102,10 +102,10 @@ def evaluate(z: Tensor, splines: Splines, pairs: Pairs = ()) -> Tensor:
     weight, breakpoints, table, _, extension = splines
     if len(breakpoints) > 1:
         inputs = range(len(breakpoints))
-        terms = [evaluate(z[..., p, None], splines.of_input(p), pairs) for p in inputs]
+        terms = [evaluate(z[..., p, None], splines.of_input(p), higher) for p in inputs]
         return torch.stack(terms).sum(0)
     r = splines.order
-    index, powers = power_jets(z, breakpoints[0], r, pairs, extension)
+    index, powers = power_jets(z, breakpoints[0], r, higher, extension)
     outputs, size = len(weight), weight.shape[-1]
     if table is not None and len(z) * size <= r * outputs:
         if table.shape[1] == 1:
@@ -137,27 +137,17 @@ def by_intervals(index: Tensor, powers: Tensor, coefficients: Tensor) -> Tensor:
 
 
 def power_jets(
-    z: Tensor, breakpoints: Tensor, order: int, pairs: Pairs, extension: Extension
+    z: Tensor, breakpoints: Tensor, order: int, higher: Higher, extension: Extension
 ) -> tuple[Tensor, Tensor]:
     """Return the intervals (..., P) and the coefficients of the powers (C, ..., P, r).
 
     A spline whose polynomial on the interval is sum_k a_k v**k has the channels sum_k a_k c_k.
     """
-    directions = len(z) - 1 - len(pairs)
-    first, second = z[1 : 1 + directions, ..., None], z[1 + directions :, ..., None]
+    directions, x = len(z) - 1 - len(higher), z[..., None]
+    top = max([min(directions, 1), *map(len, higher)])
+    found = [bspline.local_powers(z[0], breakpoints, order, j, extension) for j in range(1 + top)]
+    powers = [values for _, values in found]
 
-    def powers(derivative: int) -> tuple[Tensor, Tensor]:
-        return bspline.local_powers(z[0], breakpoints, order, derivative, extension)
-
-    index, values = powers(0)
-    channels = [values]
-    if directions or pairs:
-        slopes = powers(1)[1]
-        channels += [slopes * x for x in first]
-    if pairs:
-        bends = powers(2)[1]
-        channels += [
-            bends * first[a] * first[b] + slopes * x
-            for (a, b), x in zip(pairs, second, strict=True)
-        ]
-    return index, torch.stack(channels)
+    channels = [powers[0], *(powers[1] * each for each in x[1 : 1 + directions])]
+    channels += [total(terms, powers, x) for terms in products(directions, tuple(higher))]
+    return found[0][0], torch.stack(channels)

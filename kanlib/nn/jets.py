@@ -1,10 +1,12 @@
 """Derivatives of networks with respect to their inputs, by forward propagation of jets.
 
 A jet holds a function of the coordinates at N points as channels: its value, its first derivatives
-along some directions, and some of its second derivatives. Each layer maps the jet of its input to
-that of its output by the chain rule; with s applied to z,
+along some directions, and some of its second, third and fourth derivatives. Each layer maps the jet
+of its input to that of its output by the chain rule; with s applied to z,
 
-    value s(z),    first s'(z) z_a,    second s''(z) z_a z_b + s'(z) z_ab.
+    value s(z),    first s'(z) z_a,    second s''(z) z_a z_b + s'(z) z_ab,
+
+and so on by Faà di Bruno's formula, see :mod:`kanlib.kernels.chain_rule`.
 
 One pass gives all of them, whatever the depth, and the result can be differentiated with respect
 to the weights: what a PINN needs, without differentiating twice backwards.
@@ -15,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial, singledispatch
+from functools import singledispatch
 from typing import Any, Protocol, cast
 
 import torch
@@ -26,16 +28,20 @@ from torch.optim.swa_utils import AveragedModel
 from torch.overrides import TorchFunctionMode
 
 from kanlib._checks import as_integer, check_function, check_input, check_tensor, shown
+from kanlib.kernels.chain_rule import HIGHEST, closed, products, total
 from kanlib.nn.described import alteration
 from kanlib.nn.maps import InputMap, Normalisation
 from kanlib.nn.networks import KAN, MLP
 from kanlib.nn.spline_layer import SplineLayer
 
-#: Activations that are straight lines between kinks; second derivatives do not exist.
-PIECEWISE_LINEAR = (
+#: Activations with kinks, where second derivatives do not exist.
+KINKED = (
     nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.Threshold, nn.Hardtanh, nn.Hardsigmoid,
-    nn.Hardshrink, nn.Softshrink,
+    nn.Hardshrink, nn.Softshrink, nn.Hardswish, nn.SELU,
 )  # fmt: skip
+
+#: Activations whose second derivatives have a jump, where third derivatives do not exist.
+BENT = (nn.ELU, nn.CELU, nn.Softsign)
 
 
 class _Exact(TorchFunctionMode):
@@ -65,13 +71,14 @@ def _layer_norm(
 
 @dataclass(frozen=True, eq=False)
 class Jet:
-    """Value, first and second derivatives of Q functions at N points.
+    """Values and derivatives up to the fourth of Q functions at N points.
 
     Args:
-        channels: values, then first derivatives along D directions, then one second derivative
-            for each pair.
+        channels: values, then first derivatives along D directions, then one higher derivative
+            for each of ``pairs``.
         directions: number D of directions.
-        pairs: K pairs (a, b) of directions, a <= b, of the second derivatives.
+        pairs: the directions of K higher derivatives, lower orders first: (a, b), a <= b, of
+            second derivatives, and so on. The parts of each are among them.
         smoothness: how many derivatives the functions have; 0 behind splines of order 1, 1 behind
             those of order 2 or a ReLU, whose higher derivatives are zero between jumps.
         outputs: names of the Q functions, if they have some, see :meth:`of`.
@@ -84,29 +91,35 @@ class Jet:
         ValueError: if the number of channels is not 1 + D + K, or a pair is not one of directions.
 
     Examples:
+        The residual of the Korteweg-de Vries equation, u_t + 6 u u_x + u_xxx, at points (x, t):
+
         >>> from kanlib import KAN
         >>> x = torch.rand(100, 2)
-        >>> u = propagate(KAN([2, 5, 1]), Jet.at(x, pairs=[(0, 0)]))
-        >>> u.value.shape, u.d(1).shape, u.d(0, 0).shape
-        (torch.Size([100, 1]), torch.Size([100, 1]), torch.Size([100, 1]))
+        >>> u = propagate(KAN([2, 5, 1], r=5), Jet.at(x, pairs=[(0, 0, 0)]))
+        >>> (u.d(1) + 6 * u.value * u.d(0) + u.d(0, 0, 0)).shape
+        torch.Size([100, 1])
     """
 
     channels: Tensor
     directions: int
-    pairs: tuple[tuple[int, int], ...] = ()
+    pairs: tuple[tuple[int, ...], ...] = ()
     smoothness: float = math.inf
     outputs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_tensor("channels", self.channels)
         as_integer("directions", self.directions, minimum=0)
-        if _sorted_pairs(self.pairs, self.directions) != tuple(self.pairs):
-            raise ValueError(f"pairs must hold (a, b) with a <= b, got {self.pairs!r}")
-        expected = 1 + self.directions + len(self.pairs)
-        if self.channels.ndim == 0 or self.channels.shape[0] != expected:
+        expected = _with_parts(self.pairs, self.directions)
+        if expected != tuple(self.pairs):
             raise ValueError(
-                f"channels must have {expected} entries in its first dimension (value, "
-                f"{self.directions} first, {len(self.pairs)} second derivatives), got shape "
+                f"pairs must hold (a, b) with a <= b, and so on, each after its parts: "
+                f"{expected}, got {self.pairs!r}"
+            )
+        size = 1 + self.directions + len(self.pairs)
+        if self.channels.ndim == 0 or self.channels.shape[0] != size:
+            raise ValueError(
+                f"channels must have {size} entries in its first dimension (value, "
+                f"{self.directions} first, {len(self.pairs)} higher derivatives), got shape "
                 f"{tuple(self.channels.shape)}"
             )
 
@@ -115,7 +128,7 @@ class Jet:
         cls,
         x: Tensor,
         *,
-        pairs: Iterable[tuple[int, int]] = (),
+        pairs: Iterable[tuple[int, ...]] = (),
         directions: Sequence[int] | None = None,
         features: Callable[[Tensor], Tensor] | None = None,
     ) -> Jet:
@@ -125,14 +138,16 @@ class Jet:
 
         Args:
             x: points of shape (N, P).
-            pairs: pairs of directions whose second derivatives are wanted, e.g. [(0, 0)].
+            pairs: pairs of directions whose second derivatives are wanted, e.g. [(0, 0)]; three
+                or four directions ask for a third or fourth derivative, e.g. [(0, 0, 1)], and for
+                its parts, here (0, 0) and (0, 1).
             directions: the coordinates along which to differentiate; direction a is coordinate
                 ``directions[a]``. By default all, so that directions are coordinates.
             features: function from points (N, P) to network inputs (N, Q), row by row, e.g. the
                 coordinates and a level-set field. By default the coordinates themselves.
 
         Raises:
-            TypeError: if x is not a floating-point tensor, or pairs are no pairs of integers.
+            TypeError: if x is not a floating-point tensor.
             ValueError: if a direction is no coordinate, or a pair not one of directions.
 
         Examples:
@@ -157,11 +172,11 @@ class Jet:
                     f"directions must be a list of coordinates of x, from 0 to {x.shape[-1] - 1}, "
                     f"got {shown(directions)}"
                 )
-        second = _sorted_pairs(pairs, len(along))
-        rest = torch.zeros(len(along) + len(second), *x.shape, dtype=x.dtype, device=x.device)
+        higher = _with_parts(pairs, len(along))
+        rest = torch.zeros(len(along) + len(higher), *x.shape, dtype=x.dtype, device=x.device)
         for unit, coordinate in zip(rest, along, strict=False):
             unit[..., coordinate] = 1.0
-        jet = cls(torch.cat([x[None], rest]), len(along), second)
+        jet = cls(torch.cat([x[None], rest]), len(along), higher)
         return jet if features is None else jet.through(features, name="features")
 
     def through(self, function: Callable[[Tensor], Tensor], *, name: str = "function") -> Jet:
@@ -186,8 +201,6 @@ class Jet:
 
     def _through(self, function: Callable[[Tensor], Tensor], name: str) -> Jet:
         z = self.value
-        first, second = self.channels[1:].split([self.directions, len(self.pairs)])
-        zero = torch.zeros((), dtype=z.dtype, device=z.device)
         before = _random_state(z)
         value = function(z)
         if not torch.equal(before, _random_state(z)):
@@ -201,32 +214,47 @@ class Jet:
                 f"{name} must return {tuple(z.shape[:-1])} rows, one for each point, got {got}"
             )
 
-        def line(start: Tensor, along: Tensor, s: Tensor) -> Tensor:
-            return function(start + s * along)
+        held = dict(zip([(), *self._derivatives], self.channels, strict=True))
+        slopes = [_derivative(function, _parts(held, each)) for each in self._derivatives]
+        return replace(self, channels=torch.stack([value, *slopes]))
 
-        def bent(u: Tensor, v: Tensor, w: Tensor, t: Tensor) -> Tensor:
-            return _slope(partial(line, z + t * v, u + t * w), zero)
-
-        slopes = [_slope(partial(line, z, v), zero) for v in first]
-        pairs = zip(self.pairs, second, strict=True)
-        bends = [_slope(partial(bent, first[a], first[b], w), zero) for (a, b), w in pairs]
-        return replace(self, channels=torch.stack([value, *slopes, *bends]))
-
-    def chain(self, value: Tensor, slope: Tensor | float, curvature: Tensor | None = None) -> Jet:
+    def chain(
+        self,
+        value: Tensor,
+        slope: Tensor | float,
+        curvature: Tensor | None = None,
+        *higher: Tensor | float,
+    ) -> Jet:
         """Return the jet of s(z), for a function s that acts on each entry of z by itself.
 
         Args:
             value: s(z), of shape (N, Q), where z is the value of this jet.
             slope: s'(z).
-            curvature: s''(z), or None where that is zero.
+            curvature: s''(z), or None where s'' and all that follow are zero.
+            *higher: the third and fourth derivatives of s, if :attr:`highest` asks for them.
+
+        Raises:
+            ValueError: if the jet holds derivatives of a higher order than what is given.
         """
         if curvature is None:
             return replace(self, channels=torch.cat([value[None], slope * self.channels[1:]]))
-        first, second = self.channels[1:].split([self.directions, len(self.pairs)])
+        orders = [value, slope, curvature, *higher]
+        if self.highest >= len(orders):
+            raise ValueError(
+                f"higher must hold the derivatives of s up to order {self.highest}, which this jet "
+                f"has, got {len(higher)}, up to order {len(orders) - 1}: give further ones, or "
+                "remove the rule, so that autograd does it"
+            )
+        count = sum(len(each) == 2 for each in self.pairs)
+        first, second, _ = self.channels[1:].split(
+            [self.directions, count, len(self.pairs) - count]
+        )
         parts = [value[None], slope * first]
         if self.pairs:
-            a, b = zip(*self.pairs, strict=True)
+            a, b = zip(*self.pairs[:count], strict=True)
             parts.append(slope * second + curvature * first[[*a]] * first[[*b]])
+        for terms in products(self.directions, self.pairs)[count:]:
+            parts.append(total(terms, orders, self.channels)[None])
         return replace(self, channels=torch.cat(parts))
 
     @property
@@ -257,41 +285,78 @@ class Jet:
         columns = [self.outputs.index(name) for name in names]
         return replace(self, channels=self.channels[..., columns], outputs=names)
 
+    @property
+    def highest(self) -> int:
+        """The highest order of a derivative in this jet."""
+        return max([0, *map(len, self._derivatives)])
+
+    @property
+    def _derivatives(self) -> list[tuple[int, ...]]:
+        """The directions of all channels but the value."""
+        return [*((a,) for a in range(self.directions)), *self.pairs]
+
     def d(self, *directions: int) -> Tensor:
-        """Return a derivative of shape (N, Q): first by ``d(a)``, second by ``d(a, b)``.
+        """Return a derivative of shape (N, Q), such as u_a by ``d(a)`` or u_aab by ``d(a, a, b)``.
+
+        Splines of order r have r - 1 derivatives, the last one piecewise constant. Its square has
+        an integral, so that it can be minimised in the weights of that layer; gradients in the
+        weights of layers before do not see its jumps. A k-th derivative is continuous for
+        r >= k + 2.
 
         Raises:
-            ValueError: if the jet does not hold it.
+            ValueError: if the jet does not hold it, or if the functions do not have it: a spline
+                of order r has no derivative of order r, but jumps that no point shows.
         """
-        known = [*((a,) for a in range(self.directions)), *self.pairs]
+        known = self._derivatives
         wanted = tuple(sorted(directions))
         if wanted not in known:
             raise ValueError(
                 f"d{directions} is not in this jet, which has first derivatives along directions "
-                f"0, ..., {self.directions - 1} and second derivatives {list(self.pairs)}: build "
+                f"0, ..., {self.directions - 1} and higher derivatives {list(self.pairs)}: build "
                 "the input with Jet.at(x, directions=..., pairs=...) that include it"
             )
         if len(wanted) > self.smoothness:
             raise ValueError(
                 f"d{directions} does not exist: splines of order {self.smoothness + 1} (or a ReLU, "
-                "like order 2) have jumps in it and zeros between them; use splines of order "
-                f"r >= {len(wanted) + 1}, or a smooth activation"
+                "like order 2) have no derivative of that order where their pieces meet; use "
+                f"splines of order r >= {len(wanted) + 1} (from {len(wanted) + 2} on it is "
+                "continuous), or a smooth activation"
             )
         return self.channels[1 + known.index(wanted)]
 
 
-def _sorted_pairs(pairs: Any, directions: int) -> tuple[tuple[int, int], ...]:
-    """Return the pairs (a, b) with a <= b, each once."""
+def _with_parts(pairs: Any, directions: int) -> tuple[tuple[int, ...], ...]:
+    """Return higher derivatives and their parts, directions sorted, each once."""
     try:
-        found = [(as_integer("a", a, 0), as_integer("b", b, 0)) for a, b in [*pairs]]
+        top = max(directions - 1, 0)
+        found = [tuple(as_integer("a", a, 0, top) for a in each) for each in [*pairs]]
     except (TypeError, ValueError):
-        found = [(0, directions)]
-    if any(max(pair) >= directions for pair in found):
+        found = [()]
+    if any(not 2 <= len(each) <= HIGHEST for each in found) or (found and not directions):
         raise ValueError(
-            f"pairs must be a list of pairs of directions from 0 to {directions - 1}, e.g. "
-            f"[(0, 0)], got {shown(pairs)}"
+            f"pairs must be a list of pairs of directions from 0 to {directions - 1}, or of three "
+            f"or four of them, e.g. [(0, 0)], got {shown(pairs)}"
         )
-    return tuple(dict.fromkeys((min(pair), max(pair)) for pair in found))
+    return closed(found)
+
+
+def _parts(held: dict[tuple[int, ...], Tensor], derivative: tuple[int, ...]) -> list[Tensor]:
+    """Return the derivatives along all parts of some directions: bit p of an index is the p-th."""
+    places = range(len(derivative))
+    masks = range(1 << len(derivative))
+    return [held[tuple(derivative[p] for p in places if mask >> p & 1)] for mask in masks]
+
+
+def _derivative(function: Callable[[Tensor], Tensor], parts: list[Tensor]) -> Tensor:
+    """Return d/dt_1 ... d/dt_k at zero of function(sum over sets of parts[set] prod_set t_p)."""
+    if len(parts) == 1:
+        return function(parts[0])
+    without, within = parts[: len(parts) // 2], parts[len(parts) // 2 :]
+
+    def moved(t: Tensor) -> Tensor:
+        return _derivative(function, [u + t * v for u, v in zip(without, within, strict=True)])
+
+    return _slope(moved, torch.zeros((), dtype=parts[0].dtype, device=parts[0].device))
 
 
 def _random_state(z: Tensor) -> Tensor:
@@ -347,7 +412,9 @@ def smoothness(module: nn.Module) -> float:
     """Return how many derivatives a layer has, not counting its children."""
     if isinstance(module, SplineLayer):
         return module.order - 1
-    return 1 if isinstance(module, PIECEWISE_LINEAR) else math.inf
+    if isinstance(module, KINKED) or (isinstance(module, nn.ELU) and module.alpha != 1):
+        return 1
+    return 2 if isinstance(module, BENT) else math.inf
 
 
 _rules = singledispatch(_by_autograd)
@@ -479,22 +546,31 @@ def _(module: nn.Identity, jet: Jet) -> Jet:
 def _(module: nn.Tanh, jet: Jet) -> Jet:
     y = jet.value.tanh()
     slope = 1 - y * y
-    return jet.chain(y, slope, -2 * y * slope)
+    higher = [slope * (6 * y * y - 2), slope * y * (16 - 24 * y * y)] if jet.highest > 2 else []
+    return jet.chain(y, slope, -2 * y * slope, *higher)
 
 
 @propagate.register
 def _(module: nn.Sigmoid, jet: Jet) -> Jet:
+    y, *slopes = _sigmoid(jet)
+    return jet.chain(y, *slopes)
+
+
+def _sigmoid(jet: Jet) -> list[Tensor]:
+    """Return the sigmoid of the value of a jet, and as many derivatives as the jet needs."""
     y = jet.value.sigmoid()
     slope = y * (1 - y)
-    return jet.chain(y, slope, slope * (1 - 2 * y))
+    bend = 1 - 2 * y
+    higher = [slope * (1 - 6 * slope), slope * bend * (1 - 12 * slope)] if jet.highest > 2 else []
+    return [y, slope, slope * bend, *higher]
 
 
 @propagate.register
 def _(module: nn.SiLU, jet: Jet) -> Jet:
     z = jet.value
-    y = z.sigmoid()
-    slope = y * (1 - y)
-    return jet.chain(z * y, y + z * slope, slope * (2 + z * (1 - 2 * y)))
+    y, slope, bend, *rest = _sigmoid(jet)
+    higher = [z * rest[0] + 3 * bend, z * rest[1] + 4 * rest[0]] if rest else []
+    return jet.chain(z * y, y + z * slope, slope * (2 + z * (1 - 2 * y)), *higher)
 
 
 @propagate.register
@@ -502,9 +578,11 @@ def _(module: nn.GELU, jet: Jet) -> Jet:
     if module.approximate != "none":
         return _by_autograd(module, jet)
     z = jet.value
-    normal = torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+    w = z * z
+    normal = torch.exp(-0.5 * w) / math.sqrt(2 * math.pi)
     y = torch.special.ndtr(z)
-    return jet.chain(F.gelu(z), y + z * normal, normal * (2 - z * z))
+    higher = [normal * z * (w - 4), normal * (w * (7 - w) - 4)] if jet.highest > 2 else []
+    return jet.chain(F.gelu(z), y + z * normal, normal * (2 - w), *higher)
 
 
 @propagate.register

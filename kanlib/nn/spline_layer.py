@@ -22,7 +22,8 @@ from kanlib._checks import (
     shown,
 )
 from kanlib.kernels import operator
-from kanlib.kernels.reference import Pairs, Splines
+from kanlib.kernels.chain_rule import HIGHEST, Higher, closed
+from kanlib.kernels.reference import Splines
 from kanlib.nn.described import Described, alteration, check_copyable, check_same
 from kanlib.nn.free_knots import SHARING, FreeKnots, Sharing
 from kanlib.splines import bspline, truncated_power
@@ -235,17 +236,19 @@ class SplineLayer(Described):
         check_input(x, self.in_features, self.weight)
         return self._compute(x[None], ())[0]
 
-    def propagate(self, channels: Tensor, pairs: Pairs = ()) -> Tensor:
+    def propagate(self, channels: Tensor, pairs: Higher = ()) -> Tensor:
         """Evaluate the layer and propagate derivatives of its inputs through it.
 
-        Each point carries its value x, derivatives x_a along D directions, and second derivatives
-        x_ab along K pairs of them. The layer maps them by the chain rule: for a spline s,
+        Each point carries its value x, derivatives x_a along D directions, and K second derivatives
+        x_ab along pairs of them, or third and fourth derivatives. The layer maps them by the chain
+        rule, see :mod:`kanlib.kernels.chain_rule`: for a spline s,
 
             s(x),   s'(x) x_a,   s''(x) x_a x_b + s'(x) x_ab.
 
         Args:
-            channels: values, first derivatives and second derivatives, (1 + D + K, ..., P).
-            pairs: the directions (a, b) of each second derivative, counted from zero.
+            channels: values, first derivatives and higher derivatives, (1 + D + K, ..., P).
+            pairs: the directions of each higher derivative, counted from zero: (a, b), (a, b, c)
+                or (a, b, c, d). All parts of each, of two directions or more, are among them.
 
         Returns:
             The same of the outputs, (1 + D + K, ..., Q).
@@ -274,15 +277,22 @@ class SplineLayer(Described):
             raise ValueError(
                 f"pairs must hold directions from 0 to D - 1 = {directions - 1}, got {pairs}"
             )
+        if any(not 2 <= len(each) <= HIGHEST for each in pairs):
+            raise ValueError(f"pairs must hold two to four directions each, got {pairs}")
+        missing = {*closed(pairs)} - {tuple(sorted(each)) for each in pairs}
+        if missing:
+            raise ValueError(
+                f"pairs must hold all parts of each derivative, got {pairs}: add {sorted(missing)}"
+            )
         return self._compute(channels, pairs)
 
-    def _compute(self, channels: Tensor, pairs: Pairs) -> Tensor:
+    def _compute(self, channels: Tensor, pairs: Higher) -> Tensor:
         """Evaluate in single precision at least, whatever torch.autocast says."""
         dtype = self.weight.dtype
         with operator.without_autocast(channels.device):
             return self._evaluate(channels.to(operator.working_dtype(dtype)), pairs).to(dtype)
 
-    def _evaluate(self, channels: Tensor, pairs: Pairs) -> Tensor:
+    def _evaluate(self, channels: Tensor, pairs: Higher) -> Tensor:
         weight: Tensor = self.weight.to(channels.dtype)
         points, found = self.pieces()
         table: Tensor | None = found.to(channels.dtype)

@@ -43,7 +43,8 @@ class Term:
             jet for each of several features, and after the points the unknowns, if there are some.
         points: points of shape (N, P), of the dtype and on the device of the network, or a
             :class:`kanlib.objectives.samplers.Sampler` that draws such points every few steps.
-        pairs: pairs of directions (a, b) whose second derivatives ``u.d(a, b)`` are needed.
+        pairs: pairs of directions (a, b) whose second derivatives ``u.d(a, b)`` are needed, or
+            three or four directions of a third or fourth derivative, as (0, 0, 0) for u_xxx.
         directions: coordinates along which first derivatives ``u.d(a)`` are needed, direction a
             being coordinate ``directions[a]``; by default all. With ``directions=()`` there is the
             value alone, which costs less.
@@ -66,7 +67,7 @@ class Term:
         residual: Callable[..., Tensor],
         points: Tensor | Sampler,
         *,
-        pairs: Iterable[tuple[int, int]] = (),
+        pairs: Iterable[tuple[int, ...]] = (),
         directions: Sequence[int] | None = None,
         weight: float = 1.0,
         features: Features | Sequence[Features] = None,

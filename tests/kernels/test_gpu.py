@@ -104,7 +104,20 @@ def test_tensors_of_a_gpu_take_triton_where_it_was_asked_for(name, dtype, expect
         pytest.skip("needs numba")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with FakeTensorMode(), operator.backend(name):
-        assert operator._fits(torch.empty(1, 3, 2, dtype=dtype, device="cuda")) == expected
+        assert operator._fits(torch.empty(1, 3, 2, dtype=dtype, device="cuda"), 2) == expected
+
+
+@needs_triton
+def test_third_derivatives_on_a_gpu_go_through_the_reference(monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    operator._tell.cache_clear()
+    with FakeTensorMode(), operator.backend("triton"), caplog.at_level("INFO", "kanlib"):
+        z = torch.empty(4, 3, 2, device="cuda")
+        assert operator._fits(z, 2)
+        assert not operator._fits(z, 3)
+    assert [m.rpartition(": ")[2] for m in caplog.messages] == [
+        "those for cuda know no derivatives of order 3"
+    ]
 
 
 @needs_triton
@@ -139,10 +152,10 @@ model = KAN([2, 5, 1])
 model(torch.rand(9, 2)).sum().backward()
 assert all(p.grad is not None for p in model.parameters())
 assert not operator.has_triton()
-assert not operator._fits(torch.empty(1, 3, 2, device="meta"))
+assert not operator._fits(torch.empty(1, 3, 2, device="meta"), 1)
 from torch._subclasses import FakeTensorMode
 with FakeTensorMode():
-    assert not operator._fits(torch.empty(1, 3, 2, device="cuda"))
+    assert not operator._fits(torch.empty(1, 3, 2, device="cuda"), 1)
 try:
     operator.backend("triton").__enter__()
 except ModuleNotFoundError as error:

@@ -23,6 +23,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from kanlib import KAN, KnotGrid, SplineLayer
 from kanlib._checks import BASES, EXTENSIONS
 from kanlib.kernels import operator
+from kanlib.kernels.chain_rule import flattened
 from kanlib.kernels.reference import Splines
 
 MAIN = threading.main_thread()
@@ -270,6 +271,50 @@ def test_propagated_derivatives_are_those_of_autograd(backend, basis, extension)
     torch.testing.assert_close(y, torch.stack(expected), rtol=1e-12, atol=1e-12)
 
 
+ORDERS = {
+    "third": ((0, 0), (0, 1), (0, 0, 1)),
+    "fourth": ((0, 0), (0, 0, 0), (0, 1), (1, 1), (0, 0, 1), (0, 1, 1), (0, 0, 1, 1), (0, 0, 0, 0)),
+}
+
+
+@pytest.mark.parametrize("higher", ORDERS.values(), ids=ORDERS)
+@pytest.mark.parametrize("r", [1, 2, 4, 6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@every_basis
+@every_extension
+def test_back_ends_agree_in_third_and_fourth_derivatives(basis, extension, dtype, r, higher):
+    layer = make_layer(GRIDS[1], r, basis=basis, extension=extension).to(dtype)
+    z = torch.randn(3 + len(higher), 150, 3, dtype=torch.float64)
+    z[0] = around(layer.grid, 150, 3)
+    direction = torch.randn(len(z), 150, 5, dtype=dtype)
+    results = [run(name, layer, z.to(dtype), higher, direction) for name in ("torch", "numba")]
+    assert_close(results[1], results[0], 1e-12 if dtype == torch.float64 else 1e-4)
+
+
+def test_fourth_derivatives_do_not_depend_on_threads_and_batches_of_vmap(threads):
+    higher = ORDERS["fourth"]
+    layer = make_layer(r=6)
+    z = 0.3 * torch.randn(2, 3 + len(higher), 300, 3, dtype=torch.float64)
+    each = torch.stack([layer.propagate(v, higher) for v in z])
+    assert torch.equal(vmap(lambda v: layer.propagate(v, higher))(z), each)
+    with operator.backend("torch"):
+        assert_close([each], [torch.stack([layer.propagate(v, higher) for v in z])], 1e-12)
+
+
+def test_gradients_of_fourth_derivatives_are_those_of_finite_differences():
+    higher = ((0, 0), (0, 0, 0), (0, 0, 0, 0))
+    layer = make_layer(r=6, inputs=2, outputs=1)
+    z = torch.randn(5, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    z[0] = 0.3 + 0.02 * z[0]
+    tables = (each[None] for each in layer.pieces())
+    given = z[None].requires_grad_(), layer.weight.detach()[None].requires_grad_(), *tables
+
+    def function(*given):
+        return operator.fused(*given, False, "linear", flattened(higher))
+
+    assert torch.autograd.gradcheck(function, given, eps=1e-7, rtol=1e-5)
+
+
 def test_third_derivatives_by_autograd_agree():
     model = KAN([2, 3, 1], n=4, r=5, init_scale=1.0, dtype=torch.float64)
     results = []
@@ -291,7 +336,7 @@ def test_third_derivatives_by_autograd_agree():
 
 def arguments(layer, z, pairs):
     """Return the arguments of the operator for a layer in the spline basis."""
-    flat = [direction for pair in pairs for direction in pair]
+    flat = flattened(pairs)
     tables = (each[None] for each in layer.pieces())
     return z[None], layer.weight[None], *tables, layer.grid.is_uniform, layer.extension, flat
 
@@ -545,6 +590,9 @@ else:
         ((2, 4, 3), [(0, 0), (0, 0)], ValueError, r"with K = 2 pairs, got \(2, 4, 3\)"),
         ((3, 4, 3), [(0, 1)], ValueError, r"pairs must hold directions from 0 to D - 1 = 0, got"),
         ((3, 4, 3), [(-1, 0)], ValueError, r"pairs must hold directions from 0"),
+        ((4, 4, 3), [(0, 0), (0, 0, 0, 0, 0)], ValueError, "pairs must hold two to four dir"),
+        ((4, 4, 3), [(0, 0), (0, 0, 1)], ValueError, r"from 0 to D - 1 = 0"),
+        ((4, 4, 3), [(0, 1, 1)], ValueError, r"all parts .*: add \[\(0, 1\), \(1, 1\)\]"),
         ((2, 4, 2), [], ValueError, "channels must have 3 entries in its last dimension"),
     ],
 )

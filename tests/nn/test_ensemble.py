@@ -289,3 +289,12 @@ def test_refined_ensemble_keeps_its_class_and_derivatives_that_do_not_exist_are_
     jet = propagate(Ensemble(mean.members()), Jet.at(x, pairs=[(0, 0)]))
     with pytest.raises(ValueError, match="does not exist"):
         jet.d(0, 0)
+
+
+def test_ensemble_has_the_fourth_derivatives_of_its_members():
+    members = [KAN([2, 3, 1], n=4, r=6, dtype=torch.float64) for _ in range(3)]
+    jet = Jet.at(torch.rand(9, 2, dtype=torch.float64), pairs=[(0, 0, 0), (0, 0, 1, 1)])
+    u = propagate(Ensemble(members), jet)
+    for directions in ((0, 0, 0), (0, 0, 1), (0, 0, 1, 1)):
+        each = torch.stack([propagate(member, jet).d(*directions) for member in members])
+        torch.testing.assert_close(u.d(*directions), each, rtol=1e-12, atol=1e-12)

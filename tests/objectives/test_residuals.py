@@ -255,7 +255,7 @@ def test_weight_may_be_a_tensor_of_one_number():
     assert Term(value, X, weight=torch.tensor(2.0)).weight == 2.0
 
 
-@pytest.mark.parametrize("pairs", [(0, 0), [0, 0], [(0, 0, 0)], 0])
+@pytest.mark.parametrize("pairs", [(0, 0), [0, 0], [(0, 0, 0, 0, 0)], 0])
 def test_pairs_are_pairs(pairs):
     with pytest.raises(ValueError, match=rf"pairs must be a list .*, got {re.escape(str(pairs))}$"):
         Term(value, X, pairs=pairs)

@@ -123,6 +123,22 @@ def test_jacobian_equals_automatic_differentiation(name, basis):
     check(model, terms(points()))
 
 
+def waves(u, x):
+    """Return the residuals of Korteweg-de Vries, with a plate's equation beside it."""
+    kdv = u.d(1) + 6 * u.value * u.d(0) + u.d(0, 0, 0)
+    return torch.cat([kdv, u.d(0, 0, 0, 0) + 2 * u.d(0, 0, 1, 1) - u.d(0, 0, 1) ** 2], dim=1)
+
+
+@pytest.mark.parametrize("basis", ["spline", "relu"])
+@pytest.mark.parametrize("name", ["plain", "affine", "graded", "tanh", "mapped", "none"])
+def test_jacobian_of_third_and_fourth_derivatives(name, basis):
+    torch.manual_seed(1)
+    options = {"n": 4, "domain": (-1.0, 1.0), "init_scale": 0.8, **NETWORKS[name], "r": 6}
+    model = KAN([2, 3, 1], dtype=torch.float64, **options).to_basis(basis)
+    pairs = [(0, 0, 0), (0, 0, 0, 0), (0, 0, 1, 1)]
+    check(model, ResidualLoss(waves=Term(waves, points(), pairs=pairs)))
+
+
 @pytest.mark.parametrize("basis", ["spline", "relu"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_jacobian_on_every_kind_of_grids(basis, kind):
