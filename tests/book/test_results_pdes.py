@@ -27,6 +27,7 @@ EVERY_SEED = {
     ("allen-cahn", "spline-multilevel"),
     ("allen-cahn", "relu-multilevel"),
     ("allen-cahn", "mlp"),
+    *(("allen-cahn", f"spline-fine{start}-epochs") for start in ("", "-scale0.01", "-prolonged")),
 }
 
 
