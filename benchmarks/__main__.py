@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def updated(old: list[dict[str, Any]], measurements: list[dict[str, Any]]) -> li
 
 def record(measurements: list[dict[str, Any]], quick: bool) -> dict[str, Any]:
     """Return the record of some measurements, with the targets judged."""
-    made_by = provenance()
+    made_by = asdict(provenance())
     del made_by["threads"]
     for package in (*peers.PACKAGES, "numba"):
         try:
@@ -129,7 +130,7 @@ def main(arguments: list[str] | None = None) -> int:
             measured = run_apart(name, threads, options.quick)
             measurements += measured
             failed = failed or not measured
-    commit = provenance()["commit"]
+    commit = provenance().commit
     measurements = [{**m, "commit": commit} for m in measurements]
     if options.update:
         kept = json.loads((options.out or RECORD).read_text(encoding="utf-8"))["measurements"]

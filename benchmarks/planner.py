@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="default: the book's record, unless quick")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    made_by = provenance()
+    made_by = asdict(provenance())
     half, repeats = (1, 1) if options.quick else (CALIBRATIONS // 2, 9)
 
     def calibrations() -> list[list[float]]:

@@ -8,12 +8,11 @@ import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from kanlib.paper.experiments import EXPERIMENTS, find_experiment
-from kanlib.paper.records import RESULTS, load_record, runs_of
+from kanlib.paper.records import RESULTS, RecordedRun, load_record, runs_of
 from kanlib.paper.runner import run_and_record
 
 DEFAULT = "EXPERIMENT.json, in book/results inside the repository and here elsewhere"
@@ -96,11 +95,10 @@ def _run(options: argparse.Namespace) -> int:
         resume=options.resume,
         workers=options.workers,
     ):
-        failed = failed or run["status"] != "completed"
-        metrics = ", ".join(f"{key} {_number(v)}" for key, v in run["metrics"].items())
-        seconds = sum(level["seconds"] for level in run["levels"])
-        note = f" [{run['status']}: {run['message']}]" if run["message"] else ""
-        print(f"{run['case']} seed {run['seed']}: {metrics}, {seconds:.1f} s{note}", flush=True)
+        failed = failed or run.status != "completed"
+        metrics = ", ".join(f"{key} {_number(v)}" for key, v in run.metrics.items())
+        note = f" [{run.status}: {run.message}]" if run.message else ""
+        print(f"{run.case} seed {run.seed}: {metrics}, {run.seconds:.1f} s{note}", flush=True)
     print(f"recorded in {out.expanduser().absolute()}")
     return int(failed)
 
@@ -111,8 +109,8 @@ def _report(options: argparse.Namespace) -> int:
     if options.out is None and not out.exists() and (RESULTS / out.name).exists():
         out = RESULTS / out.name
     record = load_record(out, options.experiment)
-    made = record["provenance"]
-    print(f"{experiment.title}; recorded {made.get('date')}, commit {made.get('commit')}")
+    made = record.provenance
+    print(f"{experiment.title}; recorded {made.date}, commit {made.commit}")
     width = max(map(len, experiment.cases))
     head = f"{'case':{width}s} {'par.':>5s} {'runs':>4s}  {'paper mean (stdev)':>22s}"
     print(f"{head}  ours mean (stdev)")
@@ -120,11 +118,11 @@ def _report(options: argparse.Namespace) -> int:
         runs = runs_of(record, case)
         if not runs:
             continue
-        paper = record["paper"].get(case)
-        theirs = f"{paper['mean']:.2e} ({paper['stdev']:.2e})" if paper else "-"
-        failed = sum(run["status"] != "completed" for run in runs)
+        paper = record.paper.get(case)
+        theirs = f"{paper.mean:.2e} ({paper.stdev:.2e})" if paper else "-"
+        failed = sum(run.status != "completed" for run in runs)
         print(
-            f"{case:{width}s} {runs[0]['num_parameters']:5d} {len(runs):4d}  {theirs:>22s}  "
+            f"{case:{width}s} {runs[0].num_parameters:5d} {len(runs):4d}  {theirs:>22s}  "
             + "; ".join(f"{label}{_mean(runs, key)}" for key, label in experiment.labels.items())
             + (f"; {failed} diverged" if failed else "")
         )
@@ -139,8 +137,8 @@ def _default(options: argparse.Namespace) -> Path:
     return (RESULTS if inside else here) / name
 
 
-def _mean(runs: list[dict[str, Any]], metric: str) -> str:
-    values = [run["metrics"].get(metric) for run in runs]
+def _mean(runs: list[RecordedRun], metric: str) -> str:
+    values = [run.metrics.get(metric) for run in runs]
     finite = [v for v in values if v is not None]
     if len(finite) < len(values):
         return f"{len(values) - len(finite)} of {len(values)} not finite"

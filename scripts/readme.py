@@ -12,12 +12,11 @@ import math
 import statistics
 import sys
 from pathlib import Path
-from typing import Any
 
 from kanbook.figures import BASIS_COLORS, GREY, LEVEL_COLORS
 from kanlib.paper.comparison import compare_cases
 from kanlib.paper.experiments import EXPERIMENTS
-from kanlib.paper.records import load_record, runs_of
+from kanlib.paper.records import Record, load_record, runs_of
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -38,7 +37,7 @@ COLUMNS = [
 ]
 
 
-def table(record: dict[str, Any]) -> str:
+def table(record: Record) -> str:
     """Return the rows of Table 2 and the main controls as Markdown."""
     lines = [
         "| network | parameters | paper | ours | over multilevel, all pairs of seeds |",
@@ -48,7 +47,7 @@ def table(record: dict[str, Any]) -> str:
         if not details.paper and case not in CONTROLS:
             continue
         runs = runs_of(record, case)
-        losses = [run["metrics"]["train_mse"] for run in runs]
+        losses = [run.metrics["train_mse"] for run in runs]
         paper = details.paper
         theirs = f"{paper['mean']:.2e} ({paper['stdev']:.1e})" if paper else "not in the paper"
         ours = f"{statistics.mean(losses):.2e} ({statistics.stdev(losses):.1e})"
@@ -56,11 +55,11 @@ def table(record: dict[str, Any]) -> str:
         reference = "spline-multilevel" + ("-scale0.01" if "scale0.01" in case else "")
         own = case == reference
         ratio = "" if own else str(compare_cases(record, case, reference, "train_mse"))
-        lines.append(f"| {label} | {runs[0]['num_parameters']} | {theirs} | {ours} | {ratio} |")
+        lines.append(f"| {label} | {runs[0].num_parameters} | {theirs} | {ours} | {ratio} |")
     return "\n".join(lines) + "\n"
 
 
-def picture(record: dict[str, Any]) -> str:
+def picture(record: Record) -> str:
     """Return the losses of every seed, a column for each schedule, as SVG."""
     width, height, left, top, bottom = 760, 380, 70, 16, 70
     low, high = -6.5, -1.5
@@ -91,7 +90,7 @@ def picture(record: dict[str, Any]) -> str:
     for column, (label, case, color) in enumerate(COLUMNS):
         centre = left + step * (column + 0.5)
         for k, run in enumerate(runs_of(record, case)):
-            at = y(run["metrics"]["train_mse"])
+            at = y(run.metrics["train_mse"])
             parts.append(
                 f'<circle cx="{centre + 14 * (k - 2):.1f}" cy="{at:.1f}" r="6" fill="{color}"/>'
             )

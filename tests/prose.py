@@ -29,7 +29,6 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from statistics import mean, median
-from types import SimpleNamespace
 from typing import Any
 
 import nbformat
@@ -41,7 +40,7 @@ import kanlib.analysis.conditioning
 import kanlib.paper.comparison
 from kanlib.analysis import relaxation, spectra
 from kanlib.paper.experiments import EXPERIMENTS, find_case
-from kanlib.paper.records import find_run, load_record, runs_of
+from kanlib.paper.records import RecordedRun, find_run, load_record, runs_of
 
 ROOT = Path(__file__).resolve().parents[1]
 NUMBERS = ROOT / "book" / "numbers"
@@ -205,7 +204,7 @@ def code(page: Path) -> str:
 
 
 @cache
-def record(name: str) -> dict[str, Any]:
+def record(name: str) -> Any:
     """Return a record of the book."""
     path = ROOT / "book" / "results" / f"{name}.json"
     return load_record(path, name) if name in EXPERIMENTS else json.loads(path.read_text())
@@ -220,14 +219,14 @@ def claims() -> dict[str, float]:
 
 def metric(experiment: str, case: str, key: str = "loss") -> list[float]:
     """Return a metric of a case at the end of each seed's run."""
-    return [run["metrics"][key] for run in runs_of(record(experiment), case)]
+    return [run.metrics[key] for run in runs_of(record(experiment), case)]
 
 
-def run(experiment: str, case: str, seed: int = 1234) -> SimpleNamespace:
+def run(experiment: str, case: str, seed: int = 1234) -> RecordedRun:
     """Return a run of a record."""
     found = find_run(record(experiment), case, seed)
     assert found, f"{experiment} has no run of {case} with seed {seed}"
-    return SimpleNamespace(**found)
+    return found
 
 
 NAMES: dict[str, Any] = {

@@ -23,7 +23,7 @@ ROOMS = {
     " gauss_newton stagnation schedulers options snapshot trainer optimizer_state multilevel race",
     "analysis": "relaxation spectra ntk conditioning cost planner estimates",
     "viz": "colors drawings histories",
-    "paper": "problems refit records comparison experiments runner",
+    "paper": "problems refit decoding records comparison experiments runner",
     "__main__": "",
 }
 ORDER = [

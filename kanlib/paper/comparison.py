@@ -13,12 +13,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 
 from kanlib._checks import as_list, shown
-from kanlib.paper.records import runs_of, value_at
+from kanlib.paper.records import Record, runs_of, value_at
 
 LEVEL = 0.95
 LEAST = 0.9
@@ -107,7 +106,7 @@ def _as_array(name: str, values: Sequence[float]) -> np.ndarray:
 
 
 def compare_cases(
-    record: dict[str, Any], theirs: str, ours: str, figure: str, work: float | None = None
+    record: Record, theirs: str, ours: str, figure: str, work: float | None = None
 ) -> Comparison:
     """Return `compare` of two cases of a record.
 
@@ -124,18 +123,16 @@ def compare_cases(
     return compare(figures_of(record, theirs, figure, work), figures_of(record, ours, figure))
 
 
-def figures_of(
-    record: dict[str, Any], case: str, figure: str, work: float | None = None
-) -> list[float]:
+def figures_of(record: Record, case: str, figure: str, work: float | None = None) -> list[float]:
     """Return a figure of every seed of a case, at the end or after ``work``; diverged: infinity."""
-    runs = runs_of(record, case)
-    if work is not None:
-        return [value_at(run, figure, work) for run in runs]
-    found = (run["metrics"][figure] for run in runs)
+    found = (
+        run.metrics[figure] if work is None else value_at(run, figure, work)
+        for run in runs_of(record, case)
+    )
     return [math.inf if value is None else value for value in found]
 
 
-def solved(record: dict[str, Any], *cases: str, below: float = 0.2) -> str:
+def solved(record: Record, *cases: str, below: float = 0.2) -> str:
     """Return how many runs of some cases end with an error below a bound, as "none of 3"."""
     found = [error for case in cases for error in figures_of(record, case, "error")]
     return f"{sum(error < below for error in found) or 'none'} of {len(found)}"

@@ -2,81 +2,168 @@
 
 A record file holds the runs of one experiment and the paper's values beside them::
 
-    {"schema": 1, "experiment": "regression", "provenance": {...}, "paper": {case: {...}},
+    {"schema": 1, "experiment": "regression", "paper": {case: {...}}, "provenance": {...},
      "runs": [{"case", "seed", "config", "num_parameters", "levels", "metrics", ..., "digest"}]}
 
-Files are replaced atomically; adding a run replaces an older run of the same case and seed. The
-digest of a run is that of its content: what was changed by hand or by accident is not read.
+Its fields are those of `Record` and of `RecordedRun`. Files are replaced atomically; adding a run
+replaces an older run of the same case and seed. The digest of a run is that of its content: what
+was changed by hand or by accident is not read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import platform
-import reprlib
 import subprocess
-from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 
+from kanlib.paper.decoding import decode, encode
 from kanlib.training.files import read, write_atomically
+
+T = TypeVar("T")
 
 #: Where the records of the book are, if this is kanlib in its repository.
 RESULTS = Path(__file__).resolve().parents[2] / "book" / "results"
 
 SCHEMA = 1
-NUMBER = (int, float, type(None))
-#: What a record holds, as types, lists and objects of them; what ends in ? may be missing.
-RECORD = {
-    "schema": int,
-    "experiment": str,
-    "provenance": dict,
-    "paper": {str: {"mean": NUMBER, "stdev": NUMBER}},
-    "runs": list,
-}
-RUN = {
-    "case": str,
-    "seed": int,
-    "config": dict,
-    "num_parameters": int,
-    "status": str,
-    "message": str,
-    "levels": [
-        {
-            "n": (int, type(None)),
-            "num_parameters": int,
-            "steps": int,
-            "loss": NUMBER,
-            "error": NUMBER,
-            "work": NUMBER,
-            "evaluations": int,
-            "seconds": NUMBER,
-        }
-    ],
-    "metrics": {str: NUMBER},
-    "history?": {
-        "level": [int],
-        "epoch": [int],
-        "work": [NUMBER],
-        "evaluations": [int],
-        "loss": [NUMBER],
-        "errors?": [[NUMBER]],
-    },
-    "solutions?": {str: list},
-    "provenance?": dict,
-    "digest?": str,
-}
-NAMES = {str: "a text", int: "an integer", float: "a number", dict: "an object", list: "a list"}
 
 
-def provenance() -> dict[str, Any]:
+@dataclass(frozen=True)
+class Provenance:
+    """Where a run or a record comes from; commit and dirty are None where git does not know."""
+
+    commit: str | None
+    dirty: bool | None
+    versions: dict[str, str]
+    machine: str
+    threads: int
+    date: str
+
+
+@dataclass(frozen=True)
+class PaperValue:
+    """What the paper prints for a case, and in which table or figure."""
+
+    mean: float
+    stdev: float
+    source: str
+
+
+@dataclass(frozen=True)
+class RecordedLevel:
+    """One level of a run: its own steps, work, evaluations and seconds, and how it ended.
+
+    ``n`` is None for a network without a grid, a loss or an error None where it is not finite.
+    """
+
+    n: int | None
+    num_parameters: int
+    steps: int
+    loss: float | None
+    error: float | None
+    work: float
+    evaluations: int
+    seconds: float
+
+
+class Measurement(NamedTuple):
+    """The error along the way of a run: after how much work, at which epoch of its level."""
+
+    work: float
+    epoch: int
+    error: float | None
+
+
+@dataclass(frozen=True)
+class RecordedHistory:
+    """How a run went: lists of the same length, and the errors, which are measured less often.
+
+    Epochs start anew on each level; work, in coarse epochs, and evaluations do not.
+    """
+
+    level: list[int] = field(default_factory=list)
+    epoch: list[int] = field(default_factory=list)
+    work: list[float] = field(default_factory=list)
+    evaluations: list[int] = field(default_factory=list)
+    loss: list[float | None] = field(default_factory=list)
+    errors: list[Measurement] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """One case with one seed.
+
+    Attributes:
+        case: name of the case.
+        seed: seed.
+        config: settings of the case, "quick" and "device".
+        num_parameters: those of the network at the end.
+        status: as in `kanlib.training.runs.Run`.
+        message: as there.
+        levels: the levels, coarsest first.
+        metrics: figures of the network at the end, None where one is not finite.
+        history: what was recorded along the way; empty if nothing was.
+        provenance: where the run comes from.
+        solutions: the weights at the end of each level, by level, as nested lists; empty but for
+            one seed of some cases.
+    """
+
+    case: str
+    seed: int
+    config: dict[str, Any]
+    num_parameters: int
+    status: str
+    message: str
+    levels: list[RecordedLevel]
+    metrics: dict[str, float | None]
+    history: RecordedHistory = field(default_factory=RecordedHistory)
+    provenance: Provenance | None = None
+    solutions: dict[int, list[Any]] = field(default_factory=dict)
+
+    @property
+    def work(self) -> float:
+        """Work of all levels, in coarse epochs."""
+        return sum(level.work for level in self.levels)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all levels."""
+        return sum(level.seconds for level in self.levels)
+
+
+@dataclass
+class Record:
+    """The runs of one experiment.
+
+    ``paper`` has the paper's values by case; ``provenance`` says where the record comes from.
+    """
+
+    experiment: str
+    paper: dict[str, PaperValue] = field(default_factory=dict)
+    runs: list[RecordedRun] = field(default_factory=list)
+    provenance: Provenance = field(default_factory=lambda: provenance())
+
+
+@dataclass
+class _File:
+    """What a record file holds; its runs, with their digests, are read one by one."""
+
+    schema: int
+    experiment: str
+    paper: dict[str, PaperValue]
+    provenance: Provenance
+    runs: list[Any]
+
+
+def provenance() -> Provenance:
     """Return commit, versions, machine and date of this run.
 
     The commit is None unless git has these files in a folder ``kanlib`` at the top of a repository;
@@ -85,46 +172,40 @@ def provenance() -> dict[str, Any]:
     import kanlib
 
     commit, dirty = _git_state(Path(kanlib.__file__).resolve())
-    return {
-        "commit": commit,
-        "dirty": dirty,
-        "versions": {
+    return Provenance(
+        commit=commit,
+        dirty=dirty,
+        versions={
             "kanlib": kanlib.__version__,
             "python": platform.python_version(),
             "torch": torch.__version__,
             "numpy": np.__version__,
         },
-        "machine": f"{platform.system()} {platform.machine()}, {_processor()}",
-        "threads": torch.get_num_threads(),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
+        machine=f"{platform.system()} {platform.machine()}, {_processor()}",
+        threads=torch.get_num_threads(),
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
 
 
-def new_record(experiment: str, paper: dict[str, Any]) -> dict[str, Any]:
-    """Return an empty record of an experiment, with the paper's values by case."""
-    return {"schema": SCHEMA, "experiment": experiment, "paper": paper, "runs": []}
-
-
-def find_run(record: dict[str, Any], case: str, seed: int) -> dict[str, Any] | None:
+def find_run(record: Record, case: str, seed: int) -> RecordedRun | None:
     """Return the run of a case and seed, or None."""
-    matches = (run for run in record["runs"] if (run["case"], run["seed"]) == (case, seed))
-    return next(matches, None)
+    return next((run for run in record.runs if (run.case, run.seed) == (case, seed)), None)
 
 
-def add_run(record: dict[str, Any], run: dict[str, Any]) -> None:
+def add_run(record: Record, run: RecordedRun) -> None:
     """Add a run to the record, in place of an older one of the same case and seed."""
-    others = [r for r in record["runs"] if (r["case"], r["seed"]) != (run["case"], run["seed"])]
-    record["runs"] = [*others, run]
+    others = [old for old in record.runs if (old.case, old.seed) != (run.case, run.seed)]
+    record.runs = [*others, run]
 
 
-def runs_of(record: dict[str, Any], case: str) -> list[dict[str, Any]]:
+def runs_of(record: Record, case: str) -> list[RecordedRun]:
     """Return all runs of a case, ordered by seed."""
-    return sorted((run for run in record["runs"] if run["case"] == case), key=lambda r: r["seed"])
+    return sorted((run for run in record.runs if run.case == case), key=lambda run: run.seed)
 
 
 def curve(
-    run: dict[str, Any], figure: str = "loss", against: str = "epoch"
-) -> tuple[list[float], list[float]]:
+    run: RecordedRun, figure: str = "loss", against: str = "epoch"
+) -> tuple[list[float], list[float | None]]:
     """Return how the loss or the error of a recorded run went.
 
     Args:
@@ -133,7 +214,7 @@ def curve(
         against: "epoch", counted through all levels, or "work", in coarse epochs.
 
     Returns:
-        Epochs or work, and the loss or the error there.
+        Epochs or work, and the loss or the error there, None where it was not finite.
 
     Raises:
         ValueError: if an argument is unknown, or nothing was recorded on the way.
@@ -143,29 +224,29 @@ def curve(
             'figure must be "loss" or "error" and against "epoch" or "work", got '
             f"{figure!r} and {against!r}"
         )
-    history = run.get("history", {})
+    history = run.history
+    rows: list[tuple[float, int, float | None]]
     if figure == "loss":
-        names = ("work", "epoch", "loss")
-        rows = [*zip(*(history.get(name, []) for name in names), strict=True)]
+        rows = [*zip(history.work, history.epoch, history.loss, strict=True)]
     else:
-        rows = history.get("errors", [])
+        rows = [*history.errors]
     if not rows:
         raise ValueError(
-            f"run {run['case']} with seed {run['seed']} has no {figure} recorded along the way: "
+            f"run {run.case} with seed {run.seed} has no {figure} recorded along the way: "
             "take its levels, or run the experiment again"
         )
-    work, epochs, values = (list(column) for column in zip(*rows, strict=True))
+    values = [value for *_, value in rows]
     if against == "work":
-        return work, values
-    total, before, counted = 0, 0, []
-    for epoch in epochs:
+        return [work for work, *_ in rows], values
+    total, before, counted = 0, 0, list[float]()
+    for _, epoch, _ in rows:
         total += before if epoch < before else 0  # epochs restart on each level
         before = epoch
         counted.append(total + epoch)
     return counted, values
 
 
-def value_at(run: dict[str, Any], figure: str, work: float) -> float:
+def value_at(run: RecordedRun, figure: str, work: float) -> float | None:
     """Return the loss or the error of a recorded run as it was after an amount of work.
 
     Args:
@@ -174,7 +255,7 @@ def value_at(run: dict[str, Any], figure: str, work: float) -> float:
         work: in coarse epochs.
 
     Returns:
-        What was recorded last by then.
+        What was recorded last by then, None if it was not finite.
 
     Raises:
         ValueError: if the figure is unknown, or nothing was recorded by then.
@@ -189,22 +270,21 @@ def value_at(run: dict[str, Any], figure: str, work: float) -> float:
     return before[-1]
 
 
-def save_record(path: str | Path, record: dict[str, Any]) -> None:
+def save_record(path: str | Path, record: Record) -> None:
     """Write a record atomically; numbers that are not finite become null.
-
-    A record without a provenance gets that of today.
 
     Raises:
         OSError: if the file cannot be written; an old one is left as it was.
     """
-    content = {**record, "provenance": record.get("provenance") or provenance()}
-    runs = [json.dumps({**run, "digest": _digest(run)}) for run in _plain(content.pop("runs"))]
-    head = json.dumps(_plain(content), indent=1, allow_nan=False)
+    file = _File(SCHEMA, record.experiment, record.paper, record.provenance, record.runs)
+    content = encode(file)
+    runs = [json.dumps({**run, "digest": _digest(run)}) for run in content.pop("runs")]
+    head = json.dumps(content, indent=1, allow_nan=False)
     body = head[: head.rindex("\n}")] + ',\n "runs": [' + ",".join(f"\n  {r}" for r in runs)
     write_atomically(path, (body + "\n ]\n}\n").encode())
 
 
-def load_record(path: str | Path, experiment: str | None = None) -> dict[str, Any]:
+def load_record(path: str | Path, experiment: str | None = None) -> Record:
     """Read a record.
 
     Args:
@@ -225,68 +305,62 @@ def load_record(path: str | Path, experiment: str | None = None) -> dict[str, An
             f"file; the records of the book are in book/results of kanlib's repository"
         ) from None
     try:
-        record = json.loads(text, parse_constant=_no_number)
+        content = json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"record {path} is truncated or not JSON ({error}): restore or delete it"
         ) from None
-    _require(record, RECORD, f"record {path}")
-    if record["schema"] != SCHEMA:
+    file = _required(_File, content, f"record {path}")
+    if file.schema != SCHEMA:
         raise ValueError(
-            f"record {path} has schema {record['schema']!r}, this version reads {SCHEMA}: "
+            f"record {path} has schema {file.schema!r}, this version reads {SCHEMA}: "
             "run the experiment again"
         )
-    if experiment is not None and record["experiment"] != experiment:
+    if experiment is not None and file.experiment != experiment:
         raise ValueError(
-            f"record {path} belongs to experiment {record['experiment']!r}, not {experiment!r}: "
+            f"record {path} belongs to experiment {file.experiment!r}, not {experiment!r}: "
             "choose another file"
         )
-    seen: set[tuple[str, int]] = set()
-    for position, run in enumerate(record["runs"]):
+    record = Record(file.experiment, file.paper, provenance=file.provenance)
+    for position, entry in enumerate(file.runs):
         name = f"run {position} of record {path}"
-        _require(run, RUN, name)
-        digest = run.pop("digest", None)
-        lengths = {len(rows) for key, rows in run.get("history", {}).items() if key != "errors"}
-        if digest not in (None, _digest(run)) or len(lengths) > 1:
+        run = _sealed(entry, name)
+        if find_run(record, run.case, run.seed):
             raise ValueError(
-                f"{name}, {run['case']} with seed {run['seed']}, was changed after it was written: "
-                "restore the file, or run the case again into another"
+                f"{name} is a second one of {run.case} with seed {run.seed}: remove one"
             )
-        if (run["case"], run["seed"]) in seen:
-            raise ValueError(
-                f"{name} is a second one of {run['case']} with seed {run['seed']}: remove one"
-            )
-        seen.add((run["case"], run["seed"]))
+        record.runs.append(run)
     return record
 
 
-def _require(value: Any, shape: Any, name: str) -> None:
-    """Raise ValueError unless a value is what RECORD or RUN says."""
-    wrong = next(_wrong(value, shape, ""), None)
-    if wrong is not None:
-        raise ValueError(f"{name} is not of kanlib: {wrong}; restore it, or choose another file")
+def _sealed(entry: Any, name: str) -> RecordedRun:
+    """Return a run as it was written, if nobody changed it since."""
+    digest = entry.pop("digest", None) if isinstance(entry, dict) else None
+    run = _required(RecordedRun, entry, name)
+    history = run.history
+    lengths = {
+        len(history.level),
+        len(history.epoch),
+        len(history.work),
+        len(history.evaluations),
+        len(history.loss),
+    }
+    if digest not in (None, _digest(entry)) or len(lengths) > 1:
+        raise ValueError(
+            f"{name}, {run.case} with seed {run.seed}, was changed after it was written: "
+            "restore the file, or run the case again into another"
+        )
+    return run
 
 
-def _wrong(value: Any, shape: Any, name: str) -> Iterator[str]:
-    """Yield what is wrong with a value, such as "levels[0].n must be an integer, got 'a'"."""
-    kinds = shape if isinstance(shape, tuple) else (shape,)
-    kinds = tuple(kind if isinstance(kind, type) else type(kind) for kind in kinds)
-    unfit = isinstance(value, bool) or (isinstance(value, int | float) and not abs(value) < 1e300)
-    if unfit or not isinstance(value, kinds):
-        kind = "a number" if float in kinds else NAMES[kinds[0]]
-        yield f"{name.removeprefix('.') or 'it'} must be {kind}, got {reprlib.repr(value)}"
-    elif isinstance(shape, list):
-        for position, entry in enumerate(value):
-            yield from _wrong(entry, shape[0], f"{name}[{position}]")
-    elif isinstance(shape, dict) and str in shape:
-        for key, entry in value.items():
-            yield from _wrong(entry, shape[str], f"{name}.{key}")
-    elif isinstance(shape, dict):
-        for key, kind in shape.items():
-            if key.rstrip("?") in value:
-                yield from _wrong(value[key.rstrip("?")], kind, f"{name}.{key.rstrip('?')}")
-            elif not key.endswith("?"):
-                yield f"{f'{name}.{key}'.removeprefix('.')} is missing"
+def _required(kind: type[T], value: Any, name: str) -> T:
+    """Return what a file holds as a dataclass; ValueError names the file."""
+    try:
+        return decode(kind, value)
+    except ValueError as error:
+        raise ValueError(
+            f"{name} is not of kanlib: {error}; restore it, or choose another file"
+        ) from None
 
 
 def _no_number(name: str) -> None:
@@ -296,17 +370,6 @@ def _no_number(name: str) -> None:
 def _digest(run: dict[str, Any]) -> str:
     """Return a digest of what is written of a run."""
     return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _plain(value: Any) -> Any:
-    """Return JSON-ready data, floats rounded to 7 digits and None where not finite."""
-    if isinstance(value, dict):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, float):
-        return float(f"{value:.7g}") if math.isfinite(value) else None
-    return value
 
 
 def _git_state(file: Path) -> tuple[str | None, bool | None]:

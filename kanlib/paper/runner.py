@@ -23,7 +23,18 @@ from tqdm import tqdm
 from kanlib._checks import as_integer
 from kanlib.paper.experiments import find_case, find_experiment
 from kanlib.paper.problems import as_seed
-from kanlib.paper.records import add_run, find_run, load_record, new_record, provenance, save_record
+from kanlib.paper.records import (
+    Measurement,
+    Record,
+    RecordedHistory,
+    RecordedLevel,
+    RecordedRun,
+    add_run,
+    find_run,
+    load_record,
+    provenance,
+    save_record,
+)
 from kanlib.training.files import located, locked, sweep
 from kanlib.training.runs import History
 
@@ -41,7 +52,7 @@ def run_and_record(
     device: str = "cpu",
     resume: bool = False,
     workers: int = 1,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[RecordedRun]:
     """Run cases with seeds, add each to the record file ``out``, and yield it.
 
     With ``resume``, runs that are already recorded with these settings are yielded as they are, and
@@ -114,27 +125,27 @@ class _Job:
         return _checkpoints(self.out) / f"{self.case}-{self.seed}-{digest}.pt"
 
 
-def _recorded(job: _Job, record: dict[str, Any]) -> dict[str, Any] | None:
+def _recorded(job: _Job, record: Record) -> RecordedRun | None:
     """Return the run of a job from a record if the job resumes it, or None if it is to be run."""
     old = find_run(record, job.case, job.seed)
     if old is None:
         return None
-    if job.settings["quick"] and old["config"].get("quick") is not True:
+    if job.settings["quick"] and old.config.get("quick") is not True:
         raise ValueError(
             f"{job.out} holds the full run of {job.case} with seed {job.seed}, which a quick one "
             "would replace: name another file with --out"
         )
-    return old if job.resume and old["config"] == job.settings else None
+    return old if job.resume and old.config == job.settings else None
 
 
-def _add(job: _Job, result: dict[str, Any]) -> None:
+def _add(job: _Job, result: RecordedRun) -> None:
     """Add a result to what the record holds by now."""
     made = provenance()  # asks git, so before the lock
     with locked(job.out):
         record = _record(job.experiment, job.out)
         _recorded(job, record)
         add_run(record, result)
-        record.update(provenance=made, paper=find_experiment(job.experiment).paper)
+        record.provenance, record.paper = made, find_experiment(job.experiment).paper
         save_record(job.out, record)
 
 
@@ -155,7 +166,7 @@ def _discard(checkpoint: Path) -> None:
     sweep(checkpoint)
 
 
-def _results(jobs: list[_Job], workers: int) -> Iterator[tuple[_Job, dict[str, Any]]]:
+def _results(jobs: list[_Job], workers: int) -> Iterator[tuple[_Job, RecordedRun]]:
     if workers == 1:
         yield from map(_run_job, jobs)
         return
@@ -193,7 +204,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _run_job(job: _Job) -> tuple[_Job, dict[str, Any]]:
+def _run_job(job: _Job) -> tuple[_Job, RecordedRun]:
     """Run one case with one seed, and return what is recorded."""
     name = f"{job.case} with seed {job.seed}"
     with locked(job.checkpoint, f"another process computes {name}: waiting for it"):
@@ -201,7 +212,7 @@ def _run_job(job: _Job) -> tuple[_Job, dict[str, Any]]:
         return job, found or _computed(job)
 
 
-def _computed(job: _Job) -> dict[str, Any]:
+def _computed(job: _Job) -> RecordedRun:
     """Train one case with one seed, and return what is recorded."""
     if not job.resume:
         _discard(job.checkpoint)
@@ -217,36 +228,36 @@ def _computed(job: _Job) -> dict[str, Any]:
     if run.status == "interrupted":
         raise KeyboardInterrupt(run.message)
     errors = {row["level"]: row["error"] for row in run.history.metrics}
-    result = {
-        "case": job.case,
-        "seed": job.seed,
-        "config": job.settings,
-        "num_parameters": run.levels[-1].num_parameters,
-        "status": run.status,
-        "message": run.message,
-        "levels": [
-            {
-                "n": level.n,
-                "num_parameters": level.num_parameters,
-                "steps": level.epochs,
-                "loss": level.loss,
-                "error": errors[number],
-                "work": level.work,
-                "evaluations": level.evaluations,
-                "seconds": level.seconds,
-            }
-            for number, level in enumerate(run.levels)
-        ],
-        "metrics": metrics,
-        "history": _thinned(run.history),
-        "provenance": provenance(),
-    }
-    if job.seed == find_experiment(job.experiment).seeds[0] and solutions:
-        result["solutions"] = solutions
-    return result
+    levels = [
+        RecordedLevel(
+            n=level.n,
+            num_parameters=level.num_parameters,
+            steps=level.epochs,
+            loss=level.loss,
+            error=errors[number],
+            work=level.work,
+            evaluations=level.evaluations,
+            seconds=level.seconds,
+        )
+        for number, level in enumerate(run.levels)
+    ]
+    first = job.seed == find_experiment(job.experiment).seeds[0]
+    return RecordedRun(
+        case=job.case,
+        seed=job.seed,
+        config=job.settings,
+        num_parameters=run.levels[-1].num_parameters,
+        status=run.status,
+        message=run.message,
+        levels=levels,
+        metrics={**metrics},
+        history=_thinned(run.history),
+        provenance=provenance(),
+        solutions=solutions if first else {},
+    )
 
 
-def _thinned(history: History) -> dict[str, list[Any]]:
+def _thinned(history: History) -> RecordedHistory:
     """Return at most about HISTORY entries, the ends of levels among them, and the errors."""
     count = len(history)
     every = -(-count // HISTORY)
@@ -255,16 +266,20 @@ def _thinned(history: History) -> dict[str, list[Any]]:
         for i in range(count)
         if i % every == 0 or i + 1 == count or history.level[i] != history.level[i + 1]
     ]
-    thinned: dict[str, list[Any]] = {
-        key: [getattr(history, key)[i] for i in kept]
-        for key in ("level", "epoch", "work", "evaluations", "loss")
-    }
-    thinned["errors"] = [[row["work"], row["epoch"], row["error"]] for row in history.metrics]
-    return thinned
+    return RecordedHistory(
+        level=[history.level[i] for i in kept],
+        epoch=[history.epoch[i] for i in kept],
+        work=[history.work[i] for i in kept],
+        evaluations=[history.evaluations[i] for i in kept],
+        loss=[history.loss[i] for i in kept],
+        errors=[
+            Measurement(row["work"], int(row["epoch"]), row["error"]) for row in history.metrics
+        ],
+    )
 
 
-def _record(experiment: str, out: Path) -> dict[str, Any]:
+def _record(experiment: str, out: Path) -> Record:
     """Return the record in a file, or a new one if there is none."""
     if located(out).exists():
         return load_record(out, experiment)
-    return new_record(experiment, find_experiment(experiment).paper)
+    return Record(experiment, find_experiment(experiment).paper)

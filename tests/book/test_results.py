@@ -26,7 +26,7 @@ def record():
 
 @pytest.fixture(scope="module")
 def losses(record):
-    return {case: [r["metrics"]["train_mse"] for r in runs_of(record, case)] for case in CASES}
+    return {case: [r.metrics["train_mse"] for r in runs_of(record, case)] for case in CASES}
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +35,11 @@ def mean(losses):
 
 
 def level_losses(record, case):
-    return np.array([[level["loss"] for level in r["levels"]] for r in runs_of(record, case)])
+    return np.array([[level.loss for level in r.levels] for r in runs_of(record, case)])
 
 
 def test_record_holds_every_case_with_every_seed_and_nothing_else(record):
-    found = [(run["case"], run["seed"]) for run in record["runs"]]
+    found = [(run.case, run.seed) for run in record.runs]
     assert sorted(found) == sorted((case, seed) for case in CASES for seed in SEEDS)
 
 
@@ -47,9 +47,9 @@ def test_record_holds_every_case_with_every_seed_and_nothing_else(record):
 def test_record_was_made_with_the_settings_of_today(record, case):
     today = json.loads(json.dumps(asdict(CASES[case])))
     for run in runs_of(record, case):
-        assert run["status"] == "completed"
-        assert run["config"]["quick"] is False
-        assert {key: run["config"][key] for key in ("network", "epochs", "mlp", "tight")} == {
+        assert run.status == "completed"
+        assert run.config["quick"] is False
+        assert {key: run.config[key] for key in ("network", "epochs", "mlp", "tight")} == {
             key: today[key] for key in ("network", "epochs", "mlp", "tight")
         }
 
@@ -58,15 +58,15 @@ def test_record_does_equal_work_in_the_rows_of_table_2(record):
     for case, details in CASES.items():
         if details.paper:
             for run in runs_of(record, case):
-                assert sum(level["work"] for level in run["levels"]) == 128.0
+                assert sum(level.work for level in run.levels) == 128.0
 
 
 def test_record_keeps_the_loss_at_every_refinement(record):
-    for run in record["runs"]:
-        history = run["history"]
-        for i in range(1, len(history["loss"])):
-            if history["level"][i] != history["level"][i - 1]:
-                assert history["loss"][i] == pytest.approx(history["loss"][i - 1], rel=1e-5)
+    for run in record.runs:
+        history = run.history
+        for i in range(1, len(history.loss)):
+            if history.level[i] != history.level[i - 1]:
+                assert history.loss[i] == pytest.approx(history.loss[i - 1], rel=1e-5)
 
 
 def test_table_2_spline_multilevel_is_within_the_papers_spread(mean):
@@ -116,9 +116,9 @@ def test_record_is_recreated_by_a_run_of_today(record, tmp_path):
     case, seed = "spline-fine-scale0.01", 1235
     (run,) = run_and_record("regression", [case], [seed], tmp_path / "again.json")
     recorded = find_run(record, case, seed)
-    assert run["history"]["loss"][0] == pytest.approx(recorded["history"]["loss"][0], rel=1e-6)
-    assert 0.5 < run["metrics"]["train_mse"] / recorded["metrics"]["train_mse"] < 2
-    assert run["levels"][0]["work"] == recorded["levels"][0]["work"]
+    assert run.history.loss[0] == pytest.approx(recorded.history.loss[0], rel=1e-6)
+    assert 0.5 < run.metrics["train_mse"] / recorded.metrics["train_mse"] < 2
+    assert run.levels[0].work == recorded.levels[0].work
 
 
 def test_readme_shows_what_the_record_says():

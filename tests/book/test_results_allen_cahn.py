@@ -16,12 +16,12 @@ RECORD = load_record(Path(__file__).parents[2] / "book/results/allen-cahn.json",
 
 
 def errors(case):
-    return [run["metrics"]["error"] for run in runs_of(RECORD, case)]
+    return [run.metrics["error"] for run in runs_of(RECORD, case)]
 
 
 def residual(case, level):
-    run = next(run for run in runs_of(RECORD, case) if "solutions" in run)
-    model = pdes.restored(EXPERIMENT.cases[case], level, run["solutions"][str(level)])
+    run = next(run for run in runs_of(RECORD, case) if run.solutions)
+    model = pdes.restored(EXPERIMENT.cases[case], level, run.solutions[level])
     side = torch.linspace(-1, 1, 64, dtype=torch.float64)
     points = torch.cartesian_prod(side, (side + 1) / 2)
     jet = Jet.at(points, pairs=[(0, 0)], features=AllenCahn(points=1).inputs)
@@ -30,7 +30,7 @@ def residual(case, level):
 
 
 def test_spline_finds_the_solution():
-    levels = [[v["error"] for v in run["levels"]] for run in runs_of(RECORD, "spline-multilevel")]
+    levels = [[v.error for v in run.levels] for run in runs_of(RECORD, "spline-multilevel")]
     assert (np.diff(np.median(levels, axis=0)) < 0).all()
     assert statistics.median(errors("spline-multilevel")) < 0.1
 

@@ -15,7 +15,7 @@ RECORD = load_record(Path(__file__).parents[2] / "book" / "results" / "burgers.j
 
 
 def values(case, key="loss"):
-    return [run["metrics"][key] for run in runs_of(RECORD, case)]
+    return [run.metrics[key] for run in runs_of(RECORD, case)]
 
 
 def test_multilevel_has_the_smallest_loss():
@@ -35,8 +35,8 @@ def test_loss_does_not_tell_the_error():
 
 
 def test_residual_is_larger_between_the_points():
-    run = next(run for run in runs_of(RECORD, "spline-multilevel") if "solutions" in run)
-    model = pdes.restored(EXPERIMENT.cases["spline-multilevel"], 2, run["solutions"]["2"])
+    run = next(run for run in runs_of(RECORD, "spline-multilevel") if run.solutions)
+    model = pdes.restored(EXPERIMENT.cases["spline-multilevel"], 2, run.solutions[2])
     on, between = (
         volume_residual(propagate(model, Jet.at(Burgers(nx=nx).points["volume"], pairs=[(0, 0)])))
         for nx in (64, 505)

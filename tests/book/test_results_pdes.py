@@ -34,17 +34,17 @@ EVERY_SEED = {
 @pytest.mark.parametrize(("name", "case"), CASES)
 def test_record_is_at_full_scale_with_its_seeds(name, case):
     runs, experiment = runs_of(RECORDS[name], case), EXPERIMENTS[name]
-    seeds = [run["seed"] for run in runs]
+    seeds = [run.seed for run in runs]
     expected = experiment.seeds if (name, case) in EVERY_SEED else experiment.seeds[:1]
     assert {*expected} <= {*seeds}
     for run in runs:
-        assert run["config"]["quick"] is False
-        assert tuple(level["steps"] for level in run["levels"]) == experiment.cases[case].epochs
+        assert run.config["quick"] is False
+        assert tuple(level.steps for level in run.levels) == experiment.cases[case].epochs
 
 
 def test_record_has_all_cases_and_no_other():
     for name, record in RECORDS.items():
-        assert {run["case"] for run in record["runs"]} == {c for n, c in CASES if n == name}
+        assert {run.case for run in record.runs} == {c for n, c in CASES if n == name}
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if EXPERIMENTS[c[0]].cases[c[1]].keep])
@@ -52,10 +52,10 @@ def test_kept_weights_have_the_recorded_error(case):
     name, key = case
     found = EXPERIMENTS[name].cases[key]
     problem = PROBLEMS[name](**found.problem)
-    run = next(run for run in runs_of(RECORDS[name], key) if "solutions" in run)
-    assert len(run["solutions"]) == len(found.epochs)
-    for level, weights in run["solutions"].items():
-        model = pdes.restored(found, int(level), weights)
+    run = next(run for run in runs_of(RECORDS[name], key) if run.solutions)
+    assert len(run.solutions) == len(found.epochs)
+    for level, weights in run.solutions.items():
+        model = pdes.restored(found, level, weights)
         with torch.no_grad():
             error = problem.error(model)
-        assert error == pytest.approx(run["levels"][int(level)]["error"], rel=1e-3)
+        assert error == pytest.approx(run.levels[level].error, rel=1e-3)

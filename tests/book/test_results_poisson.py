@@ -14,11 +14,11 @@ RECORD = load_record(Path(__file__).parents[2] / "book" / "results" / "poisson.j
 
 
 def errors(case):
-    return [run["metrics"]["error"] for run in runs_of(RECORD, case)]
+    return [run.metrics["error"] for run in runs_of(RECORD, case)]
 
 
 def levels(case):
-    rows = [[level["error"] for level in run["levels"]] for run in runs_of(RECORD, case)]
+    rows = [[level.error for level in run.levels] for run in runs_of(RECORD, case)]
     return np.median(rows, axis=0)
 
 
@@ -46,7 +46,7 @@ def test_controls_are_complete():
     for start in ("", "-scale0.01", "-prolonged"):
         for kind, expected in (("", total), ("-epochs", 8 * sum(work))):
             for run in runs_of(RECORD, f"spline-fine{start}{kind}"):
-                assert sum(v["work"] for v in run["levels"]) == pytest.approx(expected, rel=1e-3)
+                assert sum(v.work for v in run.levels) == pytest.approx(expected, rel=1e-3)
 
 
 def test_kinked_level_sets_are_best():

@@ -75,15 +75,15 @@ def test_run_prints_and_records_the_named_cases_and_seeds(cli, tmp_path):
     *lines, last = out.splitlines()
     assert last == f"recorded in {tmp_path / 'r.json'}"
     assert all(re.fullmatch(pattern, line) for line in lines)
-    runs = load_record("r.json", "regression")["runs"]
-    assert [(r["case"], r["seed"]) for r in runs] == [
+    runs = load_record("r.json", "regression").runs
+    assert [(r.case, r.seed) for r in runs] == [
         ("mlp-5", 3),
         ("mlp-5", 2),
         ("spline-fine", 3),
         ("spline-fine", 2),
     ]
     for line, run in zip(lines, runs, strict=True):
-        assert f"train_mse {run['metrics']['train_mse']:.3e}" in line
+        assert f"train_mse {run.metrics['train_mse']:.3e}" in line
     assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
 
 
@@ -125,8 +125,8 @@ def test_run_defaults_to_all_cases_and_seeds(cli, monkeypatch):
     some = replace(REGRESSION, cases=cases, seeds=(4, 5))
     monkeypatch.setitem(EXPERIMENTS, "regression", some)
     assert cli("run", "regression", "--quick")[0] == 0
-    runs = load_record("regression-quick.json")["runs"]
-    assert [(r["case"], r["seed"]) for r in runs] == [(c, s) for c in cases for s in (4, 5)]
+    runs = load_record("regression-quick.json").runs
+    assert [(r.case, r.seed) for r in runs] == [(c, s) for c in cases for s in (4, 5)]
 
 
 def test_run_resumes_and_repeats_what_is_recorded(cli, monkeypatch):
@@ -145,9 +145,9 @@ def test_run_that_diverges_is_kept_and_returns_1(cli, monkeypatch):
         status, out, _ = cli("run", "regression", *options)
     assert status == 1
     assert re.search(r" s \[diverged: loss became .* at level 0, epoch \d+, step \d+\]", out)
-    (run,) = load_record("r.json")["runs"]
-    assert run["status"] == "diverged"
-    assert run["message"] in out
+    (run,) = load_record("r.json").runs
+    assert run.status == "diverged"
+    assert run.message in out
     status, out, _ = cli("run", "regression", *options, "--resume")
     assert (status, "diverged" in out) == (1, True)
     status, out, _ = cli("report", "regression", "--out", "r.json")
@@ -239,7 +239,7 @@ def test_run_hands_its_options_on(cli, monkeypatch):
 def test_report_shows_the_papers_numbers_beside_ours(cli):
     cli(*RUN, "--case", "spline-fine-prolonged", "--seed", "1", "--seed", "2")
     path = "regression-quick.json"
-    runs = load_record(path)["runs"]
+    runs = load_record(path).runs
     status, out, err = cli("report", "regression", "--out", path)
     assert (status, err) == (0, "")
     title, head, ours, control = out.splitlines()
@@ -249,7 +249,7 @@ def test_report_shows_the_papers_numbers_beside_ours(cli):
     assert control.split()[:4] == ["spline-fine-prolonged", "230", "2", "-"]
     for line, name in ((ours, "mlp-5"), (control, "spline-fine-prolonged")):
         for metric, prefix in (("train_mse", "  "), ("test_mse", "; test ")):
-            values = [run["metrics"][metric] for run in runs if run["case"] == name]
+            values = [run.metrics[metric] for run in runs if run.case == name]
             mean, spread = statistics.mean(values), statistics.stdev(values)
             assert f"{prefix}{mean:.2e} ({spread:.2e})" in line
 
@@ -257,9 +257,9 @@ def test_report_shows_the_papers_numbers_beside_ours(cli):
 def test_report_says_what_is_not_finite_or_missing(cli):
     cli(*RUN, "--seed", "1", "--out", "r.json")
     record = load_record("r.json")
-    (run,) = record["runs"]
+    (run,) = record.runs
     metrics = {"train_mse": float("inf")}
-    record["runs"] = [run, {**run, "seed": 2, "metrics": metrics}]
+    record.runs = [run, replace(run, seed=2, metrics=metrics)]
     save_record("r.json", record)
     assert json.loads(open("r.json").read())["runs"][1]["metrics"] == {"train_mse": None}  # noqa: SIM115
     status, out, _ = cli("report", "regression", "--out", "r.json")
@@ -286,7 +286,7 @@ def test_report_of_a_damaged_record_is_one_sentence(cli):
 def test_quick_run_into_a_full_record_is_refused(cli):
     cli(*RUN, "--seed", "1", "--out", "r.json")
     record = load_record("r.json")
-    record["runs"][0]["config"]["quick"] = False
+    record.runs[0].config["quick"] = False
     save_record("r.json", record)
     status, _, err = cli(*RUN, "--seed", "1", "--out", "r.json", "--resume")
     assert status == 1
@@ -319,7 +319,7 @@ def whole(tmp_path_factory):
     """Return the recorded run that was not stopped."""
     out = tmp_path_factory.mktemp("whole") / "r.json"
     assert main([*STOPPED, "--out", str(out)]) == 0
-    return load_record(out)["runs"][0]
+    return load_record(out).runs[0]
 
 
 @pytest.mark.slow
@@ -339,8 +339,8 @@ def test_run_stopped_by_a_signal_resumes_to_the_same_record(sign, status, tmp_pa
     assert (process.returncode, printed) == (status, "")  # what is not done is not recorded
     assert "Traceback" not in err
     assert ("--resume" in err) == (sign == signal.SIGINT)
-    assert load_record(out)["runs"] == []
+    assert load_record(out).runs == []
     assert main([*STOPPED, "--out", str(out), "--resume"]) == 0
-    (resumed,) = load_record(out)["runs"]
+    (resumed,) = load_record(out).runs
     for key in ("history", "metrics", "config", "num_parameters", "status"):
         assert resumed[key] == whole[key]

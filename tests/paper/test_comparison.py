@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from kanlib.paper.comparison import compare, compare_cases, plain, solved
+from kanlib.paper.comparison import compare, compare_cases, figures_of, plain, solved
+from kanlib.paper.records import Measurement, Record, RecordedHistory, RecordedRun
 
 SIZES = [(5, 5), (3, 3), (3, 5), (5, 3), (1, 3), (1, 1), (4, 7), (8, 6)]
 
@@ -86,31 +87,29 @@ def test_comparison_names_what_is_no_positive_number(bad):
 
 
 def run(case, seed, error, history):
-    return {
-        "case": case,
-        "seed": seed,
-        "metrics": {"error": error},
-        "history": {"errors": [[10.0 * k, k, value] for k, value in enumerate(history)]},
-    }
+    errors = [Measurement(10.0 * k, k, value) for k, value in enumerate(history)]
+    metrics, history = {"error": error}, RecordedHistory(errors=errors)
+    return RecordedRun(case, seed, {}, 20, "completed", "", [], metrics, history)
 
 
 def test_comparison_of_cases_reads_every_seed_at_the_end_or_after_some_work():
-    record = {
-        "runs": [
-            run("fine", 2, 9.0, [90.0, 18.0, 9.0]),
-            run("levels", 1, 2.0, [5.0, 2.0]),
-            run("fine", 1, None, [90.0, 20.0]),
-        ]
-    }
+    runs = [
+        run("fine", 2, 9.0, [90.0, 18.0, 9.0]),
+        run("levels", 1, 2.0, [5.0, 2.0]),
+        run("fine", 1, None, [90.0, 20.0, None]),
+    ]
+    record = Record("regression", runs=runs)
     found = compare_cases(record, "fine", "levels", "error")
     assert (found.low, found.high, found.seeds) == (4.5, math.inf, (2, 1))
     assert compare_cases(record, "fine", "levels", "error", 10).ratio == pytest.approx(90**0.5)
+    assert figures_of(record, "fine", "error", 20) == [math.inf, 9.0]
     with pytest.raises(ValueError, match=r"theirs must .* \[\]"):
         compare_cases(record, "coarse", "levels", "error")
 
 
 def test_solved_counts_the_runs_below_a_bound():
-    record = {"runs": [run("a", 1, 0.1, []), run("a", 2, None, []), run("b", 1, 0.19, [])]}
+    runs = [run("a", 1, 0.1, []), run("a", 2, None, []), run("b", 1, 0.19, [])]
+    record = Record("regression", runs=runs)
     assert solved(record, "a") == "1 of 2"
     assert solved(record, "a", "b") == "2 of 3"
     assert solved(record, "a", "b", below=0.1) == "none of 3"

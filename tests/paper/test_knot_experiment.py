@@ -92,7 +92,7 @@ def test_record_is_at_full_scale_with_every_seed(record, name):
     model = KAN(**case.network)
     if case.free:
         model = model.free(case.free)
-    assert runs[0]["levels"][0]["num_parameters"] == model.num_parameters
+    assert runs[0].levels[0].num_parameters == model.num_parameters
 
 
 def test_record_says_what_the_chapter_says(record):

@@ -194,13 +194,13 @@ def test_case_runs(name, case, short):
 def test_recorded_weights_give_the_recorded_error(short, tmp_path):
     out = tmp_path / "burgers.json"
     [*run_and_record("burgers", ["spline-multilevel"], [1234, 1244], out, quick=True)]
-    run, other = load_record(out, "burgers")["runs"]
-    assert "solutions" not in other
+    run, other = load_record(out, "burgers").runs
+    assert not other.solutions
     case, problem = find_case("burgers", "spline-multilevel"), Burgers()
-    assert [*run["solutions"]] == ["0", "1", "2"]
-    for level, weights in run["solutions"].items():
-        model = pdes.restored(case, int(level), weights)
-        assert problem.error(model) == pytest.approx(run["levels"][int(level)]["error"], rel=1e-4)
+    assert [*run.solutions] == [0, 1, 2]
+    for level, weights in run.solutions.items():
+        model = pdes.restored(case, level, weights)
+        assert problem.error(model) == pytest.approx(run.levels[level].error, rel=1e-4)
 
 
 def test_weights_of_all_levels_survive_a_run_that_is_killed(short, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import threading
+from dataclasses import asdict
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -13,13 +14,20 @@ import pytest
 import torch
 
 import kanlib
+from kanlib.paper.experiments import EXPERIMENTS
 from kanlib.paper.records import (
     RESULTS,
+    Measurement,
+    PaperValue,
+    Provenance,
+    Record,
+    RecordedHistory,
+    RecordedLevel,
+    RecordedRun,
     add_run,
     curve,
     find_run,
     load_record,
-    new_record,
     provenance,
     runs_of,
     save_record,
@@ -32,7 +40,8 @@ def a_level(**fields):
     return {**counts, **dict.fromkeys(["loss", "error", "work", "seconds"], 0.5), **fields}
 
 
-def a_run(case="a", seed=1, loss=0.5, **fields):
+def in_json(case="a", seed=1, loss=0.5, **fields):
+    """Return a run as a file has it, but for its digest."""
     return {
         "case": case,
         "seed": seed,
@@ -46,13 +55,22 @@ def a_run(case="a", seed=1, loss=0.5, **fields):
     }
 
 
+def a_run(*arguments, **fields):
+    run = in_json(*arguments, **fields)
+    levels = [RecordedLevel(**level) for level in run["levels"]]
+    return RecordedRun(**{**run, "levels": levels})
+
+
 def a_history():
     whole, parts = [0, 1], [0.5, 0.25]
     return {"level": whole, "epoch": whole, "evaluations": whole, "work": parts, "loss": parts}
 
 
+MADE = Provenance(None, None, {"kanlib": "1.0"}, "a machine", 1, "then")
+
+
 def a_record(*runs):
-    record = new_record("regression", {"a": {"mean": 1.0, "stdev": 0.5}})
+    record = Record("regression", {"a": PaperValue(1.0, 0.5, "Table 2")}, provenance=MADE)
     for run in runs:
         add_run(record, run)
     return record
@@ -67,13 +85,13 @@ def stored(path):
 
 def test_record_keeps_one_run_of_a_case_and_seed():
     record = a_record(a_run("a", 2), a_run("a", 1, 0.1), a_run("b", 1), a_run("a", 1, 0.2))
-    assert [(r["case"], r["seed"], r["metrics"]["train_mse"]) for r in record["runs"]] == [
+    assert [(r.case, r.seed, r.metrics["train_mse"]) for r in record.runs] == [
         ("a", 2, 0.5),
         ("b", 1, 0.5),
         ("a", 1, 0.2),
     ]
-    assert [r["seed"] for r in runs_of(record, "a")] == [1, 2]
-    assert find_run(record, "a", 1)["metrics"] == {"train_mse": 0.2}
+    assert [r.seed for r in runs_of(record, "a")] == [1, 2]
+    assert find_run(record, "a", 1).metrics == {"train_mse": 0.2}
     assert find_run(record, "a", 3) is None
     assert runs_of(record, "c") == []
 
@@ -85,16 +103,18 @@ def test_record_returns_what_was_saved(tmp_path):
     path = tmp_path / "folder" / "r.json"
     record = a_record(a_run(), a_run("b", message="ü\n"))
     save_record(path, record)
-    again = load_record(path, "regression")
-    assert again.pop("provenance")["versions"]["kanlib"] == kanlib.__version__
-    assert again == record
-    save_record(path, again)
-    assert load_record(path)["runs"] == record["runs"]
+    assert load_record(path, "regression") == record
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_committed_record_is_saved_as_it_was_byte_for_byte(name, tmp_path):
+    save_record(tmp_path / "r.json", load_record(RESULTS / f"{name}.json", name))
+    assert (tmp_path / "r.json").read_bytes() == (RESULTS / f"{name}.json").read_bytes()
 
 
 def test_record_without_runs_is_one(tmp_path):
     save_record(tmp_path / "r.json", a_record())
-    assert load_record(tmp_path / "r.json")["runs"] == []
+    assert load_record(tmp_path / "r.json").runs == []
 
 
 def test_record_has_one_line_a_run(tmp_path):
@@ -110,20 +130,21 @@ def test_record_has_one_line_a_run(tmp_path):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, np.float64("nan")])
 def test_numbers_that_are_not_finite_become_null(value, tmp_path):
     path = tmp_path / "r.json"
-    history = {**a_history(), "work": (1.0, value)}
+    history = RecordedHistory(**{**a_history(), "loss": [1.0, value]})
     save_record(path, a_record(a_run(loss=value, history=history)))
     (run,) = stored(path)["runs"]
     assert run["metrics"] == {"train_mse": None}
     assert run["levels"] == [a_level(loss=None)]
-    assert run["history"]["work"] == [1.0, None]
-    load_record(path)
+    assert run["history"]["loss"] == [1.0, None]
+    (run,) = load_record(path).runs
+    assert (run.levels[0].loss, run.history.loss[1]) == (None, None)
 
 
 def test_numbers_keep_seven_digits_and_integers_all(tmp_path):
     save_record(tmp_path / "r.json", a_record(a_run(seed=2**60 + 1, loss=math.pi * 1e-9)))
-    (run,) = load_record(tmp_path / "r.json")["runs"]
-    assert run["seed"] == 2**60 + 1
-    assert run["metrics"]["train_mse"] == 3.141593e-9
+    (run,) = load_record(tmp_path / "r.json").runs
+    assert run.seed == 2**60 + 1
+    assert run.metrics["train_mse"] == 3.141593e-9
 
 
 def test_value_without_json_form_leaves_the_old_record(tmp_path):
@@ -160,7 +181,7 @@ def test_readers_always_find_a_whole_record(tmp_path):
 
     def read():
         while not done.is_set():
-            sizes.add(len(load_record(path)["runs"]))
+            sizes.add(len(load_record(path).runs))
 
     readers = [threading.Thread(target=read) for _ in range(2)]
     for reader in readers:
@@ -210,7 +231,9 @@ def test_foreign_file_is_refused(content, tmp_path):
 
 
 def changed(path, **fields):
-    record = {**a_record(a_run()), "provenance": {}, **fields}
+    paper = {"a": {"mean": 1.0, "stdev": 0.5, "source": "Table 2"}}
+    head = {"schema": 1, "experiment": "regression", "paper": paper, "provenance": asdict(MADE)}
+    record = {**head, "runs": [in_json()], **fields}
     path.write_text(json.dumps({k: v for k, v in record.items() if v is not None}))
     return path
 
@@ -225,10 +248,10 @@ def test_record_lacking_a_field_is_refused(field, value, tmp_path):
         load_record(path)
 
 
-@pytest.mark.parametrize("field", [*a_run(), None])
+@pytest.mark.parametrize("field", [*in_json(), None])
 def test_run_lacking_a_field_is_refused(field, tmp_path):
-    bad = {k: v for k, v in a_run().items() if k != field} if field else "no run"
-    path = changed(tmp_path / "r.json", runs=[a_run(), bad])
+    bad = {k: v for k, v in in_json().items() if k != field} if field else "no run"
+    path = changed(tmp_path / "r.json", runs=[in_json(), bad])
     what = f"{field} is missing" if field else "it must be an object, got 'no run'"
     with pytest.raises(ValueError, match=rf"run 1 of record .*r\.json is not .*: {what}; restore"):
         load_record(path)
@@ -258,6 +281,23 @@ WRONG = {
         {"history": {**a_history(), "errors": [0.5]}},
         r"history.errors\[0\] must be a list, got 0.5",
     ),
+    "row": (
+        {"history": {**a_history(), "errors": [[0.5, 1]]}},
+        r"history.errors\[0\] must have 3 entries, got \[0.5, 1\]",
+    ),
+    "entry": (
+        {"history": {**a_history(), "errors": [[0.5, 1.5, 0.1]]}},
+        r"history.errors\[0\]\[1\] must be an integer, got 1.5",
+    ),
+    "solutions": (
+        {"solutions": {"1": [], "one": []}},
+        "names in solutions must be integers, got 'one'",
+    ),
+    "dirty": (
+        {"provenance": {**asdict(MADE), "dirty": 1}},
+        "provenance.dirty must be true or false, got 1",
+    ),
+    "unknown": ({"levels": [a_level(epoch=5)]}, r"levels\[0\].epoch is unknown"),
     "lengths": (
         {"history": {**a_history(), "epoch": [0]}},
         "a with seed 1, was changed after it was written",
@@ -267,7 +307,7 @@ WRONG = {
 
 @pytest.mark.parametrize(("fields", "text"), WRONG.values(), ids=WRONG)
 def test_run_with_a_wrong_type_is_refused_in_one_sentence(fields, text, tmp_path):
-    path = changed(tmp_path / "r.json", runs=[a_run(**fields)])
+    path = changed(tmp_path / "r.json", runs=[in_json(**fields)])
     with pytest.raises(ValueError, match=rf"run 0 of record .*r\.json.*{text}.*restore") as caught:
         load_record(path)
     assert len(str(caught.value)) < 300
@@ -276,20 +316,20 @@ def test_run_with_a_wrong_type_is_refused_in_one_sentence(fields, text, tmp_path
 
 @pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "1e999", "9" * 5000])
 def test_number_that_json_or_floats_lack_is_refused(text, tmp_path):
-    path = changed(tmp_path / "r.json", runs=[a_run(metrics={"error": 12321})])
+    path = changed(tmp_path / "r.json", runs=[in_json(metrics={"error": 12321})])
     path.write_text(path.read_text().replace("12321", text))
     with pytest.raises(ValueError, match=r"r\.json is (not of kanlib|truncated or)"):
         load_record(path)
 
 
 def test_wrong_value_of_the_paper_is_refused(tmp_path):
-    path = changed(tmp_path / "r.json", paper={"a": {"mean": "1", "stdev": 0.5}})
+    path = changed(tmp_path / "r.json", paper={"a": {"mean": "1", "stdev": 0.5, "source": ""}})
     with pytest.raises(ValueError, match=r"paper\.a\.mean must be a number, got '1'; restore"):
         load_record(path)
 
 
 def test_run_that_is_there_twice_is_refused(tmp_path):
-    path = changed(tmp_path / "r.json", runs=[a_run(), a_run("b"), a_run(loss=0.1)])
+    path = changed(tmp_path / "r.json", runs=[in_json(), in_json("b"), in_json(loss=0.1)])
     with pytest.raises(ValueError, match=r"run 2 of .* is a second one of a with seed 1: remove"):
         load_record(path)
 
@@ -300,7 +340,9 @@ def test_run_that_is_there_twice_is_refused(tmp_path):
 )
 def test_run_that_was_changed_after_it_was_written_is_refused(old, new, tmp_path):
     path = tmp_path / "r.json"
-    save_record(path, a_record(a_run("b"), a_run(loss=0.25, history=a_history())))
+    save_record(
+        path, a_record(a_run("b"), a_run(loss=0.25, history=RecordedHistory(**a_history())))
+    )
     text = path.read_text()
     assert '"digest": "' in text
     before, after = text.rsplit(old, 1)
@@ -311,12 +353,12 @@ def test_run_that_was_changed_after_it_was_written_is_refused(old, new, tmp_path
 
 def test_digest_does_not_depend_on_the_order_of_fields_or_on_the_kind_of_keys(tmp_path):
     path = tmp_path / "r.json"
-    run = a_run(solutions={level: [0.5] for level in (2, 10, 1)})
-    save_record(path, a_record(dict(reversed(run.items()))))
-    again = load_record(path)
-    assert again["runs"][0]["solutions"] == {"2": [0.5], "10": [0.5], "1": [0.5]}
-    save_record(path, again)
-    assert load_record(path)["runs"] == again["runs"]
+    record = a_record(a_run(solutions={level: [0.5] for level in (2, 10, 1)}))
+    save_record(path, record)
+    (run,) = stored(path)["runs"]
+    assert [*run["solutions"]] == ["2", "10", "1"]
+    changed(path, runs=[dict(reversed(run.items()))])
+    assert load_record(path) == record
 
 
 def test_record_of_another_schema_is_refused(tmp_path):
@@ -327,7 +369,7 @@ def test_record_of_another_schema_is_refused(tmp_path):
 
 def test_record_of_another_experiment_is_refused(tmp_path):
     path = changed(tmp_path / "r.json", experiment="poisson")
-    assert load_record(path)["experiment"] == "poisson"
+    assert load_record(path).experiment == "poisson"
     with pytest.raises(ValueError, match="belongs to experiment 'poisson', not 'regression': choo"):
         load_record(path, "regression")
 
@@ -337,12 +379,12 @@ def test_record_of_another_experiment_is_refused(tmp_path):
 
 def test_provenance_tells_versions_machine_and_date():
     made = provenance()
-    assert made["versions"]["torch"] == torch.__version__
-    assert made["versions"]["numpy"] == np.__version__
-    assert made["threads"] == torch.get_num_threads()
-    age = datetime.now(timezone.utc) - datetime.fromisoformat(made["date"])
+    assert made.versions["torch"] == torch.__version__
+    assert made.versions["numpy"] == np.__version__
+    assert made.threads == torch.get_num_threads()
+    age = datetime.now(timezone.utc) - datetime.fromisoformat(made.date)
     assert timedelta(seconds=-2) < age < timedelta(minutes=5)
-    json.dumps(made)
+    json.dumps(asdict(made))
 
 
 def git(folder, *arguments):
@@ -356,16 +398,16 @@ def test_provenance_tells_commit_and_uncommitted_changes(tmp_path, monkeypatch):
     module.write_text("first")
     monkeypatch.setattr("kanlib.__file__", str(module))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert [provenance()[key] for key in ("commit", "dirty")] == [None, None]
+    assert (provenance().commit, provenance().dirty) == (None, None)
     git(tmp_path, "init", "-q")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-qm", "one")
     commit = git(tmp_path, "rev-parse", "HEAD")
-    assert [provenance()[key] for key in ("commit", "dirty")] == [commit, False]
+    assert (provenance().commit, provenance().dirty) == (commit, False)
     (tmp_path / "elsewhere").write_text("not part of the package")
-    assert provenance()["dirty"] is False
+    assert provenance().dirty is False
     module.write_text("second")
-    assert [provenance()[key] for key in ("commit", "dirty")] == [commit, True]
+    assert (provenance().commit, provenance().dirty) == (commit, True)
 
 
 def test_records_of_the_book_lie_beside_the_package():
@@ -400,8 +442,8 @@ def test_provenance_names_no_commit_of_another_repository(place, vendored, tmp_p
         git(project, "add", ".")
         git(project, "commit", "-qm", "vendored")
     made = provenance()
-    assert (made["commit"], made["dirty"]) == (None, None)
-    assert made["versions"]["kanlib"] == kanlib.__version__
+    assert (made.commit, made.dirty) == (None, None)
+    assert made.versions["kanlib"] == kanlib.__version__
 
 
 def test_provenance_in_a_hook_of_another_repository_is_that_of_kanlib(tmp_path, monkeypatch):
@@ -414,35 +456,36 @@ def test_provenance_in_a_hook_of_another_repository_is_that_of_kanlib(tmp_path, 
     commit = git(ours, "rev-parse", "HEAD")
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
     monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / "other" / ".git" / "index"))
-    assert provenance()["commit"] == commit
+    assert provenance().commit == commit
 
 
 def test_record_keeps_its_provenance_until_a_run_is_added(tmp_path):
     path = tmp_path / "r.json"
-    save_record(path, {**a_record(), "provenance": {"date": "then"}})
+    save_record(path, a_record())
     save_record(path, load_record(path))
-    assert load_record(path)["provenance"] == {"date": "then"}
+    assert load_record(path).provenance == MADE
 
 
 def test_provenance_without_git_says_so(monkeypatch):
     monkeypatch.setenv("PATH", str(Path("/nonexistent")))
-    assert [provenance()[key] for key in ("commit", "dirty")] == [None, None]
+    assert (provenance().commit, provenance().dirty) == (None, None)
 
 
 def test_curve_counts_epochs_through_all_levels():
-    history = {
-        "work": [0.0, 2.0, 2.0, 8.0],
-        "epoch": [0, 2, 0, 3],
-        "loss": [4.0, 3.0, 3.0, 1.0],
-        "errors": [[0.0, 0, 0.9], [1.0, 1, 0.8], [2.0, 2, 0.7], [2.0, 0, 0.7], [8.0, 3, 0.1]],
-    }
-    run = {"history": history}
+    works, epochs, errors = [0.0, 1.0, 2.0, 2.0, 8.0], [0, 1, 2, 0, 3], [0.9, 0.8, 0.7, 0.7, 0.1]
+    history = RecordedHistory(
+        work=[0.0, 2.0, 2.0, 8.0],
+        epoch=[0, 2, 0, 3],
+        loss=[4.0, 3.0, 3.0, 1.0],
+        errors=[*map(Measurement, works, epochs, errors)],
+    )
+    run = a_run(history=history)
     assert curve(run) == ([0, 2, 2, 5], [4.0, 3.0, 3.0, 1.0])
     assert curve(run, "error") == ([0, 1, 2, 2, 5], [0.9, 0.8, 0.7, 0.7, 0.1])
     assert curve(run, "error", "work") == ([0.0, 1.0, 2.0, 2.0, 8.0], [0.9, 0.8, 0.7, 0.7, 0.1])
     with pytest.raises(ValueError, match=r"figure must be .*'losses'"):
         curve(run, "losses")
-    for bare in (a_run(), a_run(history={**a_history(), "errors": []})):
+    for bare in (a_run(), a_run(history=RecordedHistory(**a_history()))):
         with pytest.raises(ValueError, match="run a with seed 1 has no error recorded along the"):
             curve(bare, "error")
     assert [value_at(run, "error", work) for work in (0, 1.5, 2.0, 9.0)] == [0.9, 0.8, 0.7, 0.1]
@@ -455,7 +498,7 @@ def test_curve_of_a_committed_run_ends_with_its_loss_and_error():
     record = load_record(RESULTS / "poisson.json", "poisson")
     for run in runs_of(record, "spline-multilevel"):
         epochs, losses = curve(run)
-        assert epochs[-1] == sum(level["steps"] for level in run["levels"]) == 5000
-        assert losses[-1] == run["metrics"]["loss"]
+        assert epochs[-1] == sum(level.steps for level in run.levels) == 5000
+        assert losses[-1] == run.metrics["loss"]
         assert curve(run, "error")[0][-1] == 5000
-        assert curve(run, "error")[1][-1] == run["metrics"]["error"]
+        assert curve(run, "error")[1][-1] == run.metrics["error"]

@@ -100,7 +100,7 @@ def test_record_says_what_the_chapter_says(record):
 
     def jump(way):
         """The factor by which the last switch changes the error, median."""
-        found = [[e for *_, e in r["history"]["errors"]] for r in runs_of(record, f"kinks-{way}")]
+        found = [[e for *_, e in r.history.errors] for r in runs_of(record, f"kinks-{way}")]
         return statistics.median(errors[-2] / errors[-3] for errors in found)
 
     for way in ("exact", "samples", "greville"):

@@ -19,7 +19,7 @@ from kanlib import MeanSquaredError
 from kanlib.paper import runner
 from kanlib.paper.experiments import EXPERIMENTS, find_case
 from kanlib.paper.experiments import regression as experiments
-from kanlib.paper.records import load_record, save_record
+from kanlib.paper.records import PaperValue, RecordedRun, load_record, save_record
 from kanlib.paper.runner import run_and_record
 from kanlib.training.files import locked
 
@@ -40,8 +40,8 @@ def record_of(out, *cases, seeds=(1,), **options):
 
 def comparable(run):
     """Return a run without times."""
-    levels = [{k: v for k, v in level.items() if k != "seconds"} for level in run["levels"]]
-    return {**run, "levels": levels, "provenance": None}
+    levels = [replace(level, seconds=0.0) for level in run.levels]
+    return replace(run, levels=levels, provenance=None)
 
 
 # Recording
@@ -51,24 +51,24 @@ def test_record_holds_settings_levels_history_and_provenance(small, tmp_path):
     out = tmp_path / "folder" / "r.json"
     returned = record_of(out, "spline-multilevel", "mlp-5", seeds=(2, 1))
     record = load_record(out, "regression")
-    assert [(r["case"], r["seed"]) for r in record["runs"]] == [
+    assert [(r.case, r.seed) for r in record.runs] == [
         ("spline-multilevel", 2),
         ("spline-multilevel", 1),
         ("mlp-5", 2),
         ("mlp-5", 1),
     ]
-    assert [r["metrics"].keys() for r in returned] == [{"train_mse", "test_mse"}] * 4
-    run = record["runs"][0]
-    assert run["config"]["network"] == find_case("regression", "spline-multilevel").network
-    assert run["config"]["quick"] is True
-    assert [level["steps"] for level in run["levels"]] == [1, 1, 1, 1]
-    errors = run["history"].pop("errors")
-    assert {len(v) for v in run["history"].values()} == {8}
-    ends = [(level["work"], level["error"]) for level in run["levels"]]
-    assert [error for *_, error in errors][1::2] == [error for _, error in ends]
-    assert run["provenance"]["versions"]["torch"] == torch.__version__
-    assert record["paper"]["mlp-5"] == {"mean": 2.94e-2, "stdev": 1.60e-2, "source": "Table 2"}
-    assert "spline-fine-prolonged" not in record["paper"]
+    assert [r.metrics.keys() for r in returned] == [{"train_mse", "test_mse"}] * 4
+    run = record.runs[0]
+    assert run.config["network"] == find_case("regression", "spline-multilevel").network
+    assert run.config["quick"] is True
+    assert [level.steps for level in run.levels] == [1, 1, 1, 1]
+    columns = {name: rows for name, rows in vars(run.history).items() if name != "errors"}
+    assert {len(rows) for rows in columns.values()} == {8}
+    measured = run.history.errors[1::2]
+    assert [(row.epoch, row.error) for row in measured] == [(1, lv.error) for lv in run.levels]
+    assert run.provenance.versions["torch"] == torch.__version__
+    assert record.paper["mlp-5"] == PaperValue(2.94e-2, 1.60e-2, "Table 2")
+    assert "spline-fine-prolonged" not in record.paper
     assert [*out.parent.iterdir()] == [out]  # neither checkpoints nor their folder
 
 
@@ -77,7 +77,7 @@ def test_runs_of_one_seed_are_the_same(small, tmp_path):
     (second,) = record_of(tmp_path / "2.json", "spline-fine")
     assert comparable(first) == comparable(second)
     (other,) = record_of(tmp_path / "2.json", "spline-fine", seeds=(2,))
-    assert other["metrics"] != first["metrics"]
+    assert other.metrics != first.metrics
 
 
 def test_resume_keeps_runs_with_the_same_settings_only(small, tmp_path, monkeypatch):
@@ -94,7 +94,7 @@ def test_resume_keeps_runs_with_the_same_settings_only(small, tmp_path, monkeypa
     watched = replace(REGRESSION, execute=execute, cases=cases)
     monkeypatch.setitem(EXPERIMENTS, "regression", watched)
     runs = record_of(out, "mlp-5", "spline-fine", seeds=(1, 2), resume=True)
-    assert (runs[0]["case"], runs[0]["seed"]) == ("mlp-5", 1)
+    assert (runs[0].case, runs[0].seed) == ("mlp-5", 1)
     assert executed == [
         (cases["mlp-5"].description, 2),
         (changed.description, 1),
@@ -103,7 +103,7 @@ def test_resume_keeps_runs_with_the_same_settings_only(small, tmp_path, monkeypa
     executed.clear()
     record_of(out, "mlp-5")
     assert executed == [(cases["mlp-5"].description, 1)]
-    assert len(load_record(out)["runs"]) == 4
+    assert len(load_record(out).runs) == 4
 
 
 def test_cases_and_seeds_named_twice_run_once(small, tmp_path):
@@ -115,8 +115,8 @@ def test_runs_that_others_add_meanwhile_are_kept(small, tmp_path):
     runs = run_and_record("regression", ["mlp-5"], [1, 2], out, quick=True)
     next(runs)
     record_of(out, "mlp-5", seeds=(3,))
-    assert [run["seed"] for run in runs] == [2]
-    assert sorted(run["seed"] for run in load_record(out)["runs"]) == [1, 2, 3]
+    assert [run.seed for run in runs] == [2]
+    assert sorted(run.seed for run in load_record(out).runs) == [1, 2, 3]
 
 
 def test_diverged_run_is_recorded_as_such(small, tmp_path, monkeypatch):
@@ -126,11 +126,11 @@ def test_diverged_run_is_recorded_as_such(small, tmp_path, monkeypatch):
     monkeypatch.setitem(EXPERIMENTS, "regression", replace(REGRESSION, cases=cases))
     with pytest.warns(RuntimeWarning, match="training diverged"):
         (run,) = record_of(out, "mlp-5")
-    assert run["status"] == "diverged"
-    assert re.fullmatch(r"loss became .* at level 0, epoch \d+, step \d+", run["message"])
+    assert run.status == "diverged"
+    assert re.fullmatch(r"loss became .* at level 0, epoch \d+, step \d+", run.message)
     (stored,) = json.loads(out.read_text())["runs"]
     assert stored["status"] == "diverged"
-    assert stored["metrics"]["train_mse"] == pytest.approx(run["metrics"]["train_mse"], rel=1e-6)
+    assert stored["metrics"]["train_mse"] == pytest.approx(run.metrics["train_mse"], rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_processes_with_one_record_lose_no_run(small, tmp_path):
     for worker in workers:
         worker.join()
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
-    found = sorted(run["seed"] for run in load_record(out)["runs"])
+    found = sorted(run.seed for run in load_record(out).runs)
     assert found == [seed for s in seeds for seed in s]
     assert [*tmp_path.iterdir()] == [out]
 
@@ -231,7 +231,7 @@ def test_second_process_with_the_same_run_waits_for_the_first(small, resume, tmp
         run = runner._computed(job)
         runner._add(job, run)
     second.join()
-    assert results[0]["metrics"] == pytest.approx(run["metrics"], rel=1e-6)
+    assert results[0].metrics == pytest.approx(run.metrics, rel=1e-6)
     assert [*tmp_path.iterdir()] == [out]
 
 
@@ -239,8 +239,8 @@ def test_run_that_waited_is_taken_from_the_record_on_resume(small, tmp_path, mon
     out = tmp_path / "r.json"
     (run,) = record_of(out, "mlp-5")
     monkeypatch.setattr(runner, "_computed", lambda job: pytest.fail("it ran again"))
-    job = runner._Job("regression", "mlp-5", 1, run["config"], out, True, False)
-    assert runner._run_job(job)[1] == load_record(out)["runs"][0]
+    job = runner._Job("regression", "mlp-5", 1, run.config, out, True, False)
+    assert runner._run_job(job)[1] == load_record(out).runs[0]
 
 
 def test_resume_that_does_nothing_leaves_the_file_as_it_was(small, tmp_path, monkeypatch):
@@ -259,7 +259,7 @@ def test_quick_run_does_not_replace_a_full_one(small, resume, tmp_path, monkeypa
     out = tmp_path / "r.json"
     record_of(out, "mlp-5")
     record = load_record(out)
-    record["runs"][0]["config"]["quick"] = False
+    record.runs[0].config["quick"] = False
     save_record(out, record)
     before = out.read_bytes()
     monkeypatch.setattr(runner, "_run_job", lambda job: pytest.fail("it ran"))
@@ -272,12 +272,12 @@ def test_quick_run_does_not_replace_a_full_one_that_came_meanwhile(small, tmp_pa
     out = tmp_path / "r.json"
     runs = run_and_record("regression", ["mlp-5"], [1, 2], out, quick=True)
     run = next(runs)
-    record = {**load_record(out), "runs": [{**run, "seed": 2}]}
-    record["runs"][0]["config"]["quick"] = False
+    record = replace(load_record(out), runs=[replace(run, seed=2)])
+    record.runs[0].config["quick"] = False
     save_record(out, record)
     with pytest.raises(ValueError, match=r"holds the full run of mlp-5 with seed 2"):
         next(runs)
-    assert load_record(out)["runs"][0]["config"]["quick"] is False
+    assert load_record(out).runs[0].config["quick"] is False
 
 
 def test_home_and_links_lead_to_one_record(small, tmp_path, monkeypatch):
@@ -346,7 +346,7 @@ def test_stopped_run_resumes_to_the_same_record(small, number, error, tmp_path, 
         stop_at(patch, number, error)
         with pytest.raises(type(error)):
             record_of(out, "spline-multilevel")
-    assert load_record(out)["runs"] == []
+    assert load_record(out).runs == []
     (checkpoint,) = tmp_path.glob(".r.checkpoints/spline-multilevel-1-*.pt")
     left = checkpoint.with_name(f".{checkpoint.name}.{'0f' * 8}.part")
     left.write_text("by kill -9 during a write")
@@ -387,16 +387,16 @@ def test_checkpoint_of_other_settings_is_not_touched(small, tmp_path, monkeypatc
 
 
 def job_result(job):
-    return job, {
-        "case": "mlp-5",
-        "seed": job.seed,
-        "config": {},
-        "num_parameters": 20,
-        "status": "completed",
-        "message": str(torch.get_num_threads()),
-        "levels": [],
-        "metrics": {},
-    }
+    return job, RecordedRun(
+        case="mlp-5",
+        seed=job.seed,
+        config={},
+        num_parameters=20,
+        status="completed",
+        message=str(torch.get_num_threads()),
+        levels=[],
+        metrics={},
+    )
 
 
 def stub_job(job):
@@ -439,8 +439,8 @@ def stubbed(monkeypatch):
 def test_workers_end_with_the_loop_over_their_runs(stubbed, tmp_path):
     runs = run_and_record("regression", ["mlp-5"], [1, 90], tmp_path / "r.json", workers=2)
     first = next(runs)
-    assert first["seed"] == 1
-    assert first["message"] == "1"  # one thread
+    assert first.seed == 1
+    assert first.message == "1"  # one thread
     pid = pid_of(tmp_path, 90)
     assert alive(pid)
     os.kill(pid, signal.SIGINT)  # Ctrl-C reaches the whole group; the parent decides
@@ -448,7 +448,7 @@ def test_workers_end_with_the_loop_over_their_runs(stubbed, tmp_path):
     assert alive(pid)
     runs.close()
     assert wait_until(lambda: not alive(pid))
-    assert [run["seed"] for run in load_record(tmp_path / "r.json")["runs"]] == [1]
+    assert [run.seed for run in load_record(tmp_path / "r.json").runs] == [1]
 
 
 @pytest.mark.slow
@@ -478,6 +478,6 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path):
 def test_workers_give_the_same_record(tmp_path):
     alone = record_of(tmp_path / "1.json", "mlp-5", seeds=(1, 2))
     together = record_of(tmp_path / "2.json", "mlp-5", seeds=(1, 2), workers=2)
-    together.sort(key=lambda run: run["seed"])
+    together.sort(key=lambda run: run.seed)
     assert [*map(comparable, together)] == [*map(comparable, alone)]
-    assert len(load_record(tmp_path / "2.json")["runs"]) == 2
+    assert len(load_record(tmp_path / "2.json").runs) == 2

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from kanlib.objectives.mean_squared_error import Objective
+from kanlib.paper.records import PaperValue
 from kanlib.training.multilevel import Schedule, train_multilevel
 from kanlib.training.runs import Run
 from kanlib.training.trainer import train
@@ -91,10 +92,10 @@ class Experiment:
     labels: Mapping[str, str] = field(default_factory=lambda: {"loss": "", "error": "error "})
 
     @property
-    def paper(self) -> dict[str, Any]:
+    def paper(self) -> dict[str, PaperValue]:
         """The paper's values by case, as a record holds them."""
         return {
-            name: {**case.paper, "source": self.source}
+            name: PaperValue(**case.paper, source=self.source)
             for name, case in self.cases.items()
             if case.paper
         }
