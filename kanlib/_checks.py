@@ -156,6 +156,8 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _check(name: str, value: Any, hint: Any) -> None:
+    if isinstance(hint, typing.TypeVar):
+        hint = hint.__bound__
     origin, inner = get_origin(hint) or hint, get_args(hint)
     if origin in (typing.Union, types.UnionType):
         kinds = [kind for kind in inner if kind is not types.NoneType]

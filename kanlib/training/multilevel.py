@@ -12,7 +12,7 @@ from kanlib._checks import as_list, check_function, check_option, shown
 from kanlib.objectives.mean_squared_error import Objective
 from kanlib.training.optimizer_state import carried_optimizer
 from kanlib.training.options import Choices, checked, takes_options
-from kanlib.training.runs import Run
+from kanlib.training.runs import Model, Run
 from kanlib.training.trainer import Trainer, counts
 
 if TYPE_CHECKING:
@@ -69,14 +69,14 @@ class Schedule:
 
 @takes_options
 def train_multilevel(
-    model: Any,
+    model: Model,
     objective: Objective,
     schedule: Schedule | Sequence[int],
     *,
     optimizer_state: OptimizerState = "fresh",
     refine: Callable[[Any], Any] = methodcaller("refine"),  # it has no state
     **options: Unpack[Choices],
-) -> Run:
+) -> Run[Model]:
     """Train a KAN over a hierarchy of grids; each refinement keeps the function exactly.
 
     Args:
@@ -119,7 +119,8 @@ def train_multilevel(
             f"got {type(model).__name__}: use train() for a model without grids"
         )
     check_function("refine", refine, "function from a network to a finer one")
-    found, coarse_n = checked(options), model.n
+    found = checked(options)
+    coarse_n: Any = model.n
     trainer = Trainer(
         objective,
         schedule.epochs,

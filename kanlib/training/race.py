@@ -22,7 +22,7 @@ from kanlib._checks import as_integer, as_number, as_result, check_types
 from kanlib.nn.networks import KAN
 from kanlib.objectives.mean_squared_error import Objective, Stateful
 from kanlib.training.multilevel import Schedule
-from kanlib.training.runs import Entrant, History, Level, Run
+from kanlib.training.runs import Entrant, History, Level, Model, Run
 from kanlib.training.trainer import check_refined, train
 
 #: The seed of the points on which entrants are compared, where an objective can draw them.
@@ -31,7 +31,7 @@ COSTS = ("work", "evaluations", "seconds")
 
 
 def race(
-    starts: Sequence[nn.Module] | Mapping[int, nn.Module],
+    starts: Sequence[Model] | Mapping[int, Model],
     objective: Objective | Sequence[Objective],
     schedule: Schedule | Sequence[int],
     *,
@@ -42,7 +42,7 @@ def race(
     checkpoint: str | Path | None = None,
     resume: bool = False,
     **options: Any,
-) -> Run:
+) -> Run[Model]:
     """Train several networks on the coarsest level, and the best of each level on the next.
 
     An objective that changes from step to step is copied for each start. Those that diverge are
@@ -111,7 +111,7 @@ def race(
     first_n = getattr(next(iter(field.values())), "n", 1)
     cost = work or (lambda model: getattr(model, "n", first_n) / first_n)
     own: dict[int, Objective] = {}
-    past: dict[int, list[Run]] = {name: [] for name in field}
+    past: dict[int, list[Run[Model]]] = {name: [] for name in field}
     spent: list[dict[str, Any]] = []  # by all networks on each level so far
     pedigree: list[Entrant] = []
     for level, epochs in enumerate(schedule.epochs):
@@ -177,8 +177,8 @@ def _total(levels: list[Level]) -> dict[str, Any]:
 
 
 def _joined(
-    runs: list[Run], spent: list[dict[str, Any]], status: str, pedigree: list[Entrant]
-) -> Run:
+    runs: list[Run[Model]], spent: list[dict[str, Any]], status: str, pedigree: list[Entrant]
+) -> Run[Model]:
     """Return the runs of one network over the levels as one, behind the cost of all others."""
     history, levels = History(), []
     for number, (run, total) in enumerate(zip(runs, spent, strict=True)):

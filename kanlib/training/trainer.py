@@ -31,7 +31,7 @@ from kanlib.objectives.mean_squared_error import Objective, Stateful, Summed, to
 from kanlib.objectives.unknowns import check_entered, leaves, unknowns_of
 from kanlib.training.optimizers import new_optimizer, optimized, rate, why_idle
 from kanlib.training.options import SCHEDULER, Choices, Options, checked, takes_options
-from kanlib.training.runs import EndOfLevel, Level, Run, State, Stop
+from kanlib.training.runs import EndOfLevel, Level, Model, Run, State, Stop
 from kanlib.training.snapshot import Snapshots, assign, samplers, tensors, untouched
 
 with warnings.catch_warnings():  # a notebook without ipywidgets gets no bar, and no complaint
@@ -48,13 +48,13 @@ DIVERGENCE_FACTOR = 1e6
 
 @takes_options
 def train(
-    model: nn.Module,
+    model: Model,
     objective: Objective,
     epochs: int,
     *,
     work_per_epoch: float = 1.0,
     **options: Unpack[Choices],
-) -> Run:
+) -> Run[Model]:
     """Train a model in place on one level.
 
     Args:
@@ -141,7 +141,7 @@ class Trainer:
         """Whether the objective takes batches."""
         return self.options.batches is not None
 
-    def run(self, model: Any) -> Run:
+    def run(self, model: Model) -> Run[Model]:
         """Train on all levels, or on those that are left."""
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be an nn.Module, got {shown(model)}: build the network")
@@ -494,7 +494,7 @@ class Trainer:
     def _copied(self) -> list[Tensor]:
         return [t.detach().clone() for t in tensors(self.state)]
 
-    def _finished(self) -> Run:
+    def _finished(self) -> Run[Any]:
         """Return the run; warn if it diverged or epochs passed without a step."""
         state = self.state
         if self.status == "diverged":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import plotly.graph_objects as go
 
 from kanlib._checks import check_option
@@ -12,7 +14,7 @@ COLORS = (ORANGE, BLUE, GREEN, PINK, VERMILLION, SKY)
 AXES = {"work": "work (coarse epochs)", "evaluations": "evaluations", "seconds": "seconds"}
 
 
-def draw_history(run: Run | History, *, over: str = "work") -> go.Figure:
+def draw_history(run: Run[Any] | History, *, over: str = "work") -> go.Figure:
     """Draw the loss of a run and the terms that it is the sum of, on a logarithmic axis.
 
     Dotted lines stand where a level begins. Values that are zero or not known leave a gap.

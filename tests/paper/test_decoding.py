@@ -80,7 +80,7 @@ GOOD = {"size": 4, "inner": {"name": "a"}}
         ({**GOOD, "inner": None}, "inner must be an object, got None"),
         ({**GOOD, "inner": {"name": 1}}, "inner.name must be a text, got 1"),
         ({**GOOD, "inner": {"name": "", "flag": 0}}, "inner.flag must be true or false, got 0"),
-        ({**GOOD, "inner": {"name": "", "nane": 0}}, "inner.nane is unknown"),
+        ({**GOOD, "inner": {"name": "", "title": 0}}, "inner.title is unknown"),
         ({**GOOD, "points": {}}, "points must be a list, got {}"),
         ({**GOOD, "points": [[1.0, 1], 2]}, "points[1] must be a list, got 2"),
         ({**GOOD, "points": [[1.0]]}, "points[0] must have 2 entries, got [1.0]"),

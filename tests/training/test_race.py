@@ -142,6 +142,7 @@ def test_race_names_the_mistake():
     ("change", "error", "text"),
     [
         ({"starts": KAN([2, 1])}, TypeError, "starts must be a sequence, got a KAN"),
+        ({"starts": [KAN([2, 1]), None]}, TypeError, r"starts\[1\] must be a Module, got None"),
         ({"keep": None}, TypeError, "keep must be a sequence, got None"),
         ({"starts": [KAN([2, 1])] * 2}, ValueError, "different networks, got one twice"),
         ({"keep": [2]}, ValueError, r"keep\[0\] must be at most 1, got 2: 1 run on level 0"),

@@ -11,7 +11,7 @@ from torch import Tensor
 from kanlib.objectives.mean_squared_error import Objective
 from kanlib.paper.records import PaperValue
 from kanlib.training.multilevel import Schedule, train_multilevel
-from kanlib.training.runs import Run
+from kanlib.training.runs import Model, Run
 from kanlib.training.trainer import train
 
 
@@ -88,7 +88,7 @@ class Experiment:
     source: str
     cases: Mapping[str, Any]
     seeds: tuple[int, ...]
-    execute: Callable[..., tuple[Run, dict[str, float], Solutions]] = field(repr=False)
+    execute: Callable[..., tuple[Run[Any], dict[str, float], Solutions]] = field(repr=False)
     labels: Mapping[str, str] = field(default_factory=lambda: {"loss": "", "error": "error "})
 
     @property
@@ -115,14 +115,14 @@ class Levelled(Protocol):
 
 def train_case(
     case: Levelled,
-    model: Any,
+    model: Model,
     objective: Objective,
     error: Callable[[Any], float | Tensor],
     *,
     divisor: int = 1,
     measurements: int = 0,
     **options: Any,
-) -> Run:
+) -> Run[Model]:
     """Train the network of a case over its levels, work counted from the level it starts on.
 
     Args:
@@ -142,7 +142,7 @@ def train_case(
     return train(model, objective, epochs[0], work_per_epoch=2.0**case.start_level, **options)
 
 
-def ended(run: Run) -> dict[str, float]:
+def ended(run: Run[Any]) -> dict[str, float]:
     """Return the loss and the error at the end of a run."""
     return {"loss": run.loss, "error": run.history.metrics[-1]["error"]}
 

@@ -133,7 +133,7 @@ def execute(
     quick: bool = False,
     device: str = "cpu",
     **options: Any,
-) -> tuple[Run, dict[str, float], Solutions]:
+) -> tuple[Run[Any], dict[str, float], Solutions]:
     """Train one case.
 
     Args:

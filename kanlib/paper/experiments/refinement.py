@@ -115,7 +115,7 @@ def run_refinement(
     quick: bool = False,
     device: str = "cpu",
     **options: Any,
-) -> tuple[Run, dict[str, float], Solutions]:
+) -> tuple[Run[Any], dict[str, float], Solutions]:
     """Train one case.
 
     Args:

@@ -138,7 +138,7 @@ def run_regression(
     quick: bool = False,
     device: str = "cpu",
     **options: Any,
-) -> tuple[Run, dict[str, float], Solutions]:
+) -> tuple[Run[Any], dict[str, float], Solutions]:
     """Train one case of section 5.1.
 
     Args:

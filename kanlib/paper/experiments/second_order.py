@@ -341,7 +341,7 @@ def execute(
     checkpoint: Path | None = None,
     resume: bool = False,
     progress: bool = True,
-) -> tuple[Run, dict[str, float], Solutions]:
+) -> tuple[Run[Any], dict[str, float], Solutions]:
     """Train one case.
 
     Args:
