@@ -104,6 +104,7 @@ lint: install
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/codespell
 	@$(BIN)/python scripts/notebooks.py check
+	@$(BIN)/python scripts/pins.py
 
 types: install
 	@echo "Types"
