@@ -9,6 +9,9 @@ Usage::
         page.console, page.requests          # what the page said, and what it asked for
 
 No name resolves in this browser but that of the machine itself, so nothing leaves it.
+
+Playwright would do the same in half the lines, but its calls pass through a process of Node: on a
+busy machine a call takes 60 to 85 ms in place of one, and the tests make thousands.
 """
 
 from __future__ import annotations
