@@ -14,10 +14,11 @@ from kanlib.splines.knots import KnotGrid
 from kanlib.splines.prolongation import prolongation
 from kanlib.training.adaptive import refine_adaptively
 from kanlib.training.gauss_newton import GaussNewton
-from kanlib.training.multilevel import Schedule, train_multilevel
+from kanlib.training.multilevel import train_multilevel
 from kanlib.training.optimizers import lbfgs, paper_lbfgs
 from kanlib.training.race import race
 from kanlib.training.runs import EndOfLevel, Run, State, Stop
+from kanlib.training.schedule import Schedule
 from kanlib.training.schedulers import exponential_cycles, linear_ramp
 from kanlib.training.stagnation import Stagnation
 from kanlib.training.trainer import train

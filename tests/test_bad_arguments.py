@@ -174,7 +174,7 @@ CALLS = [
         squares.sum_of_squares,
         {"model": MODEL, "residuals": [squares.Residual(lambda u: u.value, [Jet.at(X)])]},
     ),
-    (Schedule, {"epochs": [1, 1]}),
+    (Schedule, {"epochs": [1, 1], "until": kanlib.Stagnation()}),
     (
         kanlib.Sampler,
         {"box": [(0, 1)], "count": 3, "kind": "sobol", "every": 1, "share": 0.1, "pool": 2}
@@ -185,11 +185,11 @@ CALLS = [
         {"damping": 1e-3, "scaling": "marquardt", "geometry": None, "solver": "qr"}
         | {"tries": 2, "points": 9},
     ),
-    (kanlib.Stagnation, {"metric": "fresh", "patience": 5, "factor": 0.9}),
+    (kanlib.Stagnation, {"patience": 5, "gain": 0.1, "every": 1, "validate": loss}),
     (
         partial(kanlib.race, progress=False),
         {"starts": [MODEL], "objective": loss, "schedule": [0], "keep": []}
-        | {"validate": None, "refine": KAN.refine, "work": None}
+        | {"validate": None, "refine": KAN.refine, "work": None, "optimizer_state": "carried"}
         | {"checkpoint": None, "resume": False},
     ),
     (

@@ -28,7 +28,7 @@ from kanlib.analysis.cost import measure
 from kanlib.nn.networks import FIRST_LAYERS
 from kanlib.nn.spline_layer import SplineLayer
 from kanlib.splines.knots import KnotGrid
-from kanlib.training.multilevel import Schedule
+from kanlib.training.schedule import Schedule
 
 #: The terms of the model, in the order of the constants t_0, c_1, ..., c_5.
 TERMS = ("call", "functions", "edges", "weights", "inputs", "outputs")
@@ -232,7 +232,7 @@ class Cost:
         n: intervals of the finest grid.
         epochs: epochs in all.
         parameters: trainable parameters at the end.
-        work: coarse epochs, as in :class:`kanlib.training.multilevel.Schedule`.
+        work: coarse epochs, as in :class:`kanlib.training.schedule.Schedule`.
         operations: floating-point operations in the sums over rows of weights.
         memory: bytes that a step holds at most beside weights and their gradients: inputs of all
             layers for the way back, and what the largest layer needs to work.

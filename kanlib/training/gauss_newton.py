@@ -38,7 +38,8 @@ class GaussNewton:
     """Gauss-Newton for ``train(..., optimizer=GaussNewton())`` and ``train_multilevel``.
 
     The objective offers its residuals, see :mod:`kanlib.objectives.squares`. One epoch is one step.
-    With ``optimizer_state="carried"`` a level starts with the damping that the last one ended with.
+    With ``optimizer_state="carried"`` a level, of a race, too, starts with the damping that the
+    last one ended with.
 
     Args:
         damping: damping of the first step.
@@ -186,9 +187,9 @@ class LevenbergMarquardt:
         for parameter, value in zip(self.coordinates.parameters, values, strict=True):
             parameter.copy_(value)
 
-    def refined(self, model: nn.Module) -> LevenbergMarquardt:
+    def refined(self, model: nn.Module, objective: SumOfSquares) -> LevenbergMarquardt:
         """Return the optimizer of a refined model, which goes on with the damping of this one."""
-        finer = LevenbergMarquardt(self.options, model, self.objective)
+        finer = LevenbergMarquardt(self.options, model, objective)
         finer.rate = self.rate
         return finer
 

@@ -3,68 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from operator import methodcaller
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from kanlib._checks import as_list, check_function, check_option, shown
+from kanlib._checks import check_function, check_option
 from kanlib.objectives.mean_squared_error import Objective
-from kanlib.training.optimizer_state import carried_optimizer
+from kanlib.training.optimizer_state import OptimizerState, carried_optimizer
 from kanlib.training.options import Choices, checked, takes_options
 from kanlib.training.runs import Model, Run
-from kanlib.training.trainer import Trainer, counts
+from kanlib.training.schedule import Schedule
+from kanlib.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-OptimizerState = Literal["fresh", "carried"]
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Epochs on each level, the coarsest first.
-
-    Work is counted in coarse epochs: an epoch on a level with twice the intervals costs twice.
-    The three schedules of Table 2 do the same work.
-
-    Args:
-        epochs: e.g. [32, 16, 8, 4]; 0 skips a level (the model is only prolonged through it).
-
-    Raises:
-        ValueError: if there is no level, or an entry is not an integer of at least 0.
-
-    Examples:
-        >>> for epochs in ([32, 16, 8, 4], [128, 0, 0, 0], [0, 0, 0, 16]):
-        ...     print(Schedule(epochs).work)
-        128.0
-        128.0
-        128.0
-    """
-
-    epochs: Sequence[int]
-
-    def __post_init__(self) -> None:
-        try:
-            epochs = tuple(counts(as_list("epochs", self.epochs, "integers")))
-        except (TypeError, ValueError):
-            epochs = ()
-        if not epochs:
-            raise ValueError(
-                "epochs must be a list of integers of at least 0, one a level, got "
-                f"{shown(self.epochs)}"
-            )
-        object.__setattr__(self, "epochs", epochs)
-
-    @property
-    def num_levels(self) -> int:
-        """Number of levels."""
-        return len(self.epochs)
-
-    @property
-    def work(self) -> float:
-        """Work in coarse epochs when every level doubles the intervals."""
-        return float(sum(count * 2**level for level, count in enumerate(self.epochs)))
 
 
 @takes_options
@@ -82,9 +34,10 @@ def train_multilevel(
     Args:
         model: the coarse network; it is trained in place on level 0.
         objective: ``objective(model)``, or ``objective(model, batch)``, returning a scalar loss.
-        schedule: epochs on each level.
+        schedule: epochs on each level, or a Schedule, which may end levels before.
         optimizer_state: "fresh" starts the optimizer anew on each level; "carried" prolongs
-            momenta and curvature information (SGD, Adam, AdamW, RMSprop, L-BFGS).
+            momenta and curvature information (SGD, Adam, AdamW, RMSprop, L-BFGS), and goes on
+            with the damping of Gauss-Newton.
         refine: function from a network to the next finer one, by default its own
             ``refine()``, which halves all intervals.
         **options: see :class:`kanlib.training.options.Options`; on resuming, ``model`` must be as
@@ -123,13 +76,11 @@ def train_multilevel(
     coarse_n: Any = model.n
     trainer = Trainer(
         objective,
-        schedule.epochs,
+        schedule,
         found,
         lambda finer: finer.n / coarse_n,
         {"optimizer_state": optimizer_state},
         refine,
-        partial(carried_optimizer, found.optimizer, objective=objective)
-        if optimizer_state == "carried"
-        else None,
+        partial(carried_optimizer, found.optimizer) if optimizer_state == "carried" else None,
     )
     return trainer.run(model)

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
-from kanlib._checks import Basis
 from kanlib.nn.networks import KAN
 from kanlib.nn.spline_layer import by_input
 from kanlib.splines.prolongation import Prolongation, prolongation
 from kanlib.training.iterations import BASES, Iteration
 from kanlib.training.optimizers import OptimizerFactory, new_optimizer
+
+OptimizerState = Literal["fresh", "carried"]
 
 GRADIENTS = {"exp_avg", "momentum_buffer", "grad_avg"}
 SQUARES = {"exp_avg_sq", "max_exp_avg_sq", "square_avg"}
@@ -33,36 +34,32 @@ Transfer = Callable[[Tensor, Prolongation], Tensor]
 
 
 def carried_optimizer(
-    make: OptimizerFactory, optimizer: Any, coarse: KAN, fine: KAN, objective: Any = None
+    make: OptimizerFactory, optimizer: Any, coarse: Any, fine: Any, objective: Any = None
 ) -> Any:
     """Return a new optimizer for ``fine`` that goes on from the state of the coarse one.
 
     Args:
         make: function from parameters to a torch optimizer, or an iteration of Table 1.
         optimizer: the optimizer of ``coarse``; tensors that it has beside the network stay. One
-            that has a method ``refined(fine)``, such as Gauss-Newton, says itself what it carries.
+            that has a method ``refined(fine, objective)``, such as Gauss-Newton, says itself what
+            it carries.
         coarse: the network that was trained.
-        fine: its refinement.
-        objective: what is minimised, whose unknowns the optimizer has, too.
+        fine: its refinement, or the same network.
+        objective: what the new optimizer minimises, whose unknowns it has, too.
 
     Raises:
         ValueError: if the optimizer keeps state whose transfer is not defined.
     """
     if hasattr(optimizer, "refined"):
-        return optimizer.refined(fine)
-    if not isinstance(coarse, KAN) or not isinstance(optimizer, Optimizer):
+        return optimizer.refined(fine, objective)
+    if not isinstance(optimizer, Optimizer) or not (coarse is fine or isinstance(coarse, KAN)):
         wrong = coarse if isinstance(optimizer, Optimizer) else optimizer
         raise ValueError(
             "optimizer_state='carried' needs a KAN and an optimizer of torch, got "
             f"{type(wrong).__name__}: use optimizer_state='fresh'"
         )
-    if any(layer.knots is not None for m in (coarse, fine) for layer in m.spline_layers):
-        raise ValueError(
-            "optimizer_state='carried' needs fixed knots, but a layer has free knots, whose state "
-            "no prolongation carries: use optimizer_state='fresh'"
-        )
+    twins = {} if coarse is fine else _twins(make, coarse, fine)
     carried = new_optimizer(make, fine, objective)
-    twins = _twins(coarse, fine, BASES[make.gradient] if isinstance(make, Iteration) else None)
     if isinstance(optimizer, LBFGS):
         parameters = optimizer.param_groups[0]["params"]
         state = optimizer.state.get(parameters[0], {})  # L-BFGS keeps all with the first
@@ -76,11 +73,19 @@ def carried_optimizer(
     return carried
 
 
-def _twins(coarse: KAN, fine: KAN, basis: Basis | None) -> dict[Tensor, tuple[Tensor, Transfers]]:
+def _twins(
+    make: OptimizerFactory, coarse: KAN, fine: KAN
+) -> dict[Tensor, tuple[Tensor, Transfers]]:
     """Return, for each coarse parameter, the fine one and the prolongations of its state.
 
-    The state lives in the basis of the gradient: ``basis``, or that of each layer.
+    The state lives in the basis of an iteration's gradient, or in that of each layer.
     """
+    if any(layer.knots is not None for m in (coarse, fine) for layer in m.spline_layers):
+        raise ValueError(
+            "optimizer_state='carried' needs fixed knots, but a layer has free knots, whose state "
+            "no prolongation carries: use optimizer_state='fresh'"
+        )
+    basis = BASES[make.gradient] if isinstance(make, Iteration) else None
     found = {}
     for old, new in zip(coarse.spline_layers, fine.spline_layers, strict=True):
         pairs = [*zip(old.grids, new.grids, strict=True)]

@@ -11,7 +11,7 @@ import copy
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,15 @@ from torch import nn
 from kanlib._checks import as_integer, as_number, as_result, check_types
 from kanlib.nn.networks import KAN
 from kanlib.objectives.mean_squared_error import Objective, Stateful
-from kanlib.training.multilevel import Schedule
+from kanlib.training.optimizer_state import OptimizerState, carried_optimizer
+from kanlib.training.options import Options, checked
 from kanlib.training.runs import Entrant, History, Level, Model, Run
-from kanlib.training.trainer import check_refined, train
+from kanlib.training.schedule import Schedule
+from kanlib.training.stagnation import fresh
+from kanlib.training.trainer import Trainer, check_refined
 
 #: The seed of the points on which entrants are compared, where an objective can draw them.
-FRESH = 2**31
+RANKED = 2**31
 COSTS = ("work", "evaluations", "seconds")
 
 
@@ -39,6 +42,7 @@ def race(
     validate: Callable[[nn.Module], Any] | None = None,
     refine: Callable[[Any], Any] | None = KAN.refine,
     work: Callable[[Any], float] | None = None,
+    optimizer_state: OptimizerState = "fresh",
     checkpoint: str | Path | None = None,
     resume: bool = False,
     **options: Any,
@@ -53,7 +57,7 @@ def race(
             trained in place.
         objective: see :func:`kanlib.training.trainer.train`; or one for each level, e.g. with
             more points.
-        schedule: epochs on each level, of each network.
+        schedule: epochs on each level, of each network; a Schedule may end its levels before.
         keep: how many go on to level 1, 2, and so on: one entry less than levels, none of them
             more than run on the level before.
         validate: function from a network to the number by which networks are ranked, smallest
@@ -63,6 +67,8 @@ def race(
             networks stay as they are.
         work: function from a network to the cost of an epoch in coarse epochs, by default its
             number of intervals over that of the first start.
+        optimizer_state: "fresh" starts the optimizer anew on each level; "carried" goes on with
+            that of each network, as in :func:`kanlib.training.multilevel.train_multilevel`.
         checkpoint: folder for the checkpoints of all networks.
         resume: continue from the checkpoints that exist; ``starts`` must be as at the beginning.
         **options: further arguments of :func:`kanlib.training.trainer.train`, such as
@@ -75,7 +81,8 @@ def race(
     Raises:
         TypeError: if an argument is of the wrong kind.
         ValueError: if there is no start or one twice, ``keep`` or ``objective`` does not fit the
-            schedule, or ``resume`` has no checkpoint.
+            schedule, the optimizer keeps a state that cannot be carried, or ``resume`` has no
+            checkpoint.
 
     Examples:
         >>> from kanlib import MeanSquaredError
@@ -90,15 +97,15 @@ def race(
     schedule = schedule if isinstance(schedule, Schedule) else Schedule(schedule)
     if resume and checkpoint is None:
         raise ValueError("resume=True needs a folder of checkpoints: pass checkpoint=PATH")
-    field = dict(starts.items() if isinstance(starts, Mapping) else enumerate(starts))
-    if len({*map(id, field.values())}) < len(field):
+    named = dict(starts.items() if isinstance(starts, Mapping) else enumerate(starts))
+    if len({*map(id, named.values())}) < len(named):
         raise ValueError("starts must be different networks, got one twice: build, or copy, each")
-    if not field or len(keep) != schedule.num_levels - 1:
+    if not named or len(keep) != schedule.num_levels - 1:
         raise ValueError(
             "starts must hold at least one network and keep one entry less than levels, got "
-            f"{len(field)} starts, {len(keep)} entries and {schedule.num_levels} levels"
+            f"{len(named)} starts, {len(keep)} entries and {schedule.num_levels} levels"
         )
-    counts = [len(field)]
+    counts = [len(named)]
     for i, count in enumerate(keep):
         of = f": {counts[i]} run on level {i}"
         counts.append(as_integer(f"keep[{i}]", count, 1, counts[i], remedy=of))
@@ -108,38 +115,24 @@ def race(
             f"objective must be one, or one for each of {schedule.num_levels} levels, got "
             f"{len(each)}"
         )
-    first_n = getattr(next(iter(field.values())), "n", 1)
-    cost = work or (lambda model: getattr(model, "n", first_n) / first_n)
-    own: dict[int, Objective] = {}
-    past: dict[int, list[Run[Model]]] = {name: [] for name in field}
+    first_n = getattr(next(iter(named.values())), "n", 1)
+    trainings = _Trainings(
+        checked({**options, "checkpoint": checkpoint, "resume": resume}),
+        schedule,
+        work or (lambda model: getattr(model, "n", first_n) / first_n),
+        refine,
+        optimizer_state,
+    )
+    runners = [_Runner(name, model) for name, model in named.items()]
     spent: list[dict[str, Any]] = []  # by all networks on each level so far
     pedigree: list[Entrant] = []
-    for level, epochs in enumerate(schedule.epochs):
-        entrants = []
-        score_of = validate or _fresh(each[level])
-        for name, model in field.items():
-            if level == 0 or each[level] is not each[level - 1]:
-                stateful = isinstance(each[level], Stateful)
-                own[name] = copy.deepcopy(each[level]) if stateful else each[level]
-            file = None if checkpoint is None else Path(checkpoint) / f"{level}-{name}.pt"
-            with warnings.catch_warnings():  # whoever diverges is out, and the pedigree says so
-                warnings.filterwarnings("ignore", "training diverged")
-                run = train(
-                    model,
-                    own[name],
-                    epochs,
-                    work_per_epoch=as_number("work(model)", cost(model), above=0.0),
-                    checkpoint=file,
-                    resume=resume and file is not None,
-                    **options,
-                )
-            past[name].append(run)
-            with torch.no_grad():
-                score = as_result("validate", score_of(run.model))
-            if run.status == "diverged" or not math.isfinite(score):
-                score = math.inf
-            entrants.append(Entrant(level, name, run.loss, score, run.status))
-            if run.status == "interrupted":
+    for level in range(schedule.num_levels):
+        entrants, by_name = [], {runner.name: runner for runner in runners}
+        score_of = validate or fresh(each[level], RANKED)
+        for runner in runners:
+            trainings.train(runner, level, each[level])
+            entrants.append(_ranked(level, runner, score_of))
+            if entrants[-1].status == "interrupted":
                 break
         entrants.sort(key=lambda entrant: entrant.score)
         interrupted = any(entrant.status == "interrupted" for entrant in entrants)
@@ -148,27 +141,78 @@ def race(
         for place, entrant in enumerate(entrants):
             entrant.kept = place < kept and (last or math.isfinite(entrant.score))
         pedigree += entrants
-        here = [past[entrant.name][-1].levels[0] for entrant in entrants]
-        spent.append(_total(here))
+        spent.append(_total([by_name[entrant.name].runs[-1].levels[0] for entrant in entrants]))
         if last:
-            winner = entrants[0].name
             status = "interrupted" if interrupted else entrants[0].status
-            return _joined(past[winner], spent, status, pedigree)
-        field = {e.name: _refined(refine, past[e.name][-1].model) for e in entrants if e.kept}
+            return _joined(by_name[entrants[0].name].runs, spent, status, pedigree)
+        runners = [by_name[entrant.name] for entrant in entrants if entrant.kept]
     raise AssertionError("a schedule has at least one level")
 
 
-def _refined(refine: Callable[[Any], Any] | None, coarse: nn.Module) -> Any:
-    if refine is None:
-        return coarse
-    fine = refine(coarse)
-    check_refined(coarse, fine)
-    return fine
+@dataclass
+class _Runner:
+    """A network in the race, with the objective and the optimizer of its present level."""
+
+    name: int
+    model: Any
+    shared: Any = None  # what its objective is, or is a copy of
+    objective: Any = None
+    optimizer: Any = None
+    runs: list[Run] = field(default_factory=list)
 
 
-def _fresh(objective: Any) -> Callable[[nn.Module], Any]:
-    """Return the loss at points that no training has seen, if the objective can draw them."""
-    return objective.fresh(FRESH) if hasattr(objective, "fresh") else objective
+@dataclass
+class _Trainings:
+    """What the trainings of all networks have in common."""
+
+    options: Options
+    schedule: Schedule
+    cost: Callable[[Any], float]
+    refine: Callable[[Any], Any] | None
+    optimizer_state: OptimizerState
+
+    def train(self, runner: _Runner, level: int, objective: Objective) -> None:
+        """Train a network on a level, to which it is refined before if that is not the first."""
+        coarse = runner.model
+        if level > 0 and self.refine is not None:
+            runner.model = self.refine(coarse)
+            check_refined(coarse, runner.model)
+        if objective is not runner.shared:
+            runner.shared = objective
+            stateful = isinstance(objective, Stateful)
+            runner.objective = copy.deepcopy(objective) if stateful else objective
+        carried = None
+        if level > 0 and self.optimizer_state == "carried":
+            carried = carried_optimizer(
+                self.options.optimizer, runner.optimizer, coarse, runner.model, runner.objective
+            )
+        work = as_number("work(model)", self.cost(runner.model), above=0.0)
+        trainer = Trainer(
+            runner.objective,
+            self.schedule.level(level),
+            self._options(f"{level}-{runner.name}.pt"),
+            lambda _: work,
+            {"work_per_epoch": work, "optimizer_state": self.optimizer_state},
+        )
+        with warnings.catch_warnings():  # whoever diverges is out, and the pedigree says so
+            warnings.filterwarnings("ignore", "training diverged")
+            runner.runs.append(trainer.run(runner.model, carried))
+        runner.model, runner.optimizer = runner.runs[-1].model, trainer.state.optimizer
+
+    def _options(self, name: str) -> Options:
+        folder = self.options.checkpoint
+        return replace(self.options, checkpoint=None if folder is None else folder / name)
+
+
+def _ranked(level: int, runner: _Runner, score_of: Callable[[nn.Module], Any]) -> Entrant:
+    """Return how a network has done on a level."""
+    run = runner.runs[-1]
+    with torch.no_grad():
+        score = as_result("validate", score_of(run.model))
+    if run.status == "diverged" or not math.isfinite(score):
+        score = math.inf
+    done = run.levels[0]
+    return Entrant(level, runner.name, run.loss, score, run.status, done.epochs, done.message)
 
 
 def _total(levels: list[Level]) -> dict[str, Any]:

@@ -82,7 +82,7 @@ class State:
 
     ``steps`` and ``idle`` count on the present level, as in :class:`Level`; ``work`` and
     ``evaluations`` count from the start. ``ended`` and ``stopped`` are the reasons of the end of a
-    level, and of the run, before the last epoch.
+    level, and of the run, before the last epoch; ``judged`` holds what the level was judged by.
     """
 
     model: Any
@@ -96,6 +96,7 @@ class State:
     evaluations: int = 0
     ended: str = ""
     stopped: str = ""
+    judged: list[float] = field(default_factory=list)
     history: History = field(default_factory=History)
     levels: list[Level] = field(default_factory=list)
 
@@ -104,8 +105,9 @@ class State:
 class Entrant:
     """A network on one level of a :func:`kanlib.training.race.race`.
 
-    ``score`` is what it was ranked by, infinite if it diverged; ``kept`` says whether it went on,
-    or on the last level, whether it won.
+    ``score`` is what it was ranked by, infinite if it diverged; ``message`` says why the level
+    ended before its last epoch, if it did; ``kept`` says whether the network went on, or on the
+    last level, whether it won.
     """
 
     level: int
@@ -113,6 +115,8 @@ class Entrant:
     loss: float
     score: float
     status: str
+    epochs: int
+    message: str
     kept: bool = False
 
 
@@ -152,11 +156,16 @@ class Run(Generic[Model]):
         lines = [f"Run({self.status}{': ' + self.message if self.message else ''})"]
         lines.append(
             "level      n  parameters  epochs   steps  evaluations       loss      work     seconds"
+            "  end"
         )
+        last = len(self.levels) - 1
         for number, v in enumerate(self.levels):
             n = "-" if v.n is None else v.n
+            early = self.status != "completed" and number == last
+            end = v.message or (self.status if early else "all epochs")
             lines.append(
                 f"{number:5d}  {n:>5}  {v.num_parameters:10d}  {v.epochs:6d}  {v.steps:6d}  "
                 f"{v.evaluations:11d}  {v.loss:9.3e}  {v.work:8g}  {v.seconds:10.2f}"
+                f"  {end}"
             )
         return "\n".join(lines)

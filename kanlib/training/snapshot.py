@@ -38,8 +38,8 @@ from kanlib.training.optimizers import optimized
 from kanlib.training.options import Callback, Remembering
 from kanlib.training.runs import History, Level, State
 
-#: Entries of a state that are plain numbers and strings.
-PLACE = ("level", "epoch", "steps", "idle", "work", "evaluations", "ended", "stopped")
+#: Entries of a state that are numbers, strings or lists of them.
+PLACE = ("level", "epoch", "steps", "idle", "work", "evaluations", "ended", "stopped", "judged")
 
 
 class Snapshots:

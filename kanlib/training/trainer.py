@@ -32,7 +32,9 @@ from kanlib.objectives.unknowns import check_entered, leaves, unknowns_of
 from kanlib.training.optimizers import new_optimizer, optimized, rate, why_idle
 from kanlib.training.options import SCHEDULER, Choices, Options, checked, takes_options
 from kanlib.training.runs import EndOfLevel, Level, Model, Run, State, Stop
+from kanlib.training.schedule import Schedule
 from kanlib.training.snapshot import Snapshots, assign, samplers, tensors, untouched
+from kanlib.training.stagnation import JUDGED, Stagnation, fresh
 
 with warnings.catch_warnings():  # a notebook without ipywidgets gets no bar, and no complaint
     warnings.simplefilter("ignore", TqdmWarning)
@@ -50,7 +52,7 @@ DIVERGENCE_FACTOR = 1e6
 def train(
     model: Model,
     objective: Objective,
-    epochs: int,
+    epochs: int | Schedule,
     *,
     work_per_epoch: float = 1.0,
     **options: Unpack[Choices],
@@ -61,7 +63,7 @@ def train(
         model: any module.
         objective: ``objective(model)``, or ``objective(model, batch)`` if batches are given,
             returning a scalar loss.
-        epochs: number of epochs, at least 0.
+        epochs: number of epochs, at least 0, or a Schedule of one level.
         work_per_epoch: cost of an epoch in coarse epochs.
         **options: see :class:`kanlib.training.options.Options`.
 
@@ -84,9 +86,12 @@ def train(
         True
     """
     work = as_number("work_per_epoch", work_per_epoch, above=0.0)
-    trainer = Trainer(
-        objective, [epochs], checked(options), lambda _: work, {"work_per_epoch": work}
-    )
+    if not isinstance(epochs, Schedule):
+        epochs = Schedule([as_integer("epochs", epochs, minimum=0)])
+    elif epochs.num_levels > 1:
+        levels = epochs.num_levels
+        raise ValueError(f"epochs must have one level, got {levels}: use train_multilevel()")
+    trainer = Trainer(objective, epochs, checked(options), lambda _: work, {"work_per_epoch": work})
     return trainer.run(model)
 
 
@@ -99,27 +104,29 @@ class Trainer:
 
     Args:
         objective: see :func:`train`.
-        epochs: number of epochs of each level.
+        schedule: epochs of each level, and what ends one before them.
         options: all options.
         cost: function from a model to the work of one of its epochs.
         settings: further settings, which must be the same on resuming.
         refine: function from a model to that of the next level.
-        carry: function from an optimizer, its model and the next one to the optimizer of the next
-            level; by default it is new.
+        carry: function from an optimizer, its model, the next one and the objective to the
+            optimizer of the next level; by default it is new.
     """
 
     def __init__(
         self,
         objective: Objective,
-        epochs: Iterable[int],
+        schedule: Schedule,
         options: Options,
         cost: Callable[[Any], float],
         settings: dict[str, Any],
         refine: Callable[[Any], Any] | None = None,
-        carry: Callable[[Any, Any, Any], Any] | None = None,
+        carry: Callable[[Any, Any, Any, Any], Any] | None = None,
     ) -> None:
         check_function("objective", objective, "function from the model to a scalar loss")
-        self.objective, self.epochs, self.options = objective, counts(epochs), options
+        self.objective, self.options = objective, options
+        self.epochs, self.until = [*schedule.epochs], schedule.until
+        self.judge = None if self.until is None else self._judge(self.until)
         self.cost, self.refine, self.carry = cost, refine, carry
         self.status, self.message, self.why_idle = "completed", "", ""
         named = isinstance(objective, Summed) and not self.batched
@@ -132,7 +139,7 @@ class Trainer:
             options.batches,
             options.callbacks,
             (lambda model: _number(self._evaluated(model, None)[0])) if not self.batched else None,
-            settings,
+            {**settings, "until": None if self.until is None else str(self.until)},
             self.epochs,
         )
 
@@ -141,8 +148,8 @@ class Trainer:
         """Whether the objective takes batches."""
         return self.options.batches is not None
 
-    def run(self, model: Model) -> Run[Model]:
-        """Train on all levels, or on those that are left."""
+    def run(self, model: Model, optimizer: Any = None) -> Run[Model]:
+        """Train on all levels, or on those that are left; the first may have an optimizer."""
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be an nn.Module, got {shown(model)}: build the network")
         content = self.snapshots.found(model, self.options.resume)
@@ -157,7 +164,7 @@ class Trainer:
             disable=None if self.options.progress else True,
         )
         with self.bar:
-            self._run_level(None, content)
+            self._run_level(optimizer, content)
             while self.status == "completed" and self.state.level + 1 < len(self.epochs):
                 try:
                     optimizer = self._refine()
@@ -173,10 +180,12 @@ class Trainer:
         state, coarse = self.state, self.state.model
         fine = self.refine(coarse)
         check_refined(coarse, fine)
-        carried = self.carry(state.optimizer, coarse, fine) if self.carry else None
+        carried = None
+        if self.carry:
+            carried = self.carry(state.optimizer, coarse, fine, self.objective)
         state.model, state.level = fine, state.level + 1
         state.epoch = state.steps = state.idle = 0
-        state.ended = ""
+        state.ended, state.judged = "", []
         return carried
 
     def _run_level(self, optimizer: Any, content: dict[str, Any] | None = None) -> None:
@@ -224,6 +233,7 @@ class Trainer:
         """Do the epochs that are left on this level; each costs the same."""
         state = self.state
         while state.epoch < self.epochs[state.level] and not (state.ended or state.stopped):
+            self._judge_level()
             self._measure()
             self._epoch()
             state.epoch, state.work = state.epoch + 1, state.work + cost
@@ -442,6 +452,28 @@ class Trainer:
         history.evaluations.append(state.evaluations)
         history.seconds.append(self.snapshots.seconds)
 
+    def _judge(self, until: Stagnation) -> Callable[[Any], Any]:
+        """Return the function by which networks of a level are judged."""
+        if until.validate is not None:
+            return until.validate
+        if self.batched:
+            raise ValueError(
+                "until must have a function of the network where there are batches: pass "
+                "Stagnation(validate=...)"
+            )
+        return fresh(self.objective, JUDGED)
+
+    def _judge_level(self) -> None:
+        """Measure the network if it is time; end the level if it has nothing left."""
+        state, until = self.state, self.until
+        if until is None or self.judge is None or state.epoch % until.every:
+            return
+        state.evaluations += 1
+        state.judged.append(as_result("validate", self.judge(state.model)))
+        reason = until.why(state.judged)
+        if reason:
+            raise EndOfLevel(reason)
+
     def _measure(self, force: bool = False) -> None:
         state = self.state
         if not self.options.metrics or not (force or state.epoch % self.options.metrics_every == 0):
@@ -519,19 +551,6 @@ class Trainer:
 
 
 NO_BATCHES = "batches must hold at least one batch, got none: check the data set"
-
-
-def counts(epochs: Iterable[Any]) -> list[int]:
-    """Return numbers of epochs, of Python or NumPy, as Python's.
-
-    Raises:
-        ValueError: if one is not an integer of at least 0.
-    """
-    given = [*epochs]
-    try:
-        return [as_integer("epochs", count, minimum=0) for count in given]
-    except (TypeError, ValueError):
-        raise ValueError(f"epochs must be integers of at least 0, got {shown(given)}") from None
 
 
 def check_refined(coarse: Any, fine: Any) -> None:

@@ -6,7 +6,17 @@ import math
 import pytest
 import torch
 
-from kanlib import KAN, GaussNewton, MeanSquaredError, ResidualLoss, Sampler, Term, race, train
+from kanlib import (
+    KAN,
+    GaussNewton,
+    MeanSquaredError,
+    ResidualLoss,
+    Sampler,
+    Term,
+    race,
+    train,
+    train_multilevel,
+)
 
 torch.manual_seed(2)
 X = torch.rand(80, 1, dtype=torch.float64)
@@ -84,7 +94,44 @@ def moving():
     return ResidualLoss(fit=Term(lambda u, x: u.value - torch.sin(15 * x), points))
 
 
-def test_race_is_resumed_bit_for_bit(tmp_path):
+def dampings(run, level):
+    """Return the dampings of the steps on a level."""
+    rates = zip(run.history.level, run.history.learning_rate, strict=True)
+    return [rate for number, rate in rates if number == level]
+
+
+@pytest.mark.parametrize("refine", [KAN.refine, None])
+def test_damping_of_each_network_is_carried_over_the_levels(refine):
+    options = {"optimizer": GaussNewton(), "refine": refine, "progress": False}
+    first, second = moving(), moving()  # each level has an objective of its own
+    carried = race(
+        starts(), [first, second], [5, 4], keep=[2], optimizer_state="carried", **options
+    )
+    fresh = race(starts(), [first, second], [5, 4], keep=[2], **options)
+    assert dampings(carried, 1)[0] == dampings(carried, 0)[-1] != GaussNewton().damping
+    assert dampings(fresh, 1)[0] == GaussNewton().damping
+    # Without a field the race is a training by levels.
+    if refine is not None:
+        alone = race([starts()[10]], DATA, [5, 4], keep=[1], optimizer_state="carried", **options)
+        levels = {"optimizer": GaussNewton(), "optimizer_state": "carried", "progress": False}
+        other = train_multilevel(starts()[10], DATA, [5, 4], **levels)
+        assert alone.history.loss == other.history.loss
+        assert alone.history.learning_rate == other.history.learning_rate
+
+
+def test_momenta_are_carried_over_levels_and_rounds():
+    options = {"optimizer": ADAM, "progress": False}
+    rounds = race([starts()[10]], DATA, [3, 4], keep=[1], refine=None, **options)
+    carried = {"optimizer_state": "carried", **options}
+    both = race([starts()[10]], DATA, [3, 4], keep=[1], refine=None, **carried)
+    whole = train(starts()[10], DATA, 7, **options)
+    assert both.loss == whole.loss != rounds.loss
+    levels = race([starts()[10]], DATA, [3, 4], keep=[1], **carried)
+    assert levels.loss == train_multilevel(starts()[10], DATA, [3, 4], **carried).loss
+
+
+@pytest.mark.parametrize("state", ["fresh", "carried"])
+def test_race_is_resumed_bit_for_bit(tmp_path, state):
     class Killed(Exception):
         pass
 
@@ -104,6 +151,7 @@ def test_race_is_resumed_bit_for_bit(tmp_path):
             keep=[2],
             metrics={"count": metric},
             optimizer=GaussNewton(),
+            optimizer_state=state,
             checkpoint=tmp_path / name,
             checkpoint_every=0.0,
             progress=False,
@@ -117,6 +165,8 @@ def test_race_is_resumed_bit_for_bit(tmp_path):
         resumed = run(str(stop), resume=True)
         assert resumed.pedigree == whole.pedigree
         assert resumed.history.loss == whole.history.loss
+        assert resumed.history.learning_rate == whole.history.learning_rate
+    assert (dampings(whole, 1)[0] == dampings(whole, 0)[-1]) == (state == "carried")
     scores = [e.score for e in whole.pedigree if e.level == 0]
     assert scores == sorted(scores)
 
@@ -151,6 +201,11 @@ def test_race_names_the_mistake():
         ({"work": lambda m: None}, TypeError, r"work\(model\) must be a finite number .*got None"),
         ({"refine": lambda m: m}, ValueError, "a new, finer model, got the same model"),
         ({"refine": lambda m: None}, TypeError, "must return the finer model, got None"),
+        (
+            {"optimizer_state": "stale"},
+            ValueError,
+            "optimizer_state must be one of .*, got 'stale'",
+        ),
         ({"resume": True}, ValueError, "resume=True needs a folder of checkpoints"),
     ],
 )

@@ -36,7 +36,6 @@ from kanlib import (
     KAN,
     GaussNewton,
     MeanSquaredError,
-    Stagnation,
     Stop,
     exponential_cycles,
     linear_ramp,
@@ -1305,9 +1304,9 @@ MISTAKES = {
         ValueError,
         "objective must depend on a trainable parameter.*avoid detach",
     ),
-    "negative epochs": (lambda m: {"epochs": -1}, ValueError, "epochs must be integers.*-1"),
-    "half epochs": (lambda m: {"epochs": 1.5}, ValueError, "epochs must be integers.*1.5"),
-    "true epochs": (lambda m: {"epochs": True}, ValueError, "epochs must be integers.*True"),
+    "negative epochs": (lambda m: {"epochs": -1}, ValueError, "epochs must be at least 0, got -1"),
+    "half epochs": (lambda m: {"epochs": 1.5}, TypeError, "epochs must be an integer.*1.5"),
+    "true epochs": (lambda m: {"epochs": True}, TypeError, "epochs must be an integer.*True"),
     "optimizer": (
         lambda m: {"optimizer": adam(m)},
         TypeError,
@@ -1400,9 +1399,9 @@ MISTAKES = {
         "scheduler must be .*got the class linear_ramp: write",
     ),
     "class of callbacks": (
-        lambda m: {"callbacks": [Stagnation]},
+        lambda m: {"callbacks": [MeanSquaredError]},
         TypeError,
-        r"callbacks\[0\] must be a function, got the class Stagnation: write",
+        r"callbacks\[0\] must be a function, got the class MeanSquaredError: write",
     ),
     "class of objectives": (
         lambda m: {"objective": MeanSquaredError},

@@ -8,7 +8,7 @@ from typing import Any
 from kanlib.paper.experiments.cases import Experiment, PDECase, fine_controls
 from kanlib.paper.experiments.pdes import execute
 from kanlib.paper.problems.allen_cahn import AllenCahn
-from kanlib.training.multilevel import Schedule
+from kanlib.training.schedule import Schedule
 
 EPOCHS = (2500,) * 4
 TRAINING: dict[str, Any] = {"lr": 1e-2, "start_lr": 1e-4, "ramp": 10, "damping": 1e-4}

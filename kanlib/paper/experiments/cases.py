@@ -10,8 +10,9 @@ from torch import Tensor
 
 from kanlib.objectives.mean_squared_error import Objective
 from kanlib.paper.records import PaperValue
-from kanlib.training.multilevel import Schedule, train_multilevel
+from kanlib.training.multilevel import train_multilevel
 from kanlib.training.runs import Model, Run
+from kanlib.training.schedule import Schedule
 from kanlib.training.trainer import train
 
 
