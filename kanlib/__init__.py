@@ -16,6 +16,7 @@ from kanlib.training.adaptive import refine_adaptively
 from kanlib.training.gauss_newton import GaussNewton
 from kanlib.training.multilevel import train_multilevel
 from kanlib.training.optimizers import lbfgs, paper_lbfgs
+from kanlib.training.quasi_newton import QuasiNewton
 from kanlib.training.race import race
 from kanlib.training.runs import EndOfLevel, Run, State, Stop
 from kanlib.training.schedule import Schedule
@@ -35,6 +36,7 @@ __all__ = [
     "Jet",
     "KnotGrid",
     "MeanSquaredError",
+    "QuasiNewton",
     "ResidualLoss",
     "Run",
     "Sampler",

@@ -20,8 +20,8 @@ ROOMS = {
     "nn": "described maps free_knots spline_layer networks jets ensemble",
     "objectives": "squares mean_squared_error attention samplers unknowns residuals",
     "training": "optimizers iterations files checkpoints adaptive coordinates rows jacobian runs"
-    " gauss_newton stagnation schedule schedulers options snapshot trainer optimizer_state"
-    " multilevel race",
+    " gauss_newton quasi_newton stagnation schedule schedulers options snapshot trainer"
+    " optimizer_state multilevel race",
     "analysis": "relaxation spectra ntk conditioning cost planner estimates",
     "viz": "colors drawings histories",
     "paper": "problems refit decoding records comparison experiments runner",
@@ -40,6 +40,7 @@ OPTIONAL = {
     "kernels.cpu_gram": {"numba"},
     "kernels.cpu_vectors": {"numba", "llvmlite"},
     "kernels.gpu_triton": {"triton"},
+    "training.quasi_newton": {"scipy"},
     "analysis.conditioning": {"scipy"},
     "analysis.estimates": {"scipy"},
     "analysis.planner": {"scipy"},

@@ -185,6 +185,7 @@ CALLS = [
         {"damping": 1e-3, "scaling": "marquardt", "geometry": None, "solver": "qr"}
         | {"tries": 2, "points": 9},
     ),
+    (kanlib.QuasiNewton, {"update": "bfgs", "iterations": 2}),
     (kanlib.Stagnation, {"patience": 5, "gain": 0.1, "every": 1, "validate": loss}),
     (
         partial(kanlib.race, progress=False),

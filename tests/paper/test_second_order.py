@@ -1,7 +1,7 @@
 """The experiment beyond the paper: its problems, and that each case runs."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -104,7 +104,11 @@ def test_weighted_terms_of_allen_cahn_take_the_network_behind_the_start():
 
 
 @pytest.mark.parametrize(
-    "name", ["regression-race", "regression-fine-race", "poisson-race", "burgers-mlp"]
+    "name",
+    [
+        *("regression-race", "regression-fine-race", "poisson-race", "burgers-mlp"),
+        *("regression-adam", "regression-lbfgs", "regression-ssbroyden", "poisson-bfgs"),
+    ],
 )
 def test_quick_case_runs(name, monkeypatch, tmp_path):
     monkeypatch.setattr(second_order, "QUICK_DIVISOR", 40)
@@ -115,6 +119,17 @@ def test_quick_case_runs(name, monkeypatch, tmp_path):
     assert len(run.levels) == len(EXPERIMENT.cases[name].epochs)
     assert metrics["error"] == run.history.metrics[-1]["error"] > 0
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("problem", ["regression", "poisson", "burgers"])
+def test_baselines_differ_from_gauss_newton_by_the_optimizer_alone(problem):
+    fine = EXPERIMENT.cases[f"{problem}-fine-small"]
+    for name in second_order.BASELINES:
+        case = EXPERIMENT.cases[f"{problem}-{name}"]
+        other = {"description": "", "epochs": (), "optimizer": ""}
+        assert asdict(case) | other == asdict(fine) | other
+        assert second_order._optimizer(case) is second_order.BASELINES[name]
+    assert second_order.BASELINES.keys() == second_order.BUDGETS.keys()
 
 
 def test_parameters_are_those_of_the_targets():

@@ -1,10 +1,10 @@
-"""Beyond the paper: Gauss-Newton, by levels, with races of starts, and on one level."""
+"""Beyond the paper: Gauss-Newton by levels, by races and on one level, and other optimizers."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from kanlib.paper.experiments.cases import Experiment, Solutions
 from kanlib.paper.problems import allen_cahn, burgers, poisson, relative_error
 from kanlib.paper.problems.regression import regression
 from kanlib.training.gauss_newton import GaussNewton
+from kanlib.training.optimizers import OptimizerFactory, lbfgs
+from kanlib.training.quasi_newton import QuasiNewton
 from kanlib.training.race import race
 from kanlib.training.runs import Run
 
@@ -61,6 +63,33 @@ class SecondOrderCase:
     mlp: bool = False
     gauss_newton: dict[str, Any] = field(default_factory=dict)
     paper: dict[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class BaselineCase(SecondOrderCase):
+    """Another optimizer, with the network, the starts and the points of a case on one level.
+
+    Attributes:
+        optimizer: one of :data:`BASELINES`.
+    """
+
+    optimizer: str = ""
+
+
+#: Optimizers by name. An epoch is one step of Adam, and 20 iterations of each of the others.
+BASELINES: dict[str, OptimizerFactory] = {
+    "adam": partial(torch.optim.Adam, lr=1e-2),
+    "lbfgs": lbfgs,
+    "bfgs": QuasiNewton("bfgs"),
+    "ssbroyden": QuasiNewton("ssbroyden"),
+}
+#: What descriptions call them, and their epochs.
+BUDGETS = {
+    "adam": ("Adam, rate 1e-2", 4000),
+    "lbfgs": ("L-BFGS", 150),
+    "bfgs": ("BFGS", 150),
+    "ssbroyden": ("self-scaled Broyden", 150),
+}
 
 
 @dataclass(frozen=True)
@@ -260,6 +289,19 @@ def _pde_cases(
     }  # fmt: skip
 
 
+def _baselines(problem: str, fine: SecondOrderCase) -> dict[str, SecondOrderCase]:
+    """Return the cases of other optimizers, on the network of a case on one level."""
+    shared = {each.name: getattr(fine, each.name) for each in fields(fine)}
+    found: dict[str, SecondOrderCase] = {}
+    for name, (label, epochs) in BUDGETS.items():
+        start = f"{fine.starts} starts" if fine.starts > 1 else "one start"
+        own = {"description": f"{problem}, n = {fine.network['n']} alone, {label}, {start}"}
+        found[f"{problem}-{name}"] = BaselineCase(
+            **{**shared, **own, "epochs": (epochs,), "optimizer": name}
+        )
+    return found
+
+
 def _cases() -> dict[str, SecondOrderCase]:
     table_2: dict[str, Any] = {"widths": [2, 5, 1], "first": "affine", "init_scale": 0.1}
     steps, points, n = (40, 40, 40, 40), (1500, 5000, 5000, 5000), 40
@@ -329,7 +371,15 @@ def _cases() -> dict[str, SecondOrderCase]:
             (1500, 3000, 4000, 6000),
             (5, (2, 1, 1)),
         )
+    for problem in ("regression", "poisson", "burgers"):
+        cases |= _baselines(problem, cases[f"{problem}-fine-small"])
     return cases
+
+
+def _optimizer(case: SecondOrderCase) -> OptimizerFactory:
+    if isinstance(case, BaselineCase):
+        return BASELINES[case.optimizer]
+    return GaussNewton(**case.gauss_newton)
 
 
 def execute(
@@ -385,7 +435,7 @@ def execute(
         work=lambda model: first * getattr(model, "n", 1),
         checkpoint=folder,
         resume=resume,
-        optimizer=GaussNewton(**case.gauss_newton),
+        optimizer=_optimizer(case),
         metrics={"error": problem.error},
         metrics_every=10**9,
         progress=progress,
