@@ -158,7 +158,7 @@ class _Runner:
     shared: Any = None  # what its objective is, or is a copy of
     objective: Any = None
     optimizer: Any = None
-    runs: list[Run] = field(default_factory=list)
+    runs: list[Run[Any]] = field(default_factory=list)
 
 
 @dataclass
