@@ -84,7 +84,7 @@ def trained(quick: bool) -> list[dict[str, Any]]:
             torch.manual_seed(1234)
             model = KAN(widths, first=first)
             if calibrated:
-                model.calibrate(data.x)
+                model.calibrate_(data.x)
             before, schedule = outside(model, data.x), epochs[:2] if quick else epochs
             run = train_multilevel(model, objective, schedule, optimizer=make, progress=False)
             found.append(

@@ -81,7 +81,7 @@ def use_backend(name):
 FACTORY = {"device": None, "dtype": torch.float64}
 PLACE = {"device": "cpu", "dtype": torch.float64}
 INITIAL = {"basis": "spline", "extension": "linear", "init_scale": 0.1, "init_basis": "spline"}
-RATES = {"geometry": "u", "gradient": "u"}
+RATES = {"geometry": "spline", "gradient": "spline"}
 ADAM = partial(torch.optim.Adam, lr=1e-3)
 OPTIONS = {"optimizer": ADAM, "scheduler": None, "batches": None, "metrics": None}
 OPTIONS |= {"metrics_every": 1, "callbacks": (), "checkpoint": None, "checkpoint_every": 5.0}
@@ -110,7 +110,7 @@ CALLS = [
     (MODEL.refine, {"breakpoints": None}),
     (MODEL.to_basis, {"basis": "relu"}),
     (MODEL.free, {"per": "input", "floor": 0.1}),
-    (KAN([2, 3, 1], first="affine", dtype=torch.float64).calibrate, {"x": X}),
+    (KAN([2, 3, 1], first="affine", dtype=torch.float64).calibrate_, {"x": X}),
     (MODEL.forward, {"x": X}),
     (MLP([2, 1], dtype=torch.float64).forward, {"x": X}),
     (Ensemble, {"members": [MODEL, MODEL]}),
@@ -204,7 +204,7 @@ CALLS = [
     ),
     (kanlib.linear_ramp, {"initial_lr": 1e-4, "steps": 10}),
     (kanlib.exponential_cycles, {"initial_lr": 1e-4, "steps": 10, "gamma": 0.9}),
-    (Iteration, {"make": ADAM, "geometry": "u", "gradient": "u"}),
+    (Iteration, {"make": ADAM, "geometry": "spline", "gradient": "spline"}),
     (partial(jacobian, MODEL), {"objective": MSE, "points": 3, "basis": "relu"}),
     (use_backend, {"name": "torch"}),
     # the paper's problems, comparisons and pictures

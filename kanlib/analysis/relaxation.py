@@ -19,12 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kanlib._checks import as_integer, check_types
+from kanlib._checks import Basis, as_integer, check_types
 from kanlib.splines.bspline import dense_basis
 from kanlib.splines.change_of_basis import ChangeOfBasis
 from kanlib.splines.knots import KnotGrid
 from kanlib.splines.prolongation import prolongation
-from kanlib.training.iterations import check_row
 
 
 def gram(grid: KnotGrid, derivative: int = 0) -> Tensor:
@@ -87,8 +86,8 @@ def cosine_modes(grid: KnotGrid) -> Tensor:
 
 def rate_matrix(
     grid: KnotGrid,
-    geometry: str = "u",
-    gradient: str = "u",
+    geometry: Basis = "spline",
+    gradient: Basis = "spline",
     *,
     fine: KnotGrid | None = None,
     derivative: int = 0,
@@ -97,8 +96,8 @@ def rate_matrix(
 
     Args:
         grid: grid of the spline that is trained.
-        geometry: "u" or "w", the basis in which the step is taken (Table 1).
-        gradient: "u" or "w", the basis of the gradient.
+        geometry: "spline" or "relu", the basis in which the step is taken (Table 1).
+        gradient: "spline" or "relu", the basis of the gradient.
         fine: a grid, nested in which is ``grid``, whose modes describe the error; default ``grid``.
         derivative: which derivative of f the loss compares, from 0 to r - 1.
 
@@ -114,18 +113,17 @@ def rate_matrix(
         tensor([0.5000, 0.5000], dtype=torch.float64)
     """
     check_types(rate_matrix, locals())
-    check_row(geometry, gradient)
     fine = grid if fine is None else fine
     modes, p, change = cosine_modes(fine), prolongation(grid, fine).dense(), ChangeOfBasis(grid)
     left = modes.T @ gram(fine) @ p
     right = modes.T @ gram(fine, derivative) @ p
-    left = change.solve(left) if geometry == "w" else left
-    right = change.solve(right) if gradient == "w" else right
+    left = change.solve(left) if geometry == "relu" else left
+    right = change.solve(right) if gradient == "relu" else right
     return left @ right.T
 
 
 def spectrum(
-    grid: KnotGrid, geometry: str = "u", gradient: str = "u", *, derivative: int = 0
+    grid: KnotGrid, geometry: Basis = "spline", gradient: Basis = "spline", *, derivative: int = 0
 ) -> Tensor:
     """Return the eigenvalues of K for the modes of the grid itself, largest modulus first.
 
@@ -135,8 +133,8 @@ def spectrum(
 
     Args:
         grid: the knot grid.
-        geometry: "u" or "w".
-        gradient: "u" or "w".
+        geometry: "spline" or "relu".
+        gradient: "spline" or "relu".
         derivative: which derivative of f the loss compares, from 0 to r - 1.
 
     Returns:
@@ -150,12 +148,11 @@ def spectrum(
         tensor([0.2500, 0.2500, 0.2500, 0.2500], dtype=torch.float64)
     """
     check_types(spectrum, locals())
-    check_row(geometry, gradient)
     change = ChangeOfBasis(grid)
     if geometry == gradient:
         x, weights = quadrature(grid, grid.order)
         root = weights.sqrt()[:, None] * dense_basis(x, grid, derivative)  # G = root^T root
-        return torch.linalg.svdvals(change.solve(root) if geometry == "w" else root) ** 2
+        return torch.linalg.svdvals(change.solve(root) if geometry == "relu" else root) ** 2
     values = torch.linalg.eigvals(change.solve(gram(grid, derivative)))
     return values[values.abs().argsort(descending=True)]
 
@@ -226,8 +223,8 @@ def attenuation(
 def propagator(
     levels: Sequence[KnotGrid],
     steps: Sequence[int],
-    geometry: str = "u",
-    gradient: str = "u",
+    geometry: Basis = "spline",
+    gradient: Basis = "spline",
     *,
     derivative: int = 0,
 ) -> Tensor:
@@ -239,8 +236,8 @@ def propagator(
     Args:
         levels: nested grids, the coarsest first; the modes are those of the last one.
         steps: number of steps on each level.
-        geometry: "u" or "w", the basis in which the steps are taken.
-        gradient: "u" or "w", the basis of the gradient.
+        geometry: "spline" or "relu", the basis in which the steps are taken.
+        gradient: "spline" or "relu", the basis of the gradient.
         derivative: which derivative of f the loss compares, from 0 to r - 1.
 
     Returns:

@@ -273,7 +273,7 @@ class KAN(nn.Module):
         return other
 
     @torch.no_grad()
-    def calibrate(self, x: Tensor) -> KAN:
+    def calibrate_(self, x: Tensor) -> KAN:
         """Rescale the leading linear map so that its outputs on x cover the spline domain.
 
         Each hidden coordinate of an affine map is scaled and shifted onto [a, b], up to rounding
@@ -295,17 +295,17 @@ class KAN(nn.Module):
         first = self.layers[len(maps)]
         if not isinstance(first, nn.Linear):
             raise ValueError(
-                "calibrate needs first='affine' or first='linear'; for a spline first layer "
+                "calibrate_ needs first='affine' or first='linear'; for a spline first layer "
                 "choose domain, or input_domain, to cover the data"
             )
         if any(isinstance(layer, Normalisation) for layer in self.layers):
             raise ValueError(
-                "calibrate is of no use where hidden values are normalised: choose "
+                "calibrate_ is of no use where hidden values are normalised: choose "
                 "normalisation=None, or do without it"
             )
         if alteration(first, nn.Linear) or "weight" not in first._parameters:
             raise ValueError(
-                "calibrate needs a plain first layer, but it overrides forward, has hooks, or its "
+                "calibrate_ needs a plain first layer, but it overrides forward, has hooks, or its "
                 "weight is computed from others: calibrate before that"
             )
         check_input(x, self.widths[0], first.weight)
@@ -319,7 +319,7 @@ class KAN(nn.Module):
         a, b = next(self.spline_layers).domain
         entered = reached(self, x, lambda module: module is first)
         if entered is None:
-            raise ValueError("calibrate needs a network whose forward evaluates its layers")
+            raise ValueError("calibrate_ needs a network whose forward evaluates its layers")
         z = first(entered[1])
         low, high = z.min(dim=0).values, z.max(dim=0).values
         if first.bias is not None:

@@ -18,10 +18,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from kanlib._checks import as_integer, as_number, check_option
+from kanlib._checks import BASES, Basis, as_integer, as_number, check_option
 from kanlib.objectives.squares import SumOfSquares
 from kanlib.training.coordinates import Coordinates
-from kanlib.training.iterations import BASES
 from kanlib.training.jacobian import POINTS, Jacobian, add_squares, blocks, check, normal_equations
 from kanlib.training.runs import EndOfLevel
 
@@ -44,7 +43,7 @@ class GaussNewton:
     Args:
         damping: damping of the first step.
         scaling: "marquardt" for the diagonal of J^T J, "identity" for its mean.
-        geometry: "u" (spline weights) or "w" (ReLU weights), the basis in which a step is
+        geometry: "spline" or "relu", the basis in which a step is
             measured; by default that of each layer. With either, steps are the same functions
             whichever basis the layers hold (see :class:`kanlib.training.iterations.Iteration`).
         solver: "cholesky" of the normal equations; "qr" of J, which does not square the condition
@@ -67,7 +66,7 @@ class GaussNewton:
 
     damping: float = 1e-3
     scaling: str = "marquardt"
-    geometry: str | None = None
+    geometry: Basis | None = None
     solver: str = "cholesky"
     tries: int = 20
     points: int = POINTS
@@ -98,8 +97,7 @@ class LevenbergMarquardt:
 
     def __init__(self, options: GaussNewton, model: nn.Module, objective: SumOfSquares) -> None:
         self.options, self.model, self.objective = options, model, objective
-        basis = None if options.geometry is None else BASES[options.geometry]
-        self.coordinates = Coordinates(model, objective, basis)
+        self.coordinates = Coordinates(model, objective, options.geometry)
         self.param_groups = [{"params": self.coordinates.parameters}]
         self.rate, self.growth, self.evaluations = float(options.damping), 2.0, 0
         self.solver, self._checked = options.solver, False

@@ -2,18 +2,18 @@
 
 A step turns a gradient, in one basis, into a displacement, in another:
 
-    gradient space   in which basis the optimizer sees the gradient: nabla_u L = A nabla_w L
-    geometry         in which basis it takes the step; w = A^T u
+    gradient   the basis in which the optimizer sees the gradient: nabla_u L = A nabla_w L
+    geometry   the basis in which it takes the step; w = A^T u
 
 The optimizer's own preconditioner D (I, Adam's, that of L-BFGS) acts on the gradient it sees.
 Every iteration can be realised in spline weights u and in ReLU weights w, whichever the layers of
 the model hold, and visits the same functions:
 
-    geometry  gradient   in u                                in w
-    w         nabla_w    u - eta A^{-T} D A^{-1} nabla_u L   w - eta D nabla_w L
-    w         nabla_u    u - eta A^{-T} D nabla_u L          w - eta D A nabla_w L
-    u         nabla_u    u - eta D nabla_u L                 w - eta A^T D A nabla_w L
-    u         nabla_w    u - eta D A^{-1} nabla_u L          w - eta A^T D nabla_w L
+    geometry  gradient  in u                                in w
+    relu      relu      u - eta A^{-T} D A^{-1} nabla_u L   w - eta D nabla_w L
+    relu      spline    u - eta A^{-T} D nabla_u L          w - eta D A nabla_w L
+    spline    spline    u - eta D nabla_u L                 w - eta A^T D A nabla_w L
+    spline    relu      u - eta D A^{-1} nabla_u L          w - eta A^T D nabla_w L
 """
 
 from __future__ import annotations
@@ -26,12 +26,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
-from kanlib._checks import Basis, check_function, shown
+from kanlib._checks import BASES, Basis, check_function, check_option
 from kanlib.nn.spline_layer import SplineLayer, convert_gradients, convert_weights
 from kanlib.objectives.unknowns import trained
-
-#: The paper's letters for the bases of a layer.
-BASES: dict[str, Basis] = {"u": "spline", "w": "relu"}
 
 #: Options that pull the weights themselves, not only along gradients.
 DECAYS = ("weight_decay", "lambd")
@@ -47,27 +44,28 @@ class Iteration:
 
     Args:
         make: function from parameters to a torch optimizer, e.g. ``partial(Adam, lr=1e-3)``.
-        geometry: "u" or "w", the basis in which the step is taken.
-        gradient: "u" or "w", the basis of the gradient the optimizer sees.
+        geometry: "spline" or "relu", the basis in which the step is taken.
+        gradient: "spline" or "relu", the basis of the gradient the optimizer sees.
 
     Raises:
-        ValueError: if ``geometry`` or ``gradient`` is not "u" or "w".
+        ValueError: if ``geometry`` or ``gradient`` is not a basis.
 
     Examples:
         >>> from functools import partial
         >>> from kanlib import KAN
-        >>> descent = Iteration(partial(torch.optim.SGD, lr=0.1), geometry="w", gradient="w")
+        >>> descent = Iteration(partial(torch.optim.SGD, lr=0.1), geometry="relu", gradient="relu")
         >>> descent(KAN([1, 1], n=4, basis="spline")).param_groups[0]["lr"]
         0.1
     """
 
     make: Callable[[Sequence[nn.Parameter]], Optimizer]
-    geometry: str = "w"
-    gradient: str = "w"
+    geometry: Basis = "relu"
+    gradient: Basis = "relu"
 
     def __post_init__(self) -> None:
         check_function("make", self.make, "function from parameters to a torch optimizer")
-        check_row(self.geometry, self.gradient)
+        check_option("geometry", self.geometry, BASES)
+        check_option("gradient", self.gradient, BASES)
 
     def __call__(self, model: nn.Module, objective: Any = None) -> Optimizer:
         """Return a torch optimizer of the model's parameters that performs this iteration.
@@ -79,7 +77,7 @@ class Iteration:
                 basis: its curvature pairs and line search need gradients dual to the steps.
         """
         optimizer = self.make(trained(model, objective))
-        own = {BASES[self.geometry], BASES[self.gradient]}
+        own = {self.geometry, self.gradient}
         layers = [
             layer
             for layer in model.modules()
@@ -94,7 +92,7 @@ class Iteration:
                         f"free knots, got {self.geometry!r} and {self.gradient!r}: choose that, or "
                         "fix the knots with model.fixed()"
                     )
-            step = _Step(layers, BASES[self.geometry], BASES[self.gradient])
+            step = _Step(layers, self.geometry, self.gradient)
             optimizer.register_step_pre_hook(step.begin)
             optimizer.register_step_post_hook(step.end)
         return optimizer
@@ -117,15 +115,6 @@ class Iteration:
                         f"{key} must be 0 where a change of basis is involved, got {group[key]}: "
                         "it acts on weights, not on gradients; add a penalty to the objective"
                     )
-
-
-def check_row(geometry: str, gradient: str) -> None:
-    """Raise ValueError unless ``geometry`` and ``gradient`` are "u" or "w"."""
-    for name, value in (("geometry", geometry), ("gradient", gradient)):
-        if not isinstance(value, str) or value not in BASES:
-            raise ValueError(
-                f'{name} must be "u" (spline weights) or "w" (ReLU weights), got {shown(value)}'
-            )
 
 
 class _Step:

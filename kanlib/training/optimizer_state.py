@@ -19,7 +19,7 @@ from torch.optim import LBFGS, Optimizer
 from kanlib.nn.networks import KAN
 from kanlib.nn.spline_layer import by_input
 from kanlib.splines.prolongation import Prolongation, prolongation
-from kanlib.training.iterations import BASES, Iteration
+from kanlib.training.iterations import Iteration
 from kanlib.training.optimizers import OptimizerFactory, new_optimizer
 
 OptimizerState = Literal["fresh", "carried"]
@@ -85,7 +85,7 @@ def _twins(
             "optimizer_state='carried' needs fixed knots, but a layer has free knots, whose state "
             "no prolongation carries: use optimizer_state='fresh'"
         )
-    basis = BASES[make.gradient] if isinstance(make, Iteration) else None
+    basis = make.gradient if isinstance(make, Iteration) else None
     found = {}
     for old, new in zip(coarse.spline_layers, fine.spline_layers, strict=True):
         pairs = [*zip(old.grids, new.grids, strict=True)]

@@ -85,11 +85,11 @@ class exponential_cycles:  # used as a function
         )
 
 
-def _check(schedule: linear_ramp | exponential_cycles) -> None:
+def _check(scheduler: linear_ramp | exponential_cycles) -> None:
     """Check what both have, and turn numbers of NumPy into Python's."""
-    initial_lr = as_number("initial_lr", schedule.initial_lr, above=0.0)
-    object.__setattr__(schedule, "initial_lr", initial_lr)
-    object.__setattr__(schedule, "steps", as_integer("steps", schedule.steps, minimum=1))
+    initial_lr = as_number("initial_lr", scheduler.initial_lr, above=0.0)
+    object.__setattr__(scheduler, "initial_lr", initial_lr)
+    object.__setattr__(scheduler, "steps", as_integer("steps", scheduler.steps, minimum=1))
 
 
 def _start_factor(optimizer: Optimizer, initial_lr: float, reason: str) -> float:

@@ -11,6 +11,7 @@ from scipy.interpolate import BSpline
 from torch.optim import SGD, Adam
 
 from kanlib import KAN, KnotGrid, SplineLayer, train
+from kanlib._checks import BASES
 from kanlib.analysis.relaxation import (
     attenuation,
     coarse_correction,
@@ -26,7 +27,7 @@ from kanlib.analysis.spectra import sign_changes
 from kanlib.splines.change_of_basis import ChangeOfBasis
 from kanlib.training.iterations import Iteration
 
-ROWS = [("w", "w"), ("w", "u"), ("u", "u"), ("u", "w")]
+ROWS = [("relu", "relu"), ("relu", "spline"), ("spline", "spline"), ("spline", "relu")]
 GRIDS = [KnotGrid.uniform(r, 6) for r in (1, 2, 3, 4)] + [KnotGrid(3, [-1.0, 0.0, 0.5, 2.0])]
 
 
@@ -115,7 +116,7 @@ def test_rates_of_derivatives_are_those_of_their_loss(geometry, gradient):
 
 @pytest.mark.parametrize(
     ("geometry", "gradient", "derivative"),
-    [*((*row, 0) for row in ROWS), ("u", "u", 1), ("w", "w", 1)],
+    [*((*row, 0) for row in ROWS), ("spline", "spline", 1), ("relu", "relu", 1)],
 )
 def test_spectrum_is_that_of_the_rate_matrix(geometry, gradient, derivative):
     grid = KnotGrid.uniform(2, 8)
@@ -126,7 +127,7 @@ def test_spectrum_is_that_of_the_rate_matrix(geometry, gradient, derivative):
     torch.testing.assert_close(values.to(expected), expected, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize(("geometry", "gradient"), [("w", "u"), ("u", "w")])
+@pytest.mark.parametrize(("geometry", "gradient"), [("relu", "spline"), ("spline", "relu")])
 @pytest.mark.parametrize("r", [1, 2, 3, 4])
 def test_mixed_descent_has_positive_spectrum_but_can_rise_from_second_order_on(
     r, geometry, gradient
@@ -143,7 +144,7 @@ def test_mixed_descent_has_positive_spectrum_but_can_rise_from_second_order_on(
 
 @pytest.mark.parametrize("r", [1, 2, 3, 4])
 def test_smallest_rates_scale_with_the_grid_like_h_and_like_h_to_the_power_2r_minus_1(r):
-    for row, power in (("u", 1), ("w", 2 * r - 1)):
+    for row, power in (("spline", 1), ("relu", 2 * r - 1)):
         coarse, fine = (float(spectrum(KnotGrid.uniform(r, n), row, row)[-1]) for n in (16, 32))
         assert np.log2(coarse / fine) == pytest.approx(power, abs=0.02)
 
@@ -158,7 +159,7 @@ def test_largest_steps_of_splines_outgrow_those_of_truncated_powers(r):
         distance = x[:, None] - grid.knots.numpy()[: grid.num_basis]
         psi = np.where(distance >= 0, distance.clip(min=0) ** (r - 1), 0)
         steps = [2 / np.linalg.eigvalsh(f.T @ (weights[:, None] * f))[-1] for f in (b, psi)]
-        for row, step in zip("uw", steps, strict=True):
+        for row, step in zip(BASES, steps, strict=True):
             assert largest_stable_step(spectrum(grid, row, row)) == pytest.approx(step)
         ratios.append(steps[0] / steps[1])
     power = np.log2(ratios[1] / ratios[0])
@@ -179,7 +180,7 @@ def test_attenuation_is_the_spread_of_white_errors():
     """Against a sample of errors, on a coarse grid and then on the fine one."""
     coarse = KnotGrid.uniform(2, 4)
     fine = coarse.refine()
-    rates = [rate_matrix(grid, "u", "u", fine=fine) for grid in (coarse, fine)]
+    rates = [rate_matrix(grid, "spline", "spline", fine=fine) for grid in (coarse, fine)]
     generator = torch.Generator().manual_seed(0)
     errors = torch.randn(fine.num_basis, 100_000, generator=generator, dtype=torch.float64)
     for matrix, steps in zip(rates, (3, 2), strict=True):
@@ -194,14 +195,14 @@ def test_attenuation_is_the_spread_of_white_errors():
 def test_rate_matrix_rejects_unknown_rows_and_grids_that_are_not_nested():
     grid = KnotGrid.uniform(2, 4)
     with pytest.raises(ValueError, match="geometry must be"):
-        rate_matrix(grid, "spline", "u")
+        rate_matrix(grid, "u", "spline")
     with pytest.raises(ValueError, match="not nested"):
         rate_matrix(grid, fine=KnotGrid.uniform(2, 6))
     with pytest.raises(ValueError, match="derivative must be from 0 to r - 1 = 1"):
         rate_matrix(grid, derivative=2)
 
 
-@pytest.mark.parametrize(("geometry", "gradient"), [("u", "u"), ("w", "w")])
+@pytest.mark.parametrize(("geometry", "gradient"), [("spline", "spline"), ("relu", "relu")])
 @pytest.mark.parametrize("derivative", [0, 2])
 def test_propagator_is_what_training_does(geometry, gradient, derivative):
     levels = [KnotGrid.uniform(4, 4), KnotGrid.uniform(4, 8)]
@@ -274,7 +275,7 @@ def test_relu_metric_is_an_inverse_derivative_of_order_2r(r):
 def test_rates_of_waves_grow_with_derivatives_and_fall_in_the_relu_geometry(r, d):
     """Like k**(2 d) with spline weights and like k**(2 d - 2 r) with ReLU weights."""
     grid, k = KnotGrid.uniform(r, 128), np.arange(4, 16)
-    for row, power, tolerance in (("u", 2 * d, 0.3 * d + 0.1), ("w", 2 * d - 2 * r, 0.02)):
+    for row, power, tolerance in (("spline", 2 * d, 0.3 * d + 0.1), ("relu", 2 * d - 2 * r, 0.02)):
         values = spectrum(grid, row, row, derivative=d).numpy()
         if power > 0:
             values = values[: len(values) - d][::-1]
@@ -287,7 +288,7 @@ def test_rates_of_waves_grow_with_derivatives_and_fall_in_the_relu_geometry(r, d
 def test_refinement_is_used_in_the_spline_geometry_only(r, n):
     coarse = KnotGrid.uniform(r, n)
     new = slice(n, 2 * n)
-    for row, low, high in (("u", 0.0, 0.35), ("w", 0.99, 1.0)):
+    for row, low, high in (("spline", 0.0, 0.35), ("relu", 0.99, 1.0)):
         before, after = (
             propagator([coarse, coarse.refine()], [1000, steps], row, row)[new].norm()
             for steps in (0, 10)
@@ -307,10 +308,10 @@ def test_coarse_levels_pay_for_losses_with_derivatives_only(r):
     """Error after equal work on the finest of three levels, over the error after all three."""
     levels = [KnotGrid.uniform(r, n) for n in (8, 16, 32)]
     for row, derivative, low, high in (
-        ("u", 0, 0.0, 1.0),
-        ("w", 0, 0.99, 1.02),
-        ("u", min(2, r - 1), 2.0, 20.0),
-        ("w", min(2, r - 1), 1.0, 1.15),
+        ("spline", 0, 0.0, 1.0),
+        ("relu", 0, 0.99, 1.02),
+        ("spline", min(2, r - 1), 2.0, 20.0),
+        ("relu", min(2, r - 1), 1.0, 1.15),
     ):
         start = white_residual(levels[-1], derivative)
         kept = start @ torch.linalg.pinv(start)  # removes what the loss cannot see
@@ -328,7 +329,7 @@ def test_two_levels_in_turn_converge_at_a_rate_free_of_the_grid(r, derivative, b
         seen = torch.linalg.qr(white_residual(fine, derivative)).Q
         correction = coarse_correction(coarse, fine, derivative)
         factors = []
-        for row in "uw":
+        for row in BASES:
             smoother = propagator([fine], [2], row, row, derivative=derivative)
             cycle = seen.T @ smoother @ correction @ seen
             factors.append(float(torch.linalg.eigvals(cycle).abs().max()))
@@ -370,7 +371,7 @@ def test_networks_use_a_refinement_in_the_spline_geometry_only(float64):
         error = model(x[:, None])[:, 0].detach() - target
         return (weights * error @ waves)[n:].norm()
 
-    for row in "uw":
+    for row in BASES:
         left[row] = []
         for seed in range(3):
             torch.manual_seed(seed)
@@ -381,8 +382,8 @@ def test_networks_use_a_refinement_in_the_spline_geometry_only(float64):
             before = new_waves(fine)
             train(fine, loss, 200, optimizer=adam, progress=False)
             left[row].append(float(new_waves(fine) / before))
-    assert np.median(left["u"]) < 0.5
-    assert min(left["w"]) > 0.95
+    assert np.median(left["spline"]) < 0.5
+    assert min(left["relu"]) > 0.95
 
 
 @pytest.mark.parametrize("scale", [1e-25, 1e-3, 1.0, 1e25])

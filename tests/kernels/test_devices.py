@@ -124,7 +124,7 @@ def test_helpers_do_not_ask_for_the_default_device(grid):
         for changed in (model, model.refine(), model.to_basis("relu"), model.free().refine()):
             yield changed(points())
         yield propagate(model, Jet.at(points(), pairs=[(0, 1)])).channels
-        yield model.calibrate(points()).layers[0].weight
+        yield model.calibrate_(points()).layers[0].weight
 
     expected = list(results())
     with torch.device("meta"):

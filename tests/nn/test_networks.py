@@ -437,7 +437,7 @@ def test_calibrate_spreads_every_hidden_coordinate_over_the_domain(domain):
     model = make_kan(first="affine", domain=domain)
     x = 100 * points() + 3
     z = model.layers[0](x).detach()
-    assert model.calibrate(x) is model
+    assert model.calibrate_(x) is model
     image = model.layers[0](x).detach()
     ends = torch.tensor(domain, dtype=torch.float64)
     torch.testing.assert_close(image.amin(0), ends[0].expand(5), rtol=0, atol=1e-13)
@@ -451,7 +451,7 @@ def test_calibrate_without_bias_scales_as_far_as_the_domain_permits():
     model = make_kan(first="linear", domain=(-1.0, 2.0))
     x = 10 * points() - 4
     before = model.layers[0].weight.detach().clone()
-    model.calibrate(x)
+    model.calibrate_(x)
     image = model.layers[0](x).detach()
     assert (image >= -1 - 1e-14).all()
     assert (image <= 2 + 1e-14).all()
@@ -465,12 +465,12 @@ def test_calibrate_without_bias_scales_as_far_as_the_domain_permits():
 def test_calibrate_sees_mapped_inputs_and_refuses_normalised_values():
     model = make_kan(first="affine", input_domain=((-5, 5), (0, 9)))
     x = points()
-    model.calibrate(x)
+    model.calibrate_(x)
     z = model.layers[1](model.layers[0](x))
     torch.testing.assert_close(z.amin(0), torch.zeros(5).double(), rtol=0, atol=1e-12)
     torch.testing.assert_close(z.amax(0), torch.ones(5).double(), rtol=0, atol=1e-12)
     with pytest.raises(ValueError, match="no use where hidden values are normalised: choose"):
-        make_kan(first="affine", normalisation="tanh").calibrate(x)
+        make_kan(first="affine", normalisation="tanh").calibrate_(x)
 
 
 def test_calibrate_leaves_constant_coordinates_in_the_domain():
@@ -478,7 +478,7 @@ def test_calibrate_leaves_constant_coordinates_in_the_domain():
         model = make_kan(first=first, domain=(-1.0, 1.0))
         x = torch.full((9, 2), 0.7, dtype=torch.float64)
         x[:, 1] += 1e-16 * torch.arange(9)
-        model.calibrate(x)
+        model.calibrate_(x)
         image = model.layers[0](x)
         assert image.isfinite().all()
         assert image.abs().max() <= 1 + 1e-12
@@ -488,7 +488,7 @@ def test_calibrate_leaves_constant_coordinates_in_the_domain():
 @pytest.mark.parametrize(
     ("first", "x", "message"),
     [
-        ("spline", torch.rand(5, 2), "calibrate needs first='affine' or first='linear'"),
+        ("spline", torch.rand(5, 2), "calibrate_ needs first='affine' or first='linear'"),
         ("affine", torch.rand(5, 3), r"x must have 2 entries .* got shape \(5, 3\)"),
         ("affine", torch.rand(1, 2), r"x must have shape \(N, 2\) with N >= 2, got \(1, 2\)"),
         ("linear", torch.rand(2), r"got \(2,\)"),
@@ -498,7 +498,7 @@ def test_calibrate_leaves_constant_coordinates_in_the_domain():
 )
 def test_calibrate_refuses_bad_arguments(first, x, message):
     with pytest.raises(ValueError, match=message):
-        make_kan(first=first).calibrate(x.double())
+        make_kan(first=first).calibrate_(x.double())
 
 
 # Bad input
@@ -787,30 +787,30 @@ def test_network_that_would_become_another_function_is_refused():
 def test_calibrate_sees_what_enters_the_first_layer():
     model = Hard([2, 3, 1], first="affine", dtype=torch.float64)
     x = 4 * torch.rand(50, 2, dtype=torch.float64)
-    model.calibrate(x)
+    model.calibrate_(x)
     z = model.layers[0](x / 4)
     torch.testing.assert_close(z.amin(0), torch.zeros(3).double(), atol=1e-12, rtol=0)
     torch.testing.assert_close(z.amax(0), torch.ones(3).double())
 
 
 def test_calibrate_refuses_an_altered_first_layer():
-    with pytest.raises(ValueError, match="calibrate needs a plain first layer"):
-        hooked(KAN([2, 3, 1], first="affine")).calibrate(torch.rand(5, 2))
+    with pytest.raises(ValueError, match="calibrate_ needs a plain first layer"):
+        hooked(KAN([2, 3, 1], first="affine")).calibrate_(torch.rand(5, 2))
     normed = KAN([2, 3, 1], first="affine")
     torch.nn.utils.parametrizations.weight_norm(normed.layers[0])
-    with pytest.raises(ValueError, match="calibrate needs a plain first layer"):
-        normed.calibrate(torch.rand(5, 2))
+    with pytest.raises(ValueError, match="calibrate_ needs a plain first layer"):
+        normed.calibrate_(torch.rand(5, 2))
 
 
 @pytest.mark.parametrize("x", [[[0.0, 1.0]], None, 3, torch.zeros(5, 2).numpy()])
 def test_calibrate_needs_a_tensor(x):
     with pytest.raises(TypeError, match="x must be a floating-point tensor, got"):
-        KAN([2, 3, 1], first="affine").calibrate(x)
+        KAN([2, 3, 1], first="affine").calibrate_(x)
 
 
 def test_calibrate_needs_the_dtype_of_the_network():
     with pytest.raises(TypeError, match="x must have the dtype of the model"):
-        KAN([2, 3, 1], first="affine").calibrate(torch.rand(5, 2).double())
+        KAN([2, 3, 1], first="affine").calibrate_(torch.rand(5, 2).double())
 
 
 @pytest.mark.parametrize("widths", [{2: 0, 1: 0}, {2, 1}, "21", 2, None])

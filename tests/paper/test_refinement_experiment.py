@@ -48,7 +48,7 @@ def test_ways_keep_the_function_that_are_said_to(target):
     for name, case in EXPERIMENT.cases.items():
         if case.target == target:
             torch.manual_seed(0)
-            model = KAN(**{**case.network, "init_scale": 0.1}, dtype=torch.float64).calibrate(x)
+            model = KAN(**{**case.network, "init_scale": 0.1}, dtype=torch.float64).calibrate_(x)
             fine = refinement.refinement(case, x)(model)
             assert fine.n == 2 * model.n
             y = model(x)

@@ -137,7 +137,7 @@ def test_momentum_of_rmsprop_is_carried_as_the_step_it_is():
 
 
 def test_state_of_an_iteration_is_carried_in_the_basis_of_its_gradient():
-    make = Iteration(OPTIMIZERS["momentum"], geometry="u", gradient="u")
+    make = Iteration(OPTIMIZERS["momentum"], geometry="spline", gradient="spline")
     coarse, optimizer, fine, _ = trained(make, basis="relu")
     carried = carried_optimizer(make, optimizer, coarse, fine)
     p = oracle(*(next(model.spline_layers).grid for model in (coarse, fine)), "spline")

@@ -179,7 +179,7 @@ def prepared(
     torch.manual_seed(seed)
     model = KAN(**case.network, device=device, dtype=torch.float64)
     if "first" in case.network:
-        model.calibrate(x)
+        model.calibrate_(x)
     return model, objective, error, x, options
 
 

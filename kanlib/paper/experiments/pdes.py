@@ -152,7 +152,7 @@ def execute(
     torch.manual_seed(seed)
     model = build(case, device=device, dtype=torch.float64)
     if case.calibrate:
-        model.calibrate(stated.inputs(stated.points["volume"]))
+        model.calibrate_(stated.inputs(stated.points["volume"]))
     kept = Kept()
     run = train_case(
         case,

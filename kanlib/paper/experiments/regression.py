@@ -157,7 +157,7 @@ def run_regression(
     network = {**case.network, "device": device, "dtype": torch.float64}
     model: nn.Module = MLP(**network) if case.mlp else KAN(**network)
     if isinstance(model, KAN) and network["first"] == "affine":
-        model.calibrate(data.x)
+        model.calibrate_(data.x)
     optimizer: OptimizerFactory = paper_lbfgs
     if case.tight:
         optimizer = partial(paper_lbfgs, tolerance_grad=1e-14, tolerance_change=1e-16)

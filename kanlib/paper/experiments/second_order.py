@@ -419,7 +419,7 @@ def execute(
         torch.manual_seed(STARTS * seed + number)
         model = (MLP if case.mlp else KAN)(**case.network, device=device, dtype=torch.float64)
         if problem.calibrate is not None and isinstance(model, KAN):
-            model.calibrate(problem.calibrate)
+            model.calibrate_(problem.calibrate)
         field[number] = model
     first = 2.0**case.start_level / getattr(field[0], "n", 1)
     folder = None if checkpoint is None else Path(f"{checkpoint}.starts")
