@@ -68,7 +68,8 @@ def test_minimum_is_that_of_scipy(solver):
     run = train(model, data, 200, optimizer=GaussNewton(solver=solver), progress=False)
     assert run.loss == pytest.approx(2 * found.cost, rel=1e-9)
     np.testing.assert_allclose(flat(model), found.x, rtol=1e-5)
-    assert np.all(np.diff(run.history.loss) <= 0)
+    losses = np.array(run.history.loss)
+    assert np.all(np.diff(losses) <= 1e-12 * losses[1:])  # the terms add up to rounding
 
 
 def test_linear_model_is_solved_in_a_step_or_two():
