@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -261,7 +262,7 @@ def test_report_says_what_is_not_finite_or_missing(cli):
     metrics = {"train_mse": float("inf")}
     record.runs = [run, replace(run, seed=2, metrics=metrics)]
     save_record("r.json", record)
-    assert json.loads(open("r.json").read())["runs"][1]["metrics"] == {"train_mse": None}  # noqa: SIM115
+    assert json.loads(Path("r.json").read_text())["runs"][1]["metrics"] == {"train_mse": None}
     status, out, _ = cli("report", "regression", "--out", "r.json")
     assert status == 0
     assert "1 of 2 not finite; test 1 of 2 not finite" in out
@@ -274,9 +275,9 @@ def test_report_of_one_run_has_no_spread(cli):
 
 def test_report_of_a_damaged_record_is_one_sentence(cli):
     cli(*RUN, "--seed", "1", "--out", "r.json")
-    record = json.loads(open("r.json").read())  # noqa: SIM115
+    record = json.loads(Path("r.json").read_text())
     record["runs"][0]["metrics"]["train_mse"] = "small"
-    open("r.json", "w").write(json.dumps(record))  # noqa: SIM115
+    Path("r.json").write_text(json.dumps(record))
     for command in (["report", "regression"], [*RUN, "--seed", "2"]):
         status, out, err = cli(*command, "--out", "r.json")
         assert (status, out) == (1, "")
@@ -343,4 +344,4 @@ def test_run_stopped_by_a_signal_resumes_to_the_same_record(sign, status, tmp_pa
     assert main([*STOPPED, "--out", str(out), "--resume"]) == 0
     (resumed,) = load_record(out).runs
     for key in ("history", "metrics", "config", "num_parameters", "status"):
-        assert resumed[key] == whole[key]
+        assert getattr(resumed, key) == getattr(whole, key)

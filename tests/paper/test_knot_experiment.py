@@ -14,8 +14,6 @@ from kanlib.paper.experiments import EXPERIMENTS, knots
 from kanlib.paper.problems.regression import regression
 from kanlib.paper.records import load_record, runs_of
 
-# At a small scale some epochs take no step.
-pytestmark = pytest.mark.filterwarnings("ignore:no step was taken:RuntimeWarning")
 EXPERIMENT = EXPERIMENTS["knots"]
 RESULTS = Path(__file__).parents[2] / "book" / "results"
 
