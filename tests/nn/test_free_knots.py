@@ -376,7 +376,7 @@ def test_layer_refuses_what_it_cannot_be():
 def test_users_of_fixed_knots_refuse_free_ones():
     model = KAN([1, 1], n=4).free()
     with pytest.raises(
-        ValueError, match=r"of the spline basis .* got 'w' and 'w': .* model\.fixed"
+        ValueError, match=r"of the spline basis .* got 'relu' and 'relu': .* model\.fixed"
     ):
         Iteration(partial(torch.optim.SGD, lr=0.1))(model)
     x = torch.rand(20, 1)
