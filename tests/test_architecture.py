@@ -23,7 +23,7 @@ ROOMS = {
     " gauss_newton quasi_newton stagnation schedule schedulers options snapshot trainer"
     " optimizer_state multilevel race",
     "analysis": "relaxation spectra ntk conditioning cost planner estimates",
-    "viz": "colors drawings histories",
+    "viz": "colors drawings histories solutions",
     "paper": "problems refit decoding records comparison experiments runner",
     "__main__": "",
 }
@@ -46,6 +46,7 @@ OPTIONAL = {
     "analysis.planner": {"scipy"},
     "viz.drawings": {"plotly"},
     "viz.histories": {"plotly"},
+    "viz.solutions": {"plotly"},
 }
 
 

@@ -7,7 +7,7 @@ data. Independent errors of variance s^2 thus give the parameters the covariance
     s^2 (J^T J)^{-1} J_d^T J_d (J^T J)^{-1},
 
 which is s^2 (J^T J)^{-1} where all residuals have errors. With H = J_d (J^T J)^{-1} J_d^T, the
-residuals r_d of the data give the estimate s^2 = |r_d|^2 / tr (I - H)^2.
+residuals r_d of the data give the estimate ``s^2 = |r_d|^2 / tr (I - H)^2``.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class Splines(NamedTuple):
 
     @property
     def order(self) -> int:
-        """The order r: so many functions do not vanish on an interval."""
+        """Order r, the number of functions that do not vanish on an interval."""
         if self.table is not None:
             return self.table.shape[-1]
         return self.weight.shape[-1] // (self.breakpoints.shape[-1] - 1)
@@ -63,7 +63,7 @@ class Splines(NamedTuple):
 
     @property
     def functions(self) -> Tensor:
-        """The polynomials that the weights multiply: the table, or the powers themselves."""
+        """What the weights multiply, the pieces of B-splines or powers alone."""
         if self.table is not None:
             return self.table
         powers = torch.eye(self.order, dtype=self.weight.dtype, device=self.weight.device)

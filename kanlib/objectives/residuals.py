@@ -180,7 +180,10 @@ class Term:
 
     def reseeded(self, seed: int) -> Term:
         """Return the term at other points, if a sampler draws them, without attention."""
-        points = self.points if self.sampler is None else self.sampler.reseeded(seed)
+        return self.at(self.points if self.sampler is None else self.sampler.reseeded(seed))
+
+    def at(self, points: Tensor | Sampler) -> Term:
+        """Return the term at other points, without attention."""
         return Term(
             self.residual,
             points,

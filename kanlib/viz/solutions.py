@@ -1,0 +1,186 @@
+"""Pictures of solutions: a network over its domain, its error and the residual of an equation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+import torch
+from plotly.subplots import make_subplots
+from torch import Tensor, nn
+
+from kanlib._checks import as_integer, as_interval, as_list, as_number, check_function, shown
+from kanlib.objectives.residuals import Term
+from kanlib.viz.colors import BLUE, GREEN, GREY, ORANGE, PINK, SKY, VERMILLION
+
+COLORS = (BLUE, ORANGE, GREEN, PINK, VERMILLION, SKY)
+#: Colour scales, which for errors have white in the middle.
+SCALES = {"solution": "Viridis", "error": "RdBu", "residual": "RdBu"}
+
+
+def draw_solution(
+    model: nn.Module,
+    box: Sequence[tuple[float, float]],
+    *,
+    reference: Callable[[Tensor], Tensor] | None = None,
+    term: Term | None = None,
+    features: Callable[[Tensor], Tensor] | None = None,
+    output: int = 0,
+    slices: Sequence[float] = (),
+    points: int = 101,
+) -> go.Figure:
+    """Draw a solution in one or two coordinates, and if asked for its error and residual.
+
+    Two coordinates give a map for each of them. With ``slices``, values of the second coordinate
+    such as times, and with one coordinate, it is curves over the first; a reference is dotted.
+
+    Args:
+        model: the network.
+        box: interval of each coordinate, one or two.
+        reference: function from points (N, P) to the values (N, 1) or (N,) to compare with.
+        term: a term of the loss, whose residual is evaluated between its points, too.
+        features: function from points to the inputs of the network, if those are not the
+            coordinates.
+        output: which output of the network, which column of the residual.
+        slices: values of the second coordinate.
+        points: number of points along a coordinate, at least 2.
+
+    Returns:
+        A figure with the panels "solution", "error" and "residual", those that are known.
+
+    Raises:
+        TypeError: if an argument is of the wrong kind.
+        ValueError: if the box has neither one nor two intervals, slices are not in it, the network
+            lacks the output, or the reference returns another number of values.
+
+    Examples:
+        >>> from kanlib import KAN
+        >>> fig = draw_solution(KAN([2, 3, 1]), [(0, 1), (0, 1)], reference=lambda x: x[:, 0])
+        >>> [trace.name for trace in fig.data]
+        ['solution', 'error']
+    """
+    intervals = [as_interval(f"box[{i}]", each) for i, each in enumerate(_box(box))]
+    count, column = as_integer("points", points, 2), as_integer("output", output, 0)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a network, got {shown(model)}")
+    for name, function in (("reference", reference), ("features", features)):
+        if function is not None:
+            check_function(name, function)
+    if term is not None and not isinstance(term, Term):
+        raise TypeError(f"term must be a Term, got {shown(term)}")
+    cuts = [as_number("slices", cut) for cut in as_list("slices", slices, "numbers")]
+    if cuts and (len(intervals) < 2 or not all(_holds(intervals[1], cut) for cut in cuts)):
+        raise ValueError(f"slices must lie in the second interval of box, got {cuts} and {box}")
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    place: dict[str, Any] = {"dtype": like.dtype, "device": like.device}
+    axes = [torch.linspace(a, b, count, **place) for a, b in intervals]
+    if cuts:
+        axes[1] = torch.tensor(cuts, **place)
+    at = torch.cartesian_prod(*axes).reshape(-1, len(axes))
+    panels = _panels(model, at, reference, term, features, column)
+    shape = [len(axis) for axis in axes]
+    grids = {name: values.reshape(shape).movedim(0, -1).tolist() for name, values in panels.items()}
+    if len(axes) == 1 or cuts:
+        return _curves(grids, axes[0].tolist(), cuts)
+    return _maps({name: grids[name] for name in SCALES if name in grids}, axes)
+
+
+def _box(box: Any) -> list[Any]:
+    intervals = as_list("box", box, "intervals, such as [(0, 1), (0, 1)]")
+    if len(intervals) not in (1, 2):
+        raise ValueError(
+            f"box must have one or two intervals, got {len(intervals)}: fix the other coordinates "
+            "by a network of your own, or by features"
+        )
+    return intervals
+
+
+def _holds(interval: tuple[float, float], value: float) -> bool:
+    return interval[0] <= value <= interval[1]
+
+
+@torch.no_grad()
+def _panels(
+    model: nn.Module,
+    at: Tensor,
+    reference: Callable[[Tensor], Tensor] | None,
+    term: Term | None,
+    features: Callable[[Tensor], Tensor] | None,
+    column: int,
+) -> dict[str, Tensor]:
+    """Return the values (N,) at points of what is to be drawn."""
+    values = model(at if features is None else features(at))
+    found = {"solution": _column(values, column)}
+    if reference is not None:
+        exact = torch.as_tensor(reference(at)).to(found["solution"])
+        if exact.numel() != len(at):
+            raise ValueError(
+                f"reference must return a value for each of {len(at)} points, got "
+                f"{tuple(exact.shape)}: return one column"
+            )
+        found["reference"] = exact.flatten()
+        found["error"] = found["solution"] - found["reference"]
+    if term is not None:
+        rows = term.at(at).rows("term")
+        weighted = rows(model)
+        equations = weighted * (weighted.numel() / rows.weight) ** 0.5
+        found["residual"] = _column(equations, column)
+    return found
+
+
+def _column(values: Tensor, column: int) -> Tensor:
+    if values.ndim != 2:
+        raise ValueError(
+            f"model must return (N, Q), got {tuple(values.shape)}: draw one member of an ensemble"
+        )
+    if column >= values.shape[1]:
+        raise ValueError(f"output must be below {values.shape[1]}, got {column}")
+    return values[:, column]
+
+
+def _curves(grids: dict[str, Any], x: list[float], cuts: list[float]) -> go.Figure:
+    """Return one panel below the other, with a curve for each slice."""
+    names = [name for name in SCALES if name in grids]
+    fig = make_subplots(rows=len(names), cols=1, shared_xaxes=True, vertical_spacing=0.07)
+    labels = [f"{cut:g}" for cut in cuts]
+    for row, name in enumerate(names, start=1):
+        fig.update_yaxes(title=name, row=row)
+        for i, values in enumerate(grids[name] if cuts else [grids[name]]):
+            color = COLORS[i % len(COLORS)]
+            own = {"legendgroup": str(i), "line": {"color": color}, "mode": "lines"}
+            label = labels[i] if cuts else name
+            fig.add_scatter(x=x, y=values, name=label, showlegend=row == 1, row=row, col=1, **own)
+            if name == "solution" and "reference" in grids:
+                y = grids["reference"][i] if cuts else grids["reference"]
+                dots = own | {"line": {"color": GREY, "dash": "dot"}}
+                fig.add_scatter(x=x, y=y, name="reference", showlegend=i == 0, row=1, col=1, **dots)
+    title = "second coordinate" if cuts else None
+    fig.update_layout(height=max(360, 240 * len(names)), legend_title_text=title)
+    return fig.update_yaxes(exponentformat="power")
+
+
+def _maps(grids: dict[str, Any], axes: list[Tensor]) -> go.Figure:
+    """Return one map below the other."""
+    gap, count = 0.12, len(grids)
+    titles = [*grids] if count > 1 else None
+    fig = make_subplots(
+        rows=count, cols=1, subplot_titles=titles, vertical_spacing=gap, shared_xaxes=True
+    )
+    height = (1 - gap * (count - 1)) / count
+    for row, (name, values) in enumerate(grids.items(), start=1):
+        middle = 1 - (row - 1) * (height + gap) - height / 2
+        signed = {} if name == "solution" else {"zmid": 0.0}
+        fig.add_heatmap(
+            x=axes[0].tolist(),
+            y=axes[1].tolist(),
+            z=values,
+            name=name,
+            colorscale=SCALES[name],
+            colorbar={"y": middle, "len": height, "thickness": 12, "exponentformat": "power"},
+            row=row,
+            col=1,
+            **signed,
+        )
+    fig.update_layout(height=max(360, 260 * count))
+    return fig
