@@ -53,7 +53,8 @@ def estimates(
     """Return the unknowns of an objective with confidence intervals, after training.
 
     They hold at a minimum of the loss, to first order in the errors, for independent errors of one
-    variance after weighting: choose the weights of terms so, or name a single term in ``noisy``.
+    variance after weighting. A term is a mean: for errors of variance s^2 at N points and K
+    equations its weight must be in proportion to N K / s^2. Or name a single term in ``noisy``.
     An error of the network itself, or of its training, is not in them.
 
     Args:

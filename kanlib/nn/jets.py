@@ -216,7 +216,7 @@ class Jet:
 
         held = dict(zip([(), *self._derivatives], self.channels, strict=True))
         slopes = [_derivative(function, _parts(held, each)) for each in self._derivatives]
-        return replace(self, channels=torch.stack([value, *slopes]))
+        return replace(self, channels=torch.stack([value, *slopes]), outputs=())
 
     def chain(
         self,

@@ -89,6 +89,15 @@ def unknowns_of(objective: Any) -> dict[str, nn.Parameter]:
     return {name: p for name, p in objective.named_parameters() if p.requires_grad}
 
 
+@torch.no_grad()
+def hand_over(former: Any, objective: Any) -> None:
+    """Give the unknowns of an objective the values that those of a former one have, by name."""
+    known = unknowns_of(former)
+    for name, p in unknowns_of(objective).items():
+        if name in known and known[name].shape == p.shape:
+            p.copy_(known[name])
+
+
 def trained(model: nn.Module, objective: Any) -> list[nn.Parameter]:
     """Return the parameters of a model, then those of the objective that it does not have.
 

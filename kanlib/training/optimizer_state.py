@@ -18,6 +18,7 @@ from torch.optim import LBFGS, Optimizer
 
 from kanlib.nn.networks import KAN
 from kanlib.nn.spline_layer import by_input
+from kanlib.objectives.unknowns import unknowns_of
 from kanlib.splines.prolongation import Prolongation, prolongation
 from kanlib.training.iterations import Iteration
 from kanlib.training.optimizers import OptimizerFactory, new_optimizer
@@ -34,7 +35,12 @@ Transfer = Callable[[Tensor, Prolongation], Tensor]
 
 
 def carried_optimizer(
-    make: OptimizerFactory, optimizer: Any, coarse: Any, fine: Any, objective: Any = None
+    make: OptimizerFactory,
+    optimizer: Any,
+    coarse: Any,
+    fine: Any,
+    objective: Any = None,
+    former: Any = None,
 ) -> Any:
     """Return a new optimizer for ``fine`` that goes on from the state of the coarse one.
 
@@ -46,6 +52,7 @@ def carried_optimizer(
         coarse: the network that was trained.
         fine: its refinement, or the same network.
         objective: what the new optimizer minimises, whose unknowns it has, too.
+        former: what the optimizer minimised, if its unknowns are others of the same names.
 
     Raises:
         ValueError: if the optimizer keeps state whose transfer is not defined.
@@ -58,7 +65,12 @@ def carried_optimizer(
             "optimizer_state='carried' needs a KAN and an optimizer of torch, got "
             f"{type(wrong).__name__}: use optimizer_state='fresh'"
         )
+    twins: dict[Tensor, tuple[Tensor, Transfers]]
     twins = {} if coarse is fine else _twins(make, coarse, fine)
+    renewed = unknowns_of(objective)
+    for name, unknown in unknowns_of(former).items():
+        if name in renewed:
+            twins[unknown] = (renewed[name], None)
     carried = new_optimizer(make, fine, objective)
     if isinstance(optimizer, LBFGS):
         parameters = optimizer.param_groups[0]["params"]

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.nn.utils import parameters_to_vector
 
 from kanlib._checks import as_integer, check_option
 from kanlib.objectives.mean_squared_error import Summed, total
@@ -39,9 +39,10 @@ DECREASE, CURVATURE = 1e-4, 0.9
 class QuasiNewton:
     """BFGS and self-scaled Broyden for ``train(..., optimizer=QuasiNewton())``; needs SciPy.
 
-    Steps satisfy the strong conditions of Wolfe. One epoch is as many iterations as ``iterations``
-    says, all at the points that the objective has at its start. On every level, and where no step
-    can be found, the inverse Hessian starts from a multiple of the identity.
+    Steps satisfy the strong conditions of Wolfe as far as the line search finds such. One epoch is
+    as many iterations as ``iterations`` says, all at the points that the objective has at its
+    start. On every level, and where no step can be found, the inverse Hessian starts from a
+    multiple of the identity.
 
     Args:
         update: "ssbroyden" or "bfgs".
@@ -128,8 +129,10 @@ class DenseQuasiNewton:
         return start
 
     def _place(self, x: Tensor) -> None:
+        sizes = [p.numel() for p in self.parameters]
         with torch.no_grad():
-            vector_to_parameters(x, self.parameters)
+            for p, part in zip(self.parameters, x.split(sizes), strict=True):
+                p.copy_(part.view_as(p))
 
     def _evaluate(self, x: Tensor) -> tuple[float, Tensor]:
         """Return the loss and its gradient with the parameters x, which the model then has."""

@@ -21,6 +21,7 @@ from torch import nn
 from kanlib._checks import as_integer, as_number, as_result, check_types
 from kanlib.nn.networks import KAN
 from kanlib.objectives.mean_squared_error import Objective, Stateful
+from kanlib.objectives.unknowns import hand_over, unknowns_of
 from kanlib.training.optimizer_state import OptimizerState, carried_optimizer
 from kanlib.training.options import Options, checked
 from kanlib.training.runs import Entrant, History, Level, Model, Run
@@ -49,8 +50,8 @@ def race(
 ) -> Run[Model]:
     """Train several networks on the coarsest level, and the best of each level on the next.
 
-    An objective that changes from step to step is copied for each start. Those that diverge are
-    out of the race.
+    An objective that changes from step to step, or has unknowns, is copied for each start; unknowns
+    go on from level to level, by their names. Networks that diverge are out of the race.
 
     Args:
         starts: the coarse networks, by a number that names each, such as its seed. They are
@@ -128,10 +129,10 @@ def race(
     pedigree: list[Entrant] = []
     for level in range(schedule.num_levels):
         entrants, by_name = [], {runner.name: runner for runner in runners}
-        score_of = validate or fresh(each[level], RANKED)
         for runner in runners:
             trainings.train(runner, level, each[level])
-            entrants.append(_ranked(level, runner, score_of))
+            judge = runner.objective if unknowns_of(each[level]) else each[level]
+            entrants.append(_ranked(level, runner, validate or fresh(judge, RANKED)))
             if entrants[-1].status == "interrupted":
                 break
         entrants.sort(key=lambda entrant: entrant.score)
@@ -177,14 +178,21 @@ class _Trainings:
         if level > 0 and self.refine is not None:
             runner.model = self.refine(coarse)
             check_refined(coarse, runner.model)
+        former = runner.objective
         if objective is not runner.shared:
             runner.shared = objective
-            stateful = isinstance(objective, Stateful)
-            runner.objective = copy.deepcopy(objective) if stateful else objective
+            own = isinstance(objective, Stateful) or unknowns_of(objective)
+            runner.objective = copy.deepcopy(objective) if own else objective
+            hand_over(former, runner.objective)
         carried = None
         if level > 0 and self.optimizer_state == "carried":
             carried = carried_optimizer(
-                self.options.optimizer, runner.optimizer, coarse, runner.model, runner.objective
+                self.options.optimizer,
+                runner.optimizer,
+                coarse,
+                runner.model,
+                runner.objective,
+                former,
             )
         work = as_number("work(model)", self.cost(runner.model), above=0.0)
         trainer = Trainer(

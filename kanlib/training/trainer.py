@@ -315,10 +315,8 @@ class Trainer:
                         f"do, but {type(optimizer).__name__} does not"
                     )
             else:
-                done = optimizer.evaluations
-                losses.append(float(optimizer.step()))
+                losses.append(self._bound_step(optimizer))
                 terms.update(getattr(optimizer, "terms", {}))
-                state.evaluations += optimizer.evaluations - done
                 self._check(losses[0])
         except BaseException:
             assign(state, before)
@@ -334,6 +332,22 @@ class Trainer:
         if not moved:
             self.why_idle = why_idle(optimizer)
         return moved
+
+    def _bound_step(self, optimizer: Any) -> float:
+        """Return the loss before a step of an optimizer that evaluates the objective itself."""
+        if not self.reads_checked:
+            with untouched(self.state.model):
+                loss = self._evaluated(self.state.model, None)[0]
+                _number(loss)
+                self._check_reads(loss)
+        done = optimizer.evaluations
+        try:
+            loss_before = float(optimizer.step())
+        except EndOfLevel:  # what the last step has cost counts, though it was in vain
+            self.state.evaluations += optimizer.evaluations - done
+            raise
+        self.state.evaluations += optimizer.evaluations - done
+        return loss_before
 
     def _counted(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         self.state.evaluations += 1
@@ -408,6 +422,8 @@ class Trainer:
         names = {id(p): name for name, p in self.state.model.named_parameters()}
         own = {id(p): name for name, p in unknowns_of(self.objective).items()}
         changed = {id(p) for p in optimized(self.state.optimizer)}
+        if not isinstance(self.state.optimizer, Optimizer):  # it trains all that it is bound to
+            changed |= {*names, *own}
         read = [t for t in leaves(loss) if id(t) not in changed]
         lacking = {*map(id, read)} & {*names, *own}
         left = ", ".join(name for i, name in names.items() if i in lacking)
@@ -441,7 +457,7 @@ class Trainer:
     def _record(self, loss: float, terms: Mapping[str, Any], learning_rate: float) -> None:
         """Add an entry to the history; a term that is not known is NaN there."""
         state, history = self.state, self.state.history
-        for name in self.names:
+        for name in {**history.terms, **dict.fromkeys(self.names)}:
             known = history.terms.setdefault(name, [math.nan] * len(history))
             known.append(float(terms.get(name, math.nan)))
         history.level.append(state.level)

@@ -749,3 +749,9 @@ def test_module_can_get_a_rule():
 
     assert_equal_to_autograd(model, points())
     assert used
+
+
+def test_a_function_of_outputs_has_no_names_of_theirs():
+    net = KAN([2, 2], outputs=("u", "v"), dtype=torch.float64)
+    jet = propagate(net, Jet.at(torch.rand(3, 2, dtype=torch.float64)))
+    assert jet.through(lambda z: z.flip(-1)).outputs == ()

@@ -12,6 +12,7 @@ from kanlib import (
     Ensemble,
     GaussNewton,
     MeanSquaredError,
+    QuasiNewton,
     ResidualLoss,
     Term,
     Unknowns,
@@ -185,6 +186,55 @@ def test_a_race_has_unknowns_for_each_start():
     torch.testing.assert_close(run.objective(run.model).item(), run.loss)
 
 
+def test_a_race_ranks_networks_with_the_unknowns_that_they_have_found():
+    starts = [network(seed) for seed in range(3)]
+    run = race(starts, problem(), [5, 3], keep=[2], optimizer=GaussNewton(), progress=False)
+    for entrant in run.pedigree:  # no sampler: the points of the race are those of the training
+        assert entrant.score == pytest.approx(entrant.loss, rel=1e-9)
+    first = [entrant for entrant in run.pedigree if entrant.level == 0]
+    kept = max(entrant.loss for entrant in first if entrant.kept)
+    assert kept <= min(entrant.loss for entrant in first if not entrant.kept)
+
+
+@pytest.mark.parametrize("optimizer", [ADAM, lbfgs, GaussNewton()], ids=["adam", "lbfgs", "gn"])
+@pytest.mark.parametrize("state", ["fresh", "carried"])
+def test_unknowns_go_on_where_each_level_has_an_objective(optimizer, state, tmp_path):
+    """The same equations on each level, as two objects or as one: the same race."""
+    runs = []
+    for i, levels in enumerate((problem(), [problem(), problem()])):
+        runs.append(
+            race(
+                [network(1), network(2)],
+                levels,
+                [4, 3],
+                keep=[1],
+                optimizer=optimizer,
+                optimizer_state=state,
+                checkpoint=tmp_path / str(i),
+                progress=False,
+            )
+        )
+    one, two = runs
+    assert two.history.loss == one.history.loss
+    assert two.objective.unknowns["k"] == one.objective.unknowns["k"] != 1.0
+
+
+def test_each_start_of_a_race_has_its_own_parameters_of_an_objective():
+    class Loss(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(1.0))
+
+        def forward(self, model):
+            return (model(points()) - self.scale).square().mean() + (self.scale - 2).square()
+
+    run = race([network(1), network(2)], Loss(), [3], keep=[], optimizer=ADAM, progress=False)
+    alone = Loss()
+    train(network(2 if run.pedigree[0].name else 1), alone, 3, optimizer=ADAM, progress=False)
+    assert run.objective.scale == alone.scale
+    torch.testing.assert_close(run.objective(run.model).item(), run.loss)
+
+
 def test_networks_of_an_ensemble_have_numbers_of_their_own():
     starts = torch.tensor([1.0, 3.0]).view(2, 1, 1)
     loss = problem(Unknowns(k=starts))
@@ -210,7 +260,9 @@ def test_objectives_of_modules_have_unknowns_too():
     assert loss.scale.item() == pytest.approx(2, abs=1e-6)
 
 
-@pytest.mark.parametrize("optimizer", [ADAM, GaussNewton()], ids=["adam", "gauss-newton"])
+@pytest.mark.parametrize(
+    "optimizer", [ADAM, GaussNewton(), QuasiNewton()], ids=["adam", "gauss-newton", "quasi-newton"]
+)
 def test_an_unknown_that_enters_nothing_is_named(optimizer):
     with pytest.raises(ValueError, match="unknown 'c' enters no residual"):
         train(network(), problem(Unknowns(k=1.0, c=2.0)), 1, optimizer=optimizer, progress=False)

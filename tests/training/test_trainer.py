@@ -36,7 +36,10 @@ from kanlib import (
     KAN,
     GaussNewton,
     MeanSquaredError,
+    QuasiNewton,
+    ResidualLoss,
     Stop,
+    Term,
     exponential_cycles,
     linear_ramp,
     paper_lbfgs,
@@ -1594,3 +1597,48 @@ def test_progress_in_notebooks_needs_no_widgets_and_uses_them():
 
     assert answer("without") == ["[]", "tqdm.std"]
     assert answer("with") == ["[]", "tqdm.notebook"]
+
+
+@pytest.mark.parametrize("optimizer", [GaussNewton(), QuasiNewton()], ids=["gn", "qn"])
+def test_what_no_optimizer_changes_is_told_of_bound_optimizers_too(optimizer):
+    torch.manual_seed(0)
+    x = torch.linspace(0, 1, 9, dtype=torch.float64)[:, None]
+    k = nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
+    loss = ResidualLoss(data=Term(lambda u, x: u.value - k * x, x))
+    with pytest.warns(RuntimeWarning, match="neither in the model nor in the optimizer"):
+        train(KAN([1, 1], dtype=torch.float64), loss, 1, optimizer=optimizer, progress=False)
+
+
+@pytest.mark.parametrize("optimizer", [GaussNewton(), QuasiNewton()], ids=["gn", "qn"])
+def test_evaluations_count_the_step_that_ends_a_level(optimizer):
+    torch.manual_seed(0)
+    x = torch.linspace(0, 1, 9, dtype=torch.float64)[:, None]
+    bound = []
+
+    class Watched:
+        def bind(self, model, objective):
+            bound.append(optimizer.bind(model, objective))
+            return bound[-1]
+
+    loss = MeanSquaredError(x, torch.sin(3 * x))
+    model = KAN([1, 1], n=2, dtype=torch.float64)
+    run = train(model, loss, 200, optimizer=Watched(), progress=False)
+    assert run.levels[0].message
+    assert run.levels[0].evaluations == bound[0].evaluations + 1  # and the loss at the end
+
+
+def test_terms_of_a_history_have_its_length_though_a_name_changes(tmp_path):
+    x = torch.linspace(0, 1, 9)[:, None]
+    for name, epochs in (("one", 2), ("other", 4)):
+        loss = ResidualLoss(**{name: Term(lambda u, x: u.value - x, x)})
+        torch.manual_seed(0)
+        run = train(
+            KAN([1, 1]),
+            loss,
+            epochs,
+            optimizer=partial(torch.optim.Adam, lr=1e-3),
+            checkpoint=tmp_path / "c.pt",
+            resume=name == "other",
+            progress=False,
+        )
+    assert {len(values) for values in run.history.terms.values()} == {len(run.history)}
