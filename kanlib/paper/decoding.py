@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import reprlib
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
+#: Below it numbers are finite in any precision that a record may be read with.
+LARGEST = 1e300
 NAMES = {
     str: "a text",
     int: "an integer",
@@ -50,7 +51,7 @@ def decode(kind: type[T], value: Any) -> T:
 
 
 def encode(value: Any) -> Any:
-    """Return a value as JSON: floats with seven digits, or None where they are not finite.
+    """Return a value as JSON: floats with seven digits, or None for what no record can hold.
 
     Fields that a dataclass may lack are left out where they have their default.
     """
@@ -62,7 +63,7 @@ def encode(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [encode(entry) for entry in value]
     if isinstance(value, float):
-        return float(f"{value:.7g}") if math.isfinite(value) else None
+        return float(f"{value:.7g}") if abs(value) < LARGEST else None
     return value
 
 
@@ -128,7 +129,7 @@ def _fits(value: Any, plain: type) -> bool:
     """Whether a value is of a kind that JSON knows; numbers are finite in any precision."""
     if isinstance(value, bool) or plain is bool:
         return isinstance(value, bool) and plain is bool
-    if isinstance(value, int | float) and not abs(value) < 1e300:
+    if isinstance(value, int | float) and not abs(value) < LARGEST:
         return False
     return isinstance(value, (int, float) if plain is float else plain)
 

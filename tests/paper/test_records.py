@@ -127,8 +127,8 @@ def test_record_has_one_line_a_run(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, np.float64("nan")])
-def test_numbers_that_are_not_finite_become_null(value, tmp_path):
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, np.float64("nan"), 1e305])
+def test_numbers_that_no_record_can_hold_become_null(value, tmp_path):
     path = tmp_path / "r.json"
     history = RecordedHistory(**{**a_history(), "loss": [1.0, value]})
     save_record(path, a_record(a_run(loss=value, history=history)))
