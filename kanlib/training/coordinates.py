@@ -47,6 +47,8 @@ class Coordinates:
         parameters: the trainable parameters.
         size: entries of a vector.
         columns: number of columns.
+        order: the column of each entry of a vector, if entries are columns in another order, as
+            they are in the spline basis; else None.
 
     Raises:
         ValueError: if nothing is trainable or the basis is unknown.
@@ -69,6 +71,11 @@ class Coordinates:
         starts = [end - size for end, size in zip(ends, sizes, strict=True)]
         self._starts = {id(p): at for p, at in zip(self.parameters, starts, strict=True)}
         self.columns = ends[-1]
+        self.order: Tensor | None = None
+        held = [self._layers.get(id(p)) for p in self.parameters]
+        if all(layer is None or (basis or layer.basis) == "spline" for layer in held):
+            device = self.parameters[0].device
+            self.order = self.transposed(torch.arange(self.columns, device=device))
 
     @property
     def size(self) -> int:
@@ -131,6 +138,7 @@ class Coordinates:
             )
         coarse = object.__new__(Coordinates)
         coarse.__dict__.update(self.__dict__)
+        coarse.order = None
         coarse._maps = [_composed(*each) for each in zip(self._maps, transfers, strict=True)]
         coarse._shapes = [
             shape if t is None else torch.Size([*shape[:-1], t.shape[1]])

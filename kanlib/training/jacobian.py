@@ -184,7 +184,10 @@ def _add_transposed(
 
 def _turned(total: Tensor, coordinates: Coordinates) -> Tensor:
     """Return the Gram matrix of vectors from that of columns, which is not completed."""
-    half = coordinates.transposed(gram.completed(total))  # along the last dimension
+    whole, order = gram.completed(total), coordinates.order
+    if order is not None:
+        return whole[order[:, None], order]
+    half = coordinates.transposed(whole)  # along the last dimension
     return coordinates.transposed(half.T.contiguous())
 
 
