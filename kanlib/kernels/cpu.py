@@ -158,6 +158,8 @@ class _Memory:
 
 def _array(tensor: Tensor) -> Any:
     """Return an array that shares its memory with a tensor, or with a contiguous copy."""
+    if not tensor.numel():  # it may have no memory, of which NumPy 1.26 makes no array
+        return np.empty(tuple(tensor.shape), f"f{tensor.element_size()}")
     return np.asarray(_Memory(tensor.contiguous()))
 
 
