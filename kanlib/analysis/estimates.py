@@ -24,7 +24,7 @@ from kanlib._checks import as_list, check_types, shown
 from kanlib.objectives.squares import SumOfSquares
 from kanlib.objectives.unknowns import unknowns_of
 from kanlib.training.coordinates import Coordinates
-from kanlib.training.jacobian import POINTS, Block, Jacobian, blocks, check
+from kanlib.training.jacobian import POINTS, Block, Jacobian, blocks, check, triangular
 
 #: A squared share of an unknown in directions without effect that is more than rounding.
 UNSEEN = 1e-8
@@ -163,12 +163,7 @@ class _Solution:
 
     def __init__(self, coordinates: Coordinates, found: Sequence[Block]) -> None:
         self._coordinates = coordinates
-        factor = None
-        for block in found:
-            rows = Jacobian(coordinates, [block]).dense()
-            rows = rows if factor is None else torch.cat([factor, rows])
-            factor = torch.linalg.qr(rows, mode="r").R
-        assert factor is not None
+        factor, *_ = triangular(coordinates, found)
         lengths = factor.norm(dim=0)
         self._lengths = torch.where(lengths > 0, lengths, 1.0)
         _, s, v = torch.linalg.svd(factor / self._lengths)

@@ -29,7 +29,7 @@ from kanlib.nn.jets import Jet
 from kanlib.objectives.attention import Attention
 from kanlib.objectives.mean_squared_error import Inside, total
 from kanlib.objectives.samplers import Sampler
-from kanlib.objectives.squares import Residual, check_columns, evaluate
+from kanlib.objectives.squares import Residual, called, check_columns, evaluate
 
 Features = Callable[[Tensor], Tensor] | None
 
@@ -130,11 +130,11 @@ class Term:
         got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         if not isinstance(found, Tensor) or found.shape[:-1] not in shapes:
             raise ValueError(
-                f"{_called(name)} must have shape (N, K) with N = {size} points, got "
+                f"{called(name)} must have shape (N, K) with N = {size} points, got "
                 f"{got}: slice columns as x[:, :1], not x[:, 0]"
             )
         if found.shape[-1] == size:
-            check_columns(_called(name), size, self._equation, *outputs, self.points)
+            check_columns(called(name), size, self._equation, *outputs, self.points)
         if self.attention is not None:
             found = self.attention(found)
         squares = found.square()
@@ -160,9 +160,13 @@ class Term:
         model = self._model()
         if model is None:
             return torch.ones_like(points[:, 0])
-        outputs = (evaluate(model, jet) for jet in self._jets(points))
-        sizes: Tensor = self._equation(*outputs, points).norm(dim=-1)
+        sizes: Tensor = self.equations(model, points).norm(dim=-1)
         return sizes if sizes.ndim == 1 else sizes.amax(dim=0)
+
+    def equations(self, model: nn.Module, points: Tensor) -> Tensor:
+        """Return the residual (N, K) of a model at any points (N, P), without weights."""
+        outputs = (evaluate(model, jet) for jet in self._jets(points))
+        return self._equation(*outputs, points)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what changes from step to step, for a checkpoint."""
@@ -180,10 +184,7 @@ class Term:
 
     def reseeded(self, seed: int) -> Term:
         """Return the term at other points, if a sampler draws them, without attention."""
-        return self.at(self.points if self.sampler is None else self.sampler.reseeded(seed))
-
-    def at(self, points: Tensor | Sampler) -> Term:
-        """Return the term at other points, without attention."""
+        points = self.points if self.sampler is None else self.sampler.reseeded(seed)
         return Term(
             self.residual,
             points,
@@ -204,10 +205,6 @@ class Term:
             return arguments[-1] * self._equation(*arguments[:-1])
 
         return Residual(weighted, self.jets, [*data, attention.weights], self.weight, name)
-
-
-def _called(name: str) -> str:
-    return f"the residual of term {name!r}"
 
 
 class ResidualLoss:
@@ -246,15 +243,14 @@ class ResidualLoss:
         attentions = [id(t.attention) for t in terms.values() if t.attention is not None]
         if len({*attentions}) < len(attentions):
             raise ValueError("attention must not be shared: give each term an Attention of its own")
-        modules = {id(t.unknowns): t.unknowns for t in terms.values() if t.unknowns is not None}
-        names = [name for module in modules.values() for name, _ in module.named_parameters()]
+        self.terms = terms
+        names = [name for name, _ in self.named_parameters()]
         if len({*names}) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise ValueError(
                 f"unknowns of different terms must have different names, got {twice!r} twice: put "
                 "them into one Unknowns, and give that to all terms"
             )
-        self.terms = terms
 
     def parts(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the weighted mean square of each term, as ``run.history.terms`` records them."""

@@ -98,20 +98,24 @@ class Residual:
             ValueError: if the function returns another shape.
         """
         found = self.function(*outputs, *self.data)
-        called = f"the residual of term {self.name!r}" if self.name else "a residual"
         if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(self):
             got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise ValueError(
-                f"{called} must have shape (N, K) with N = {len(self)} points, got {got}: slice "
-                "columns as x[:, :1], not x[:, 0]"
+                f"{called(self.name)} must have shape (N, K) with N = {len(self)} points, got "
+                f"{got}: slice columns as x[:, :1], not x[:, 0]"
             )
         if found.shape[1] == len(self):
-            check_columns(called, len(self), self.function, *outputs, *self.data)
+            check_columns(called(self.name), len(self), self.function, *outputs, *self.data)
         return (self.weight / found.numel()) ** 0.5 * found
 
     def __call__(self, model: nn.Module) -> Tensor:
         """Return the weighted residuals (N, K) of a model."""
         return self.rows(*(evaluate(model, jet) for jet in self.jets))
+
+
+def called(name: str) -> str:
+    """Return what errors call the residual of a term, which may have no name."""
+    return f"the residual of term {name!r}" if name else "a residual"
 
 
 def check_columns(name: str, size: int, function: Callable[..., Tensor], *arguments: Any) -> None:

@@ -21,7 +21,15 @@ from torch import Tensor, nn
 from kanlib._checks import BASES, Basis, as_integer, as_number, check_option
 from kanlib.objectives.squares import SumOfSquares
 from kanlib.training.coordinates import Coordinates
-from kanlib.training.jacobian import POINTS, Jacobian, add_squares, blocks, check, normal_equations
+from kanlib.training.jacobian import (
+    POINTS,
+    Jacobian,
+    add_squares,
+    blocks,
+    check,
+    normal_equations,
+    triangular,
+)
 from kanlib.training.runs import EndOfLevel
 
 SCALINGS = ("marquardt", "identity")
@@ -242,17 +250,9 @@ class QR:
     def __init__(
         self, model: nn.Module, objective: SumOfSquares, coordinates: Coordinates, points: int
     ) -> None:
-        size, factor = coordinates.size, None
-        self.terms: dict[str, float] = {}
-        for block in blocks(model, objective, coordinates, points):
-            add_squares(self.terms, block)
-            dense = Jacobian(coordinates, [block]).dense()
-            rows = torch.cat([dense, block.residual[:, None]], dim=1)
-            rows = rows if factor is None else torch.cat([factor, rows])
-            factor = torch.linalg.qr(rows, mode="r").R
-        assert factor is not None
+        found = blocks(model, objective, coordinates, points)
+        self._factor, self._right, self.terms = triangular(coordinates, found)
         self.loss = sum(self.terms.values())
-        self._factor, self._right = factor[:, :size], factor[:, size]
         self.gradient = self._factor.T @ self._right
         self.squares = self._factor.square().sum(0)
 

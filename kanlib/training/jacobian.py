@@ -6,7 +6,7 @@ Galerkin coarsening go run by run, so that their work does not depend on the num
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -161,6 +161,25 @@ def normal_equations(
         _add_transposed(block.runs, block.residual, coordinates, right)
         gram.add([_placed(run, coordinates) for run in block.runs], total)
     return _turned(total, coordinates), coordinates.transposed(right), terms
+
+
+def triangular(
+    coordinates: Coordinates, found: Iterable[Block]
+) -> tuple[Tensor, Tensor, dict[str, float]]:
+    """Return R and Q^T r of J = QR, and the loss of each term, without squaring what J tells.
+
+    R has one row for each parameter and one more, or less where J has fewer rows. Rows are taken
+    block after block, so that no more of them are held than those of one.
+    """
+    terms: dict[str, float] = {}
+    factor = None
+    for block in found:
+        add_squares(terms, block)
+        rows = torch.cat([Jacobian(coordinates, [block]).dense(), block.residual[:, None]], dim=1)
+        rows = rows if factor is None else torch.cat([factor, rows])
+        factor = torch.linalg.qr(rows, mode="r").R
+    assert factor is not None
+    return factor[:, :-1], factor[:, -1], terms
 
 
 def add_squares(terms: dict[str, float], block: Block) -> None:

@@ -236,15 +236,13 @@ def _joined(
     for number, (run, total) in enumerate(zip(runs, spent, strict=True)):
         before = {name: sum(past[name] for past in spent[:number]) for name in COSTS}
         part = run.history
+        history.append_terms(part.terms, len(part))  # levels may differ in them
         history.level += [number] * len(part)
         history.epoch += part.epoch
         history.loss += part.loss
         history.learning_rate += part.learning_rate
         for name in COSTS:
             getattr(history, name).extend(before[name] + value for value in getattr(part, name))
-        for term in {**history.terms, **part.terms}:  # levels may differ in their terms
-            known = history.terms.setdefault(term, [math.nan] * (len(history) - len(part)))
-            known += part.terms.get(term, [math.nan] * len(part))
         history.metrics += [
             {**row, "level": number, "work": before["work"] + row["work"]} for row in part.metrics
         ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -34,6 +36,12 @@ class History:
 
     def __len__(self) -> int:
         return len(self.loss)
+
+    def append_terms(self, terms: Mapping[str, Sequence[float]], count: int) -> None:
+        """Append ``count`` values of each term, before those of the loss; NaN for other terms."""
+        for name in {**self.terms, **terms}:
+            known = self.terms.setdefault(name, [math.nan] * len(self))
+            known += terms.get(name, [math.nan] * count)
 
     def __repr__(self) -> str:
         if not self.loss:

@@ -337,9 +337,7 @@ class Trainer:
         """Return the loss before a step of an optimizer that evaluates the objective itself."""
         if not self.reads_checked:
             with untouched(self.state.model):
-                loss = self._evaluated(self.state.model, None)[0]
-                _number(loss)
-                self._check_reads(loss)
+                self._check_reads(self._evaluated(self.state.model, None)[0])
         done = optimizer.evaluations
         try:
             loss_before = float(optimizer.step())
@@ -457,9 +455,8 @@ class Trainer:
     def _record(self, loss: float, terms: Mapping[str, Any], learning_rate: float) -> None:
         """Add an entry to the history; a term that is not known is NaN there."""
         state, history = self.state, self.state.history
-        for name in {**history.terms, **dict.fromkeys(self.names)}:
-            known = history.terms.setdefault(name, [math.nan] * len(history))
-            known.append(float(terms.get(name, math.nan)))
+        own = {name: [float(terms.get(name, math.nan))] for name in self.names}
+        history.append_terms(own, 1)
         history.level.append(state.level)
         history.epoch.append(state.epoch)
         history.loss.append(loss)

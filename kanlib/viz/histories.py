@@ -8,9 +8,8 @@ import plotly.graph_objects as go
 
 from kanlib._checks import check_option
 from kanlib.training.runs import History, Run
-from kanlib.viz.colors import BLUE, GREEN, GREY, ORANGE, PINK, SKY, VERMILLION
+from kanlib.viz.colors import CURVES, GREY
 
-COLORS = (ORANGE, BLUE, GREEN, PINK, VERMILLION, SKY)
 AXES = {"work": "work (coarse epochs)", "evaluations": "evaluations", "seconds": "seconds"}
 
 
@@ -49,7 +48,7 @@ def draw_history(run: Run[Any] | History, *, over: str = "work") -> go.Figure:
     x = getattr(history, over)
     fig = go.Figure(_trace("loss", x, history.loss, {"color": GREY, "width": 3}))
     for number, (name, values) in enumerate(history.terms.items()):
-        fig.add_trace(_trace(name, x, values, {"color": COLORS[number % len(COLORS)]}))
+        fig.add_trace(_trace(name, x, values, {"color": CURVES[number % len(CURVES)]}))
     for i in range(1, len(history)):
         if history.level[i] != history.level[i - 1]:
             fig.add_vline(x=x[i], line={"color": GREY, "width": 1, "dash": "dot"})

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from kanlib._checks import as_integer, as_interval, as_list, as_number, check_function, shown
 from kanlib.objectives.residuals import Term
-from kanlib.viz.colors import BLUE, GREEN, GREY, ORANGE, PINK, SKY, VERMILLION
+from kanlib.viz.colors import CURVES, GREY
 
-COLORS = (BLUE, ORANGE, GREEN, PINK, VERMILLION, SKY)
 #: Colour scales, which for errors have white in the middle.
 SCALES = {"solution": "Viridis", "error": "RdBu", "residual": "RdBu"}
 
@@ -122,10 +121,7 @@ def _panels(
         found["reference"] = exact.flatten()
         found["error"] = found["solution"] - found["reference"]
     if term is not None:
-        rows = term.at(at).rows("term")
-        weighted = rows(model)
-        equations = weighted * (weighted.numel() / rows.weight) ** 0.5
-        found["residual"] = _column(equations, column)
+        found["residual"] = _column(term.equations(model, at), column)
     return found
 
 
@@ -147,7 +143,7 @@ def _curves(grids: dict[str, Any], x: list[float], cuts: list[float]) -> go.Figu
     for row, name in enumerate(names, start=1):
         fig.update_yaxes(title=name, row=row)
         for i, values in enumerate(grids[name] if cuts else [grids[name]]):
-            color = COLORS[i % len(COLORS)]
+            color = CURVES[i % len(CURVES)]
             own = {"legendgroup": str(i), "line": {"color": color}, "mode": "lines"}
             label = labels[i] if cuts else name
             fig.add_scatter(x=x, y=values, name=label, showlegend=row == 1, row=row, col=1, **own)

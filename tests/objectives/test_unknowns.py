@@ -50,6 +50,17 @@ def problem(unknowns=None, equation=wave):
     )
 
 
+class Scaled(nn.Module):
+    """An objective with a parameter of its own, whose minimum is at 2."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, model):
+        return (model(points()) - self.scale).square().mean() + (self.scale - 2).square()
+
+
 def network(seed=0, n=4):
     torch.manual_seed(seed)
     return KAN([1, 1], n=n, r=5, domain=(-1, 1))
@@ -220,16 +231,8 @@ def test_unknowns_go_on_where_each_level_has_an_objective(optimizer, state, tmp_
 
 
 def test_each_start_of_a_race_has_its_own_parameters_of_an_objective():
-    class Loss(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.scale = nn.Parameter(torch.tensor(1.0))
-
-        def forward(self, model):
-            return (model(points()) - self.scale).square().mean() + (self.scale - 2).square()
-
-    run = race([network(1), network(2)], Loss(), [3], keep=[], optimizer=ADAM, progress=False)
-    alone = Loss()
+    run = race([network(1), network(2)], Scaled(), [3], keep=[], optimizer=ADAM, progress=False)
+    alone = Scaled()
     train(network(2 if run.pedigree[0].name else 1), alone, 3, optimizer=ADAM, progress=False)
     assert run.objective.scale == alone.scale
     torch.testing.assert_close(run.objective(run.model).item(), run.loss)
@@ -247,15 +250,7 @@ def test_networks_of_an_ensemble_have_numbers_of_their_own():
 
 
 def test_objectives_of_modules_have_unknowns_too():
-    class Loss(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.scale = nn.Parameter(torch.tensor(1.0))
-
-        def forward(self, model):
-            return (model(points()) - self.scale).square().mean() + (self.scale - 2).square()
-
-    loss = Loss()
+    loss = Scaled()
     train(network(), loss, 20, progress=False)
     assert loss.scale.item() == pytest.approx(2, abs=1e-6)
 
