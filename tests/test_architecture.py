@@ -22,7 +22,7 @@ ROOMS = {
     "training": "optimizers iterations files checkpoints adaptive coordinates rows jacobian runs"
     " gauss_newton quasi_newton stagnation schedule schedulers options snapshot trainer"
     " optimizer_state multilevel race",
-    "analysis": "relaxation spectra ntk conditioning cost planner estimates",
+    "analysis": "relaxation spectra ntk conditioning cost planner estimates importance pruning",
     "viz": "colors drawings histories solutions",
     "paper": "problems refit decoding records comparison experiments runner",
     "__main__": "",

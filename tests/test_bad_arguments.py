@@ -24,7 +24,17 @@ from kanlib import (
     SplineLayer,
     Term,
 )
-from kanlib.analysis import conditioning, cost, estimates, ntk, planner, relaxation, spectra
+from kanlib.analysis import (
+    conditioning,
+    cost,
+    estimates,
+    importance,
+    ntk,
+    planner,
+    pruning,
+    relaxation,
+    spectra,
+)
 from kanlib.nn import maps
 from kanlib.objectives import squares
 from kanlib.paper import comparison, refit
@@ -106,6 +116,9 @@ CALLS = [
         | {"outputs": ["u"], **FACTORY},
     ),
     (SplineLayer, {"in_features": 2, "out_features": 1, "grid": GRID, **INITIAL, **FACTORY}),
+    (LAYER.masked, {"mask": torch.tensor([[True, False]])}),
+    (LAYER.select, {"inputs": [1], "outputs": [0]}),
+    (MODEL.select, {"units": [[1], [0]]}),
     (LAYER.free, {"per": "input", "floor": 0.1}),
     (MODEL.refine, {"breakpoints": None}),
     (MODEL.to_basis, {"basis": "relu"}),
@@ -216,7 +229,7 @@ CALLS = [
     ),
     (AllenCahn, {"points": 20, "sign": "standard", "seed": 1, **PLACE}),
     (comparison.compare, {"theirs": [1.0, 2.0], "ours": [1.0]}),
-    (drawings.draw_network, {"model": MODEL}),
+    (drawings.draw_network, {"model": MODEL, "importance": None}),
     # theory and cost
     (planner.CostModel, {"constants": (1.0,) * 6}),
     (planner.CostModel.fit, {"measured": [(BLOCK, 1.0)], "terms": ["call"]}),
@@ -248,6 +261,11 @@ CALLS = [
     (
         estimates.estimates,
         {"model": MODEL, "objective": INVERSE, "noisy": ["line"], "level": 0.9},
+    ),
+    (importance.importance, {"model": MODEL, "x": X, "measure": "domain"}),
+    (
+        pruning.prune,
+        {"model": MODEL, "objective": MSE, "x": X, "threshold": 0.1, "inputs": True},
     ),
     (conditioning.gauss_newton, {"model": MODEL, "x": X, "weights": "all"}),
     (conditioning.hessian, {"model": MODEL, "objective": loss}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -23,7 +24,7 @@ from kanlib._checks import (
 from kanlib.nn.described import Described, alteration, check_copyable, check_same, reached
 from kanlib.nn.free_knots import Sharing
 from kanlib.nn.maps import NORMALISATIONS, InputMap, Kind, Normalisation
-from kanlib.nn.spline_layer import SplineLayer
+from kanlib.nn.spline_layer import SplineLayer, as_indices
 from kanlib.splines.knots import MAX_ORDER, KnotGrid
 
 First = Literal["spline", "affine", "linear"]
@@ -257,6 +258,46 @@ class KAN(nn.Module):
         """
         return self._kept(self.mapped(lambda layer: layer.fixed()), "fixed")
 
+    def select(self, units: Sequence[Sequence[int]]) -> KAN:
+        """Return a new, smaller network of some inputs, hidden units and outputs, in that order.
+
+        What the others contributed is gone; :func:`kanlib.analysis.pruning.prune` keeps its mean.
+
+        Args:
+            units: for each width of the network, the units that stay, counted from zero.
+
+        Raises:
+            ValueError: if there is not one list for each width, or a list is empty, repeats a
+                number or names one that is not there.
+
+        Examples:
+            >>> KAN([3, 5, 1], n=5).select([[0, 2], [1, 3], [0]]).widths
+            [2, 2, 1]
+        """
+        lists = as_list("units", units, "lists of integers")
+        if len(lists) != len(self.widths):
+            raise ValueError(
+                f"units must hold a list for each of the widths {self.widths}, got {shown(units)}"
+            )
+        kept = [as_indices("units", each, w) for each, w in zip(lists, self.widths, strict=True)]
+        check_copyable(self, "a copy of a network")
+        changed: dict[int, nn.Module] = {}
+        row = 0
+        for layer in self.layers:
+            if isinstance(layer, InputMap):
+                intervals = [layer.intervals[p] for p in kept[0]]
+                device, dtype = layer.low.device, layer.low.dtype
+                changed[id(layer)] = InputMap(intervals, layer.domain, device=device, dtype=dtype)
+            elif isinstance(layer, SplineLayer | nn.Linear):
+                pick = layer.select if isinstance(layer, SplineLayer) else partial(_rows, layer)
+                changed[id(layer)] = pick(kept[row], kept[row + 1])
+                row += 1
+        other = copy.deepcopy(self, changed)
+        other.widths = [len(each) for each in kept]
+        if self.outputs:
+            other.outputs = tuple(self.outputs[q] for q in kept[-1])
+        return other
+
     def mapped(self, change: Callable[[SplineLayer], SplineLayer]) -> KAN:
         """Return a copy of this network, its class and hooks included, with other spline layers.
 
@@ -437,6 +478,17 @@ def _linear(
     """Return a linear map; like spline weights it is drawn on the CPU in float64."""
     like = torch.empty(0, device=device, dtype=dtype)
     return nn.Linear(p, q, bias=bias, device="cpu", dtype=torch.float64).to(like)
+
+
+def _rows(layer: nn.Linear, inputs: list[int], outputs: list[int]) -> nn.Linear:
+    """Return a linear map of some of its inputs and outputs."""
+    other = copy.deepcopy(layer)
+    other.in_features, other.out_features = len(inputs), len(outputs)
+    own = layer.weight
+    other.weight = nn.Parameter(own.detach()[outputs][:, inputs], own.requires_grad)
+    if layer.bias is not None:
+        other.bias = nn.Parameter(layer.bias.detach()[outputs], layer.bias.requires_grad)
+    return other
 
 
 def _checked_names(outputs: Sequence[str], count: int) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from kanlib._checks import (
     Basis,
     Extension,
     as_integer,
+    as_list,
     as_number,
     check_factory,
     check_input,
@@ -71,6 +72,8 @@ class SplineLayer(Described):
 
     Attributes:
         knots: the trainable breakpoints, or None where knots are fixed.
+        mask: which edges there are, (Q, P) of bool, or None for all: the weights of the others are
+            zero and stay so, see :meth:`masked`.
         order: order r of the splines.
 
     Shape:
@@ -93,6 +96,7 @@ class SplineLayer(Described):
     """
 
     knots: FreeKnots | None
+    mask: Tensor | None
     _breakpoints: Tensor
     _table: Tensor
 
@@ -130,6 +134,7 @@ class SplineLayer(Described):
         self.prolonged_from, self.knots = prolonged_from, None
         shape = (out_features, in_features, self._grids[0].num_basis)
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.register_buffer("mask", None)
         self._build_tables()
         self.reset_parameters()
 
@@ -230,6 +235,8 @@ class SplineLayer(Described):
             weight = self._prolonged(weight, coarse, fine)
         with torch.no_grad():
             self.weight.copy_(weight)
+            if self.mask is not None:
+                self.weight.mul_(self.mask[..., None])
 
     def forward(self, x: Tensor) -> Tensor:
         """Evaluate the layer at x of shape (..., P); NaN inputs give NaN outputs."""
@@ -294,6 +301,8 @@ class SplineLayer(Described):
 
     def _evaluate(self, channels: Tensor, pairs: Higher) -> Tensor:
         weight: Tensor = self.weight.to(channels.dtype)
+        if self.mask is not None:
+            weight = weight * self.mask[..., None]
         points, found = self.pieces()
         table: Tensor | None = found.to(channels.dtype)
         # The kernels differentiate the polynomials of every edge on every interval, not a table.
@@ -388,6 +397,70 @@ class SplineLayer(Described):
         layer = self._copy(self.distinct_grids, None, self.basis, self.weight.detach())
         return self._kept(layer, "fixed")
 
+    def masked(self, mask: Tensor) -> SplineLayer:
+        """Return a new layer without some of its edges.
+
+        Their coefficients are zero and stay so, whatever trains or refines the layer. A mask that
+        the layer has already stays in force.
+
+        Args:
+            mask: True for the edges that stay, (Q, P).
+
+        Raises:
+            TypeError: if the mask is not a tensor of bool.
+            ValueError: if its shape is not (Q, P).
+
+        Examples:
+            >>> layer = SplineLayer(2, 1, KnotGrid.uniform(4, 5))
+            >>> half = layer.masked(torch.tensor([[True, False]]))
+            >>> half(torch.tensor([[0.3, 0.1]])) == half(torch.tensor([[0.3, 0.9]]))
+            tensor([[True]])
+        """
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+            raise TypeError(f"mask must be a tensor of bool, got {shown(mask)}")
+        if mask.shape != self.weight.shape[:2]:
+            raise ValueError(
+                f"mask must have shape (Q, P) = {(*self.weight.shape[:2],)}, got {(*mask.shape,)}"
+            )
+        mask = mask.to(self.weight.device)
+        mask = mask.clone() if self.mask is None else mask & self.mask
+        weight = self.weight.detach() * mask[..., None]
+        layer = self._copy(self.distinct_grids, copy.deepcopy(self.knots), self.basis, weight)
+        layer.mask = mask
+        return layer
+
+    def select(self, inputs: Sequence[int], outputs: Sequence[int]) -> SplineLayer:
+        """Return a new, smaller layer of some inputs and outputs, in that order.
+
+        Args:
+            inputs: the inputs that stay, counted from zero.
+            outputs: the outputs that stay.
+
+        Raises:
+            ValueError: if a list is empty, repeats a number or names one that is not there, or the
+                class overrides forward.
+
+        Examples:
+            >>> SplineLayer(5, 3, KnotGrid.uniform(4, 5)).select([0, 4], [2]).weight.shape
+            torch.Size([1, 2, 8])
+        """
+        columns = as_indices("inputs", inputs, self.in_features)
+        rows = as_indices("outputs", outputs, self.out_features)
+        altered = alteration(self, SplineLayer)
+        if altered:
+            raise ValueError(f"select cannot honour {altered}: take a plain SplineLayer")
+        grids, knots = self.distinct_grids, copy.deepcopy(self.knots)
+        if len(grids) > 1:
+            grids = [grids[p] for p in columns]
+            if knots is not None:
+                logits = knots.logits
+                knots.logits = nn.Parameter(logits.detach()[columns], logits.requires_grad)
+        weight = self.weight.detach()[rows][:, columns]
+        layer = self._copy(grids, knots, self.basis, weight)
+        layer.in_features, layer.out_features = len(columns), len(rows)
+        layer.mask = None if self.mask is None else self.mask[rows][:, columns]
+        return layer
+
     def _kept(self, other: SplineLayer, user: str) -> SplineLayer:
         if alteration(self, SplineLayer):
             check_same(self, other, self.in_features, user)
@@ -429,6 +502,7 @@ class SplineLayer(Described):
 
     def describe(self) -> dict[str, Any]:
         """Return what defines the function besides weights and free knots, as plain values."""
+        pruned = {} if self.mask is None else {"pruned edges": (~self.mask).nonzero().tolist()}
         return {
             "order": self.order,
             "n": self.n,
@@ -438,6 +512,7 @@ class SplineLayer(Described):
             "extension": self.extension,
             "in_features": self.in_features,
             "out_features": self.out_features,
+            **pruned,
         }
 
     def _places(self) -> Any:
@@ -447,6 +522,10 @@ class SplineLayer(Described):
         return each[0] if len(each) == 1 else each
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        """Load weights and mask: a layer takes the edges that the stored one has."""
+        mask = state_dict.get(prefix + "mask")
+        if mask is None or mask.shape == self.weight.shape[:2]:
+            self.mask = None if mask is None else mask.to(self.weight.device, copy=True)
         super()._load_from_state_dict(state_dict, prefix, *args)
         self._build_tables()  # load_state_dict(..., assign=True) may change device and dtype
 
@@ -460,14 +539,25 @@ class SplineLayer(Described):
     def extra_repr(self) -> str:
         """Show sizes, order, intervals, domain and basis."""
         a, b = self.domain
+        pruned = "" if self.mask is None else f", pruned={int((~self.mask).sum())}"
         spacing, several = "uniform" if self._uniform else "non-uniform", len(self._grids) > 1
         if self.knots is not None:
             spacing, several = "free", len(self.knots.logits) > 1
         return (
             f"{self.in_features}, {self.out_features}, order={self.order}, n={self.n}, "
             f"domain=[{a:.12g}, {b:.12g}], {spacing}{' per input' if several else ''}, "
-            f"basis={self.basis}, extension={self.extension}"
+            f"basis={self.basis}, extension={self.extension}{pruned}"
         )
+
+
+def as_indices(name: str, indices: Sequence[int], size: int) -> list[int]:
+    """Return distinct integers from 0 to size - 1, at least one, or raise."""
+    found = [as_integer(name, i, 0, size - 1) for i in as_list(name, indices, "integers")]
+    if not found or len({*found}) < len(found):
+        raise ValueError(
+            f"{name} must hold different integers from 0 to {size - 1}, got {shown(indices)}"
+        )
+    return found
 
 
 def _as_list(grid: Grids, inputs: int) -> list[KnotGrid]:

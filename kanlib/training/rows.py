@@ -116,6 +116,8 @@ def _weight_runs(
         else:
             basis = (table[index[:, p]] @ coefficients[..., None])[..., 0]
         values = _products(cotangent, basis)
+        if layer.mask is not None:
+            values = values * layer.mask[:, p]
         offset = index[:, p] * layer.out_features
         yield _run(layer.weight, p * size, offset, values, size)
 

@@ -6,6 +6,7 @@ import torch
 from scipy.interpolate import BSpline
 
 from kanlib import KAN, MLP
+from kanlib.analysis.importance import importance
 from kanlib.viz.drawings import HEIGHT, draw_network
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -99,3 +100,32 @@ def test_drawing_refuses_what_it_cannot_show():
         draw_network(KAN([2, 20, 20, 1]))
     with pytest.raises(TypeError, match="model must be a KAN, got MLP"):
         draw_network(MLP([2, 3, 1]))
+
+
+def test_important_edges_are_thick_and_tell_their_numbers():
+    model = network()
+    with torch.no_grad():
+        model.layers[0].weight[1, 0] = 0.0
+    worth = importance(model, torch.rand(50, 2))
+    fig = draw_network(model, importance=worth)
+    lines = [shape.line.width for shape in fig.layout.shapes if shape.type == "line"]
+    assert len(lines) == 2 * 9
+    expected = [
+        0.5 + 4 * float(layer.removal[q, p] / layer.removal.max())
+        for layer in worth.layers
+        for p in range(layer.removal.shape[1])
+        for q in range(len(layer.removal))
+    ]
+    np.testing.assert_allclose(lines[::2], expected, rtol=1e-12)
+    hints = fig.data[-1]
+    assert hints.name == "importance"
+    assert f"share of the variance {float(worth.layers[0].share[1, 0]):.1%}" in hints.text[1]
+    with pytest.raises(ValueError, match="importance must be that of a network of widths"):
+        draw_network(KAN([2, 2, 1], n=4), importance=worth)
+
+
+def test_pruned_edges_are_left_out():
+    model = network()
+    mask = torch.tensor([[True, False]] * 3)
+    pruned = model.mapped(lambda layer: layer.masked(mask) if layer.in_features == 2 else layer)
+    assert len(pieces(draw_network(pruned), "functions")) == 3 + 3
