@@ -24,6 +24,7 @@ ROOMS = {
     " optimizer_state multilevel race",
     "analysis": "relaxation spectra ntk conditioning cost planner estimates importance pruning",
     "viz": "colors drawings histories solutions",
+    "formulas": "library edges expressions formula",
     "paper": "problems refit decoding records comparison experiments runner",
     "__main__": "",
 }
@@ -44,6 +45,9 @@ OPTIONAL = {
     "analysis.conditioning": {"scipy"},
     "analysis.estimates": {"scipy"},
     "analysis.planner": {"scipy"},
+    "formulas.library": {"scipy", "sympy"},
+    "formulas.expressions": {"scipy", "sympy"},
+    "formulas.formula": {"sympy"},
     "viz.drawings": {"plotly"},
     "viz.histories": {"plotly"},
     "viz.solutions": {"plotly"},
@@ -107,7 +111,7 @@ def test_module_needs_only_runtime_dependencies(path):
 
 def test_package_shows_nothing_that_needs_an_extra():
     shown = {place(n.split(".", 1)[1]).split(".")[0] for n in imports(PACKAGE / "__init__.py")}
-    assert not shown & {"analysis", "viz", "paper", "__main__"}
+    assert not shown & {"analysis", "viz", "formulas", "paper", "__main__"}
 
 
 def test_nothing_but_the_book_imports_the_book():

@@ -186,7 +186,7 @@ def test_affine_networks_lose_hidden_units_and_inputs():
     assert found.after == pytest.approx(found.before, rel=0.02)
     x = data().x
     change = (found.model(x[:, :2]) - model(x)).norm() / model(x).norm()
-    assert float(change) < 0.01
+    assert change.item() < 0.01
 
 
 def test_input_domain_and_names_are_those_of_what_stays():

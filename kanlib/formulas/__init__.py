@@ -1,0 +1,1 @@
+"""Formulas: what a trained network has learned, in symbols; needs SymPy and SciPy."""

@@ -1,0 +1,199 @@
+"""Expressions with constants: their normal form, their fit to data, and which constants are simple.
+
+Constants are the floating-point numbers of an expression. They are fitted together to all data by
+damped Gauss-Newton steps (SciPy), with derivatives by SymPy. At a minimum of |r|^2 their covariance
+is s^2 (J^T J)^{-1} with s^2 = |r|^2 / (N - K), to first order in the errors of the data. A constant
+close to a simple number becomes that number if the fit gets no worse than its errors explain.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sympy
+from scipy.optimize import least_squares
+
+Array = np.ndarray[Any, Any]
+
+#: Squares of residuals below this share of the variance of the data are rounding.
+ROUNDING = 1e-20
+#: How near to a simple number a constant of exact data must be.
+NEAR = 1e-4
+#: Standard errors within which a constant may be a simple number.
+ERRORS = 4.0
+#: The largest distance between the two.
+LARGEST = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """An expression in symbols and constants, fitted to data.
+
+    Attributes:
+        template: the expression with symbols for its constants.
+        constants: these symbols.
+        values: their values.
+        errors: their standard errors, infinite where data do not determine a constant.
+        loss: mean square of the residuals.
+    """
+
+    template: sympy.Expr
+    constants: tuple[sympy.Symbol, ...]
+    values: Array
+    errors: Array
+    loss: float
+
+    @property
+    def expression(self) -> sympy.Expr:
+        """The expression with numbers for its constants."""
+        return self.template.xreplace(
+            {c: sympy.Float(float(v)) for c, v in zip(self.constants, self.values, strict=True)}
+        )
+
+
+def tidy(expression: sympy.Expr) -> sympy.Expr:
+    """Return an expression with powers and exponentials of sums multiplied out where that helps."""
+    found = sympy.powsimp(sympy.expand_power_exp(expression), combine="base")
+    return sympy.expand_mul(found) if found.is_Add else found
+
+
+def scaled(expression: sympy.Expr, signed: bool) -> tuple[sympy.Expr, sympy.Expr]:
+    """Return a factor and the rest of a sum, whose first term that is no constant has factor one.
+
+    Args:
+        expression: the sum.
+        signed: whether the factor may be negative.
+    """
+    for term in sympy.Add.make_args(sympy.expand_mul(expression)):
+        if term.free_symbols:
+            factor = term.as_coeff_Mul()[0]
+            factor = factor if signed else abs(factor)
+            return factor, sympy.expand_mul(expression / factor)
+    return sympy.Integer(1), expression
+
+
+def fit(expression: sympy.Expr, symbols: Any, x: Array, y: Array, steps: int = 200) -> Fitted:
+    """Fit the floating-point constants of an expression to data.
+
+    Args:
+        expression: the expression, whose floating-point numbers are where the fit starts.
+        symbols: symbols of the P inputs.
+        x: inputs, (N, P).
+        y: targets, (N,).
+        steps: evaluations at most.
+    """
+    template, constants, start = _template(expression)
+    columns = [*x.T]
+    slopes = [sympy.diff(template, c) for c in constants]
+    function = sympy.lambdify([*symbols, *constants], [template, *slopes], "numpy", cse=True)
+    size, scale = len(y), float(y.std()) or 1.0
+
+    def evaluated(values: Array) -> tuple[Array, Array]:
+        with np.errstate(all="ignore"):
+            parts = [np.broadcast_to(part, size) for part in function(*columns, *values)]
+        found = np.stack(parts).astype(complex if any(map(np.iscomplexobj, parts)) else float)
+        good = np.isfinite(found).all(0) & (abs(found.imag) == 0).all(0)
+        found = np.where(good, found.real, 0.0)
+        residual = np.where(good, found[0] - y, 10 * scale)
+        return residual, found[1:].T
+
+    values = np.array(start)
+    residual, rows = evaluated(values)
+    if len(values) and size >= len(values):
+        result = least_squares(
+            lambda v: evaluated(v)[0],
+            values,
+            lambda v: evaluated(v)[1],
+            method="lm",
+            x_scale="jac",
+            xtol=1e-15,
+            ftol=1e-15,
+            gtol=1e-15,
+            max_nfev=steps,
+        )
+        if result.cost <= 0.5 * float(residual @ residual):
+            values = result.x
+            residual, rows = evaluated(values)
+    loss = float(residual @ residual) / size
+    return Fitted(template, constants, values, _errors(rows, loss), loss)
+
+
+def _errors(rows: Array, loss: float) -> Array:
+    """Return the standard errors of constants from the rows of their Jacobian."""
+    size, count = rows.shape
+    if not count:
+        return np.zeros(0)
+    lengths = np.linalg.norm(rows, axis=0)
+    lengths = np.where(lengths > 0, lengths, 1.0)
+    _, s, v = np.linalg.svd(rows / lengths, full_matrices=False)
+    used = s > 1e-12 * s[0]
+    inverse = ((v[used] / s[used, None]) ** 2).sum(0)
+    unseen = (v[~used] ** 2).sum(0) > 1e-8
+    variance = loss * size / max(size - count, 1)
+    return np.where(unseen, np.inf, np.sqrt(variance * inverse) / lengths)
+
+
+def _template(expression: sympy.Expr) -> tuple[sympy.Expr, tuple[Any, ...], list[float]]:
+    """Return an expression with a symbol for each floating-point number, and the numbers."""
+    names: list[Any] = []
+    start: list[float] = []
+
+    def walk(part: Any) -> Any:
+        if isinstance(part, sympy.Float):
+            names.append(sympy.Symbol(f"c{len(names) + 1}", real=True))
+            start.append(float(part))
+            return names[-1]
+        return part.func(*map(walk, part.args)) if part.args else part
+
+    return walk(expression), tuple(names), start
+
+
+def simple(value: float, reach: float) -> sympy.Expr | None:
+    """Return the half integer, or the third, within reach of a number, the simplest first."""
+    for denominator in (1, 2, 3):
+        nearest = round(value * denominator)
+        if abs(value - nearest / denominator) <= reach and abs(nearest) <= 12:
+            return sympy.Rational(nearest, denominator)
+    return None
+
+
+def simplified(fitted: Fitted, symbols: Any, x: Array, y: Array) -> Fitted:
+    """Return the fit with as many simple numbers for constants as the data allow.
+
+    One number after the other, that which is nearest in units of its error first, is put in and
+    the rest fitted anew. It stays if log(loss) grows by no more than log(N) / N, which is what one
+    constant is worth by the Bayesian information criterion.
+    """
+    size, floor = len(y), ROUNDING * float(y.var())
+    allowed = np.log(size) / size
+    refused: set[tuple[float, Any]] = set()
+    while True:
+        for c, value, number in _near(fitted):
+            tried = float(f"{value:.2g}"), number
+            if tried in refused:
+                continue
+            refused.add(tried)
+            numbers = dict(zip(fitted.constants, map(sympy.Float, fitted.values), strict=True))
+            try:
+                other = fit(tidy(fitted.template.xreplace(numbers | {c: number})), symbols, x, y)
+            except (TypeError, ValueError, ZeroDivisionError):  # such as 1 / 0
+                continue
+            if np.log(max(other.loss, floor) / max(fitted.loss, floor)) <= allowed:
+                fitted = other
+                refused.discard(tried)
+                break
+        else:
+            return fitted
+
+
+def _near(fitted: Fitted) -> list[tuple[sympy.Symbol, float, sympy.Rational]]:
+    """Return the constants that are close to simple numbers, the nearest first."""
+    found = []
+    for c, value, error in zip(fitted.constants, fitted.values, fitted.errors, strict=True):
+        reach = min(max(ERRORS * error, NEAR * max(1.0, abs(value))), LARGEST)
+        number = simple(float(value), reach)
+        if number is not None:
+            found.append((abs(value - float(number)) / max(error, 1e-12), c, value, number))
+    return [(c, value, number) for _, c, value, number in sorted(found, key=lambda each: each[0])]

@@ -1,0 +1,351 @@
+"""From a network to a formula.
+
+Each edge is fitted by a function of the library, and the functions are put together as the network
+puts together its edges. Where a unit leads to a single exponential, the exponential of a sum of
+edges is a product of exponentials of edges, and these are fitted instead: most laws are products.
+The constants of the whole are then fitted to all data, and simple numbers put in where the data
+allow it. Where the first choice of functions does not reach the accuracy of the network, the second
+and third best of an edge are tried, one edge at a time.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import sympy
+import torch
+from torch import Tensor, nn
+
+from kanlib._checks import as_integer, as_list, check_tensor, shown
+from kanlib.analysis.importance import as_points, check_network
+from kanlib.formulas.edges import Edge, edges
+from kanlib.formulas.expressions import Array, Fitted, fit, scaled, simplified, tidy
+from kanlib.formulas.library import LIBRARY, Fit, Function, fits, score
+from kanlib.nn.networks import KAN
+
+#: A formula is as good as its network if its loss is at most this many times as large.
+AS_GOOD = 1.1
+#: Errors of edges below this, in units of their standard deviation, count as equal.
+ACCURACY = 1e-4
+#: Constants closer to a whole number of arguments are not written with more digits than this.
+DIGITS = 4
+
+
+class Constant(NamedTuple):
+    """A constant of a formula: its symbol in the template, its value and its standard error."""
+
+    symbol: Any
+    value: float
+    error: float
+
+    def __repr__(self) -> str:
+        return f"{self.symbol} = {self.value:.6g} +- {self.error:.2g}"
+
+
+@dataclass(frozen=True, eq=False)
+class Formula:
+    """A formula for one output of a network.
+
+    Attributes:
+        expression: the formula, a SymPy expression.
+        symbols: its variables, the inputs of the network.
+        template: the formula with symbols for its constants.
+        constants: their values and standard errors; the error is infinite where data do not tell
+            a constant apart from others.
+        error: root mean square of what the formula leaves of the data, in units of their standard
+            deviation.
+        network: the same of the network.
+        edges: the function of each edge, by layer, input and output.
+    """
+
+    expression: Any
+    symbols: tuple[Any, ...]
+    template: Any
+    constants: tuple[Constant, ...]
+    error: float
+    network: float
+    edges: dict[tuple[int, int, int], Fit]
+
+    def latex(self, digits: int = DIGITS) -> str:
+        """Return the formula in LaTeX, constants with a number of digits."""
+        return str(sympy.latex(_rounded(self.expression, digits)))
+
+    def lambdify(self, modules: str = "numpy") -> Callable[..., Any]:
+        """Return a function of the inputs, one argument each, as of ``sympy.lambdify``."""
+        return sympy.lambdify(self.symbols, self.expression, modules)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Evaluate at x (N, P), as the network is evaluated; the result is (N, 1)."""
+        check_tensor("x", x, len(self.symbols))
+        found = self.lambdify("numpy")(*x.detach().cpu().numpy().T)
+        column = torch.as_tensor(np.broadcast_to(found, len(x)).copy()[:, None])
+        return column.to(x)
+
+    def __repr__(self) -> str:
+        return f"Formula({_rounded(self.expression, DIGITS)}, error={self.error:.2g})"
+
+
+def formula(
+    model: KAN,
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    output: int = 0,
+    functions: Sequence[Function] = LIBRARY,
+    tries: int = 12,
+) -> Formula:
+    """Return a formula for what a network has learned.
+
+    Args:
+        model: the network; prune it before.
+        x: inputs of the data, (N, P).
+        y: their targets, (N, Q), to which the constants are fitted; by default what the network
+            says.
+        names: names of the inputs; by default x1, x2, ....
+        output: which output, counted from zero.
+        functions: functions that an edge may be; straight lines always are.
+        tries: how many choices of functions are fitted to the data at most.
+
+    Returns:
+        The formula with the smallest loss, by the Bayesian information criterion.
+
+    Raises:
+        TypeError: if an argument is of the wrong type.
+        ValueError: if the network overrides forward or has hooks, or data, names or the output do
+            not fit it.
+        ModuleNotFoundError: without SymPy or SciPy.
+
+    Examples:
+        >>> from kanlib import GaussNewton, MeanSquaredError, train_multilevel
+        >>> x = 1 + torch.rand(300, 2, dtype=torch.float64)
+        >>> y = x[:, :1] ** 2 + torch.exp(-x[:, 1:])
+        >>> model = KAN([2, 1], n=5, domain=(1, 2), dtype=torch.float64)
+        >>> run = train_multilevel(
+        ...     model, MeanSquaredError(x, y), [5, 5], optimizer=GaussNewton(), progress=False
+        ... )
+        >>> formula(run.model, x, y).expression
+        x1**2 + exp(-x2)
+    """
+    check_network(model)
+    as_points("x", x, model)
+    output = as_integer("output", output, 0, model.widths[-1] - 1)
+    tries = as_integer("tries", tries, 1)
+    chosen = tuple(as_list("functions", functions, "functions of kanlib.formulas.library"))
+    if not all(isinstance(each, Function) for each in chosen):
+        raise TypeError(
+            f"functions must hold functions of kanlib.formulas.library, got {shown(functions)}"
+        )
+    inputs = x.detach().cpu().double().numpy()
+    symbols = _symbols(names, inputs)
+    model = copy.deepcopy(model).double()
+    moved = x.detach().to(next(model.parameters()))
+    with torch.no_grad():
+        own = model(moved)
+    targets = own if y is None else _targets(y, own)
+    column, learned = (each[:, output].detach().cpu().double().numpy() for each in (targets, own))
+    scale = float(column.std()) or 1.0
+    missed = float(np.sqrt(np.mean((learned - column) ** 2)))
+    search = _Search(edges(model, moved), symbols, chosen, max(missed / scale, ACCURACY))
+    best = _best(search, output, inputs, column, missed**2, tries)
+    found = simplified(best.fitted, symbols, inputs, column)
+    constants = zip(found.constants, found.values, found.errors, strict=True)
+    return Formula(
+        found.expression,
+        symbols,
+        found.template,
+        tuple(Constant(c, float(v), float(e)) for c, v, e in constants),
+        math.sqrt(found.loss) / scale,
+        missed / scale,
+        best.edges,
+    )
+
+
+class _Choice(NamedTuple):
+    """A formula before simple numbers are put in, and the functions of its edges."""
+
+    fitted: Fitted
+    edges: dict[tuple[int, int, int], Fit]
+
+
+def _best(search: _Search, output: int, x: Array, y: Array, missed: float, tries: int) -> _Choice:
+    """Return the best of some choices of functions, by the Bayesian information criterion."""
+    size, floor = len(y), 1e-20 * float(y.var())
+    best, lowest = None, math.inf
+    for ranks in search.choices(output, tries):
+        expression, used = search.expression(output, ranks)
+        found = fit(expression, search.symbols, x, y)
+        count = len(found.values) + sum(each.complexity for each in used.values())
+        value = size * math.log(max(found.loss, floor, 1e-300)) + count * math.log(size)
+        if best is None or value < lowest:
+            best, lowest = _Choice(found, used), value
+        if found.loss <= max(AS_GOOD * missed, floor):
+            break
+    assert best is not None
+    return best
+
+
+#: An edge, by layer, input and output; and the rate of the exponential that it is a factor under.
+_Key = tuple[int, int, int, float]
+
+
+class _Search:
+    """The edges of a network, the functions that fit them, and expressions made of these."""
+
+    def __init__(
+        self,
+        layers: Sequence[nn.Linear | list[list[Edge | None]]],
+        symbols: tuple[Any, ...],
+        functions: tuple[Function, ...],
+        accuracy: float,
+    ) -> None:
+        self.layers, self.symbols = layers, symbols
+        self.functions, self.accuracy = functions, accuracy
+        self._known: dict[_Key, list[Fit]] = {}
+
+    def fits(self, key: _Key) -> list[Fit]:
+        """Return the ranked fits of an edge, or of its exponential."""
+        layer, p, q, rate = key
+        if key not in self._known:
+            row = self.layers[layer]
+            assert isinstance(row, list)
+            edge = row[q][p]
+            assert edge is not None
+            values = edge.y
+            if rate:  # a factor: its size goes into the product
+                values = np.exp(rate * (values - edge.weights @ values))
+            found = fits(edge.x, values, edge.weights, self.functions, self.accuracy)
+            self._known[key] = found
+        return self._known[key]
+
+    def choices(self, output: int, tries: int) -> Iterator[dict[_Key, int]]:
+        """Yield which fit each edge takes, the best first: then others, one edge at a time."""
+        yield {}
+        used: list[_Key] = []
+        self._expression(len(self.layers) - 1, output, {}, used, 0.0)
+        options = []
+        for key in used:
+            found = self.fits(key)
+            first = score(found[0], self.accuracy)
+            for rank in range(1, min(4, len(found))):
+                options.append((score(found[rank], self.accuracy) - first, key, rank))
+        for _, key, rank in sorted(options)[: tries - 1]:
+            yield {key: rank}
+
+    def expression(
+        self, output: int, ranks: dict[_Key, int]
+    ) -> tuple[Any, dict[tuple[int, int, int], Fit]]:
+        """Return the expression of an output, and the functions of its edges."""
+        used: list[_Key] = []
+        found = tidy(self._expression(len(self.layers) - 1, output, ranks, used, 0.0))
+        return found, {key[:3]: self.fits(key)[ranks.get(key, 0)] for key in used}
+
+    def _expression(
+        self, number: int, q: int, ranks: dict[_Key, int], used: list[_Key], rate: float
+    ) -> Any:
+        """Return unit q after a layer, or, for a rate, the exponential of rate times it."""
+        layer = self.layers[number]
+        if isinstance(layer, nn.Linear):
+            terms = [float(w) * s for w, s in zip(layer.weight[q], self.symbols, strict=True)]
+            total = sympy.Add(*terms) + float(layer.bias[q])
+            return sympy.exp(rate * total) if rate else total
+        if not rate:
+            return sympy.Add(*self._terms(number, q, ranks, used, 0.0))
+        row = [edge for edge in layer[q] if edge is not None]
+        size = math.exp(rate * sum(float(edge.weights @ edge.y) for edge in row))
+        return size * sympy.Mul(*self._terms(number, q, ranks, used, rate))
+
+    def _terms(
+        self, number: int, q: int, ranks: dict[_Key, int], used: list[_Key], rate: float
+    ) -> list[Any]:
+        """Return the terms of a sum, or the factors of a product."""
+        layer, terms = self.layers[number], []
+        assert isinstance(layer, list)
+        for p, edge in enumerate(layer[q]):
+            if edge is None:
+                continue
+            key = number, p, q, rate
+            used.append(key)
+            found = self.fits(key)[ranks.get(key, 0)]
+            if found.function is None and not found.c:
+                terms.append(sympy.Float(found.d))
+            elif found.name == "exp" and number and self._leads_here_only(number, p):
+                inner = self._expression(number - 1, p, ranks, used, found.a)
+                terms.append(found.c * math.exp(found.b) * inner + found.d)
+            else:
+                inner = self.symbols[p]
+                if number:
+                    inner = self._expression(number - 1, p, ranks, used, 0.0)
+                terms.append(_applied(found, inner))
+        return terms
+
+    def _leads_here_only(self, number: int, p: int) -> bool:
+        """Return whether an input of a layer has one edge, and is itself a sum of splines."""
+        layer = self.layers[number]
+        if not isinstance(layer, list) or isinstance(self.layers[number - 1], nn.Linear):
+            return False
+        return sum(row[p] is not None for row in layer) == 1
+
+
+def _applied(found: Fit, inner: Any) -> Any:
+    """Return c f(a u + b) + d of an expression u, without constants that others can replace."""
+    argument = sympy.expand_mul(found.a * inner + found.b)
+    if found.function is None:
+        return sympy.expand_mul(found.c * argument) + found.d
+    name, c, d = found.name, found.c, found.d
+    if name in POWERS:
+        factor, argument = scaled(argument, signed=float(POWERS[name]).is_integer())
+        c *= float(factor) ** float(POWERS[name])
+    elif name == "log":
+        factor, argument = scaled(argument, signed=False)
+        d += c * math.log(float(factor))
+    elif name == "exp":
+        constant, rest = argument.as_coeff_Add()
+        c, argument = c * math.exp(float(constant)), rest
+    return c * found.function.symbolic(argument) + d
+
+
+POWERS: dict[str, float] = {
+    "square": 2,
+    "cube": 3,
+    "fourth power": 4,
+    "inverse": -1,
+    "inverse square": -2,
+    "sqrt": 0.5,
+    "inverse sqrt": -0.5,
+}
+
+
+def _symbols(names: Sequence[str] | None, x: Array) -> tuple[Any, ...]:
+    """Return a symbol for each input, which is positive if its data are."""
+    count = x.shape[1]
+    if names is None:
+        names = [f"x{p + 1}" for p in range(count)]
+    listed = as_list("names", names, "names of the inputs")
+    if len(listed) != count or len({n for n in listed if isinstance(n, str) and n}) < count:
+        raise ValueError(
+            f"names must hold {count} different names, one for each input, got {shown(names)}"
+        )
+    return tuple(
+        sympy.Symbol(name, positive=True) if x[:, p].min() > 0 else sympy.Symbol(name, real=True)
+        for p, name in enumerate(listed)
+    )
+
+
+def _targets(y: Tensor, own: Tensor) -> Tensor:
+    check_tensor("y", y)
+    if y.shape != own.shape or not torch.isfinite(y).all():
+        raise ValueError(
+            f"y must be finite and have the shape {tuple(own.shape)} of the outputs, got "
+            f"{tuple(y.shape)}"
+        )
+    return y
+
+
+def _rounded(expression: Any, digits: int) -> Any:
+    return expression.xreplace({f: sympy.Float(f, digits) for f in expression.atoms(sympy.Float)})
