@@ -26,6 +26,7 @@ ROOMS = {
     "viz": "colors drawings histories solutions",
     "formulas": "library edges expressions formula",
     "paper": "problems refit decoding records comparison experiments runner",
+    "estimators": "fitting regression classification",
     "__main__": "",
 }
 ORDER = [
@@ -51,6 +52,9 @@ OPTIONAL = {
     "viz.drawings": {"plotly"},
     "viz.histories": {"plotly"},
     "viz.solutions": {"plotly"},
+    "estimators.fitting": {"sklearn"},
+    "estimators.regression": {"sklearn"},
+    "estimators.classification": {"sklearn"},
 }
 
 
@@ -111,7 +115,7 @@ def test_module_needs_only_runtime_dependencies(path):
 
 def test_package_shows_nothing_that_needs_an_extra():
     shown = {place(n.split(".", 1)[1]).split(".")[0] for n in imports(PACKAGE / "__init__.py")}
-    assert not shown & {"analysis", "viz", "formulas", "paper", "__main__"}
+    assert not shown & {"analysis", "viz", "formulas", "paper", "estimators", "__main__"}
 
 
 def test_nothing_but_the_book_imports_the_book():

@@ -1,0 +1,1 @@
+"""Estimators for scikit-learn, whose conventions they follow (``pip install kanlib[sklearn]``)."""

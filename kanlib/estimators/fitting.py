@@ -1,0 +1,216 @@
+"""What the estimators share: parameters, the network for a table, its training and its best state.
+
+Inputs are mapped from their range in the training data onto [-1, 1], the domain of the splines; new
+inputs outside continue linearly.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from kanlib._checks import as_integer, as_list, as_number, check_option, shown
+from kanlib.nn.networks import FIRST_LAYERS, KAN, First
+from kanlib.objectives.mean_squared_error import MeanSquaredError
+from kanlib.training.gauss_newton import GaussNewton
+from kanlib.training.multilevel import train_multilevel
+from kanlib.training.optimizers import OptimizerFactory, lbfgs
+from kanlib.training.schedule import Schedule
+from kanlib.training.stagnation import Stagnation
+
+OPTIMIZERS = ("gauss-newton", "lbfgs", "adam")
+Loss = Callable[[Tensor, Tensor], Tensor]
+#: A fall of the validation loss by less than this share counts as none.
+GAIN = 1e-3
+
+
+class Fitting(BaseEstimator):
+    """The parameters of the estimators and their fit, see their own descriptions."""
+
+    def __init__(
+        self,
+        hidden: Sequence[int],
+        *,
+        n: int,
+        r: int,
+        first: First,
+        schedule: Sequence[int],
+        optimizer: str | OptimizerFactory,
+        learning_rate: float,
+        batch_size: int | None,
+        early_stopping: bool,
+        validation_fraction: float,
+        patience: int,
+        random_state: Any,
+    ) -> None:
+        self.hidden = hidden
+        self.n = n
+        self.r = r
+        self.first = first
+        self.schedule = schedule
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.random_state = random_state
+
+    def _train(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        outputs: int,
+        loss: Loss,
+        squares: bool,
+        classes: np.ndarray | None = None,
+    ) -> None:
+        """Train a network on inputs (N, P) and targets with N rows; set ``model_`` and ``run_``.
+
+        Args:
+            x: inputs.
+            y: targets, as the loss takes them.
+            outputs: number of outputs of the network.
+            loss: function from outputs and targets to a mean.
+            squares: whether the loss is the mean squared error.
+            classes: classes whose shares the data that are held out should have.
+        """
+        schedule = Schedule(self.schedule)
+        batch_size = self.batch_size
+        if batch_size is not None:
+            batch_size = as_integer("batch_size", batch_size, minimum=1)
+        optimizer = self._optimizer()
+        widths = [x.shape[1], *as_list("hidden", self.hidden, "widths"), outputs]
+        seed = check_random_state(self.random_state).randint(2**31 - 1)
+        best = None
+        if self._stops_early():
+            x, held_x, y, held_y = self._split(x, y, classes, seed)
+            best = _Best(_Mean(loss, _tensor(held_x), _tensor(held_y)))
+            patience = as_integer("patience", self.patience, minimum=1)
+            schedule = Schedule(schedule.epochs, Stagnation(patience, GAIN, validate=best))
+        inputs, targets = _tensor(x), _tensor(y)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = self._network(widths, inputs)
+            mean = _Mean(loss, inputs, targets)
+            batches = None
+            if batch_size is not None:
+                batches = DataLoader(TensorDataset(inputs, targets), batch_size, shuffle=True)
+            run = train_multilevel(
+                model,
+                MeanSquaredError(inputs, targets) if squares and batches is None else mean,
+                schedule,
+                optimizer=optimizer,
+                batches=batches,
+                progress=False,
+            )
+        if run.status == "interrupted":
+            raise KeyboardInterrupt
+        if run.status == "diverged":
+            warnings.warn(run.message, ConvergenceWarning, stacklevel=3)
+        if best is not None:
+            best(run.model)
+            run.model = best.model
+        run.objective = None  # it holds the data
+        self.run_, self.model_ = run, run.model
+        self.n_iter_ = sum(level.epochs for level in run.levels)
+
+    def _network(self, widths: list[int], x: Tensor) -> KAN:
+        """Return the network, its splines on the range of the inputs."""
+        check_option("first", self.first, FIRST_LAYERS)
+        low, high = x.amin(0), x.amax(0)
+        margin = torch.where(high > low, 0.0, 0.5 * low.abs().clamp(min=1.0))  # of a constant
+        ends = torch.stack([low - margin, high + margin], dim=1).tolist()
+        model = KAN(
+            widths,
+            n=self.n,
+            r=self.r,
+            domain=(-1.0, 1.0),
+            first=self.first,
+            input_domain=ends,
+            dtype=torch.float64,
+        )
+        return model if self.first == "spline" or len(x) < 2 else model.calibrate_(x)
+
+    def _optimizer(self) -> OptimizerFactory:
+        if not isinstance(self.optimizer, str):
+            return self.optimizer
+        check_option("optimizer", self.optimizer, OPTIMIZERS)
+        rate = as_number("learning_rate", self.learning_rate, above=0.0)
+        if self.batch_size is not None and self.optimizer != "adam":
+            raise ValueError(
+                f"batch_size must be None for optimizer = {self.optimizer!r}, which compares losses"
+                f" of the same data, got {shown(self.batch_size)}: leave it out, or choose 'adam'"
+            )
+        if self.optimizer == "gauss-newton":
+            return GaussNewton()
+        return lbfgs if self.optimizer == "lbfgs" else partial(torch.optim.Adam, lr=rate)
+
+    def _stops_early(self) -> bool:
+        if not isinstance(self.early_stopping, bool | np.bool_):
+            raise TypeError(f"early_stopping must be True or False, got {self.early_stopping!r}")
+        return bool(self.early_stopping)
+
+    def _split(self, x: np.ndarray, y: np.ndarray, classes: Any, seed: int) -> list[np.ndarray]:
+        """Return the data to train with and those held out: x, x, y, y."""
+        share = as_number("validation_fraction", self.validation_fraction, above=0.0)
+        held = math.ceil(share * len(x))
+        if share >= 1 or held >= len(x):
+            raise ValueError(
+                f"validation_fraction must leave something to train with, got {share:g} of "
+                f"{len(x)} samples: choose a smaller one, or early_stopping=False"
+            )
+        if classes is not None:
+            counts = np.bincount(classes)
+            if min(counts) < 2 or len(counts) > min(held, len(x) - held):
+                classes = None  # too few for a share of each class
+        found = train_test_split(x, y, test_size=held, random_state=seed, stratify=classes)
+        return list(found)
+
+    def _outputs(self, x: np.ndarray) -> np.ndarray:
+        """Return the outputs (N, Q) of the network at inputs (N, P)."""
+        with torch.no_grad():
+            return self.model_(_tensor(x)).numpy()
+
+
+class _Mean:
+    """A loss of data, or of batches."""
+
+    def __init__(self, loss: Loss, x: Tensor, y: Tensor) -> None:
+        self.loss, self.data = loss, (x, y)
+
+    def __call__(self, model: Callable[[Tensor], Tensor], batch: Any = None) -> Tensor:
+        x, y = batch or self.data
+        return self.loss(model(x), y)
+
+
+class _Best:
+    """A loss of held-out data that keeps a copy of the network with the least."""
+
+    def __init__(self, objective: _Mean) -> None:
+        self.objective, self.loss = objective, math.inf
+        self.model: Any = None
+
+    def __call__(self, model: KAN) -> float:
+        with torch.no_grad():
+            loss = float(self.objective(model))
+        if self.model is None or loss < self.loss:
+            self.loss, self.model = loss, copy.deepcopy(model)
+        return loss
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.tensor(array)  # a copy: scikit-learn hands out arrays that cannot be written
