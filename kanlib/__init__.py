@@ -2,6 +2,7 @@
 
 from kanlib.kernels.operator import backend
 from kanlib.nn.ensemble import Ensemble
+from kanlib.nn.hard_conditions import HardConditions
 from kanlib.nn.jets import Jet, propagate
 from kanlib.nn.networks import KAN, MLP
 from kanlib.nn.spline_layer import SplineLayer
@@ -33,6 +34,7 @@ __all__ = [
     "EndOfLevel",
     "Ensemble",
     "GaussNewton",
+    "HardConditions",
     "Jet",
     "KnotGrid",
     "MeanSquaredError",

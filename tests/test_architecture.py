@@ -17,7 +17,8 @@ ROOMS = {
     "splines": "knots bspline truncated_power change_of_basis prolongation",
     "kernels": "chain_rule reference interrupts cpu_vectors cpu_numba cpu gpu_triton operator"
     " cpu_gram gram",
-    "nn": "described maps free_knots spline_layer networks jets ensemble",
+    "nn": "described maps free_knots spline_layer networks jets transfinite"
+    " hard_conditions ensemble",
     "objectives": "squares mean_squared_error attention samplers unknowns residuals",
     "training": "optimizers iterations files checkpoints adaptive coordinates rows jacobian runs"
     " gauss_newton quasi_newton stagnation schedule schedulers options snapshot trainer"

@@ -126,6 +126,14 @@ CALLS = [
     (KAN([2, 3, 1], first="affine", dtype=torch.float64).calibrate_, {"x": X}),
     (MODEL.forward, {"x": X}),
     (MLP([2, 1], dtype=torch.float64).forward, {"x": X}),
+    (
+        kanlib.HardConditions,
+        {"network": MODEL, "g": 0.0, "d": lambda x: 0 * x[:, :1], "inputs": None, "boundary": X},
+    ),
+    (
+        kanlib.HardConditions.on_box,
+        {"network": MODEL, "intervals": [(0, 1), (0, 1)], "value": 0.0, "slope": 0.0, "of": None},
+    ),
     (Ensemble, {"members": [MODEL, MODEL]}),
     (Jet.at, {"x": X, "pairs": [(0, 0)], "directions": [0, 1], "features": None}),
     (Jet, {"channels": torch.zeros(2, 5, 1), "directions": 1, "pairs": ()}),

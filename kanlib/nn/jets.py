@@ -15,10 +15,11 @@ to the weights: what a PINN needs, without differentiating twice backwards.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import singledispatch
-from typing import Any, Protocol, cast
+from functools import reduce, singledispatch
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,8 @@ KINKED = (
 
 #: Activations whose second derivatives have a jump, where third derivatives do not exist.
 BENT = (nn.ELU, nn.CELU, nn.Softsign)
+
+Part = TypeVar("Part")
 
 
 class _Exact(TorchFunctionMode):
@@ -257,6 +260,47 @@ class Jet:
             parts.append(total(terms, orders, self.channels)[None])
         return replace(self, channels=torch.cat(parts))
 
+    def times(self, other: Jet) -> Jet:
+        """Return the jet of the product of two functions, by the product rule.
+
+        Args:
+            other: jet at the same points, along the same directions; where one of the two has one
+                column, that multiplies all columns of the other.
+
+        Raises:
+            ValueError: if the derivatives, or the columns, of the two do not match.
+
+        Examples:
+            >>> x = torch.tensor([[2.0]])
+            >>> Jet.at(x, pairs=[(0, 0)]).times(Jet.at(x, pairs=[(0, 0)])).channels.flatten()
+            tensor([4., 4., 2.])
+        """
+        if not isinstance(other, Jet) or other._derivatives != self._derivatives:
+            got = other._derivatives if isinstance(other, Jet) else shown(other)
+            raise ValueError(f"other must have the derivatives {self._derivatives}, got {got}")
+        columns = {self.channels.shape[-1], other.channels.shape[-1]}
+        if len(columns - {1}) > 1:
+            raise ValueError(
+                f"other must have {self.channels.shape[-1]} columns, or one, got "
+                f"{other.channels.shape[-1]}"
+            )
+        position = {each: c for c, each in enumerate([(), *self._derivatives])}
+        found = []
+        for each in position:
+            counted = Counter(
+                zip(_parts(position, each), _parts(position, each)[::-1], strict=True)
+            )
+            summands = [
+                count * self.channels[a] * other.channels[b] for (a, b), count in counted.items()
+            ]
+            found.append(reduce(torch.add, summands))
+        return replace(
+            self,
+            channels=torch.stack(found),
+            smoothness=min(self.smoothness, other.smoothness),
+            outputs=(),
+        )
+
     @property
     def value(self) -> Tensor:
         """The values, of shape (N, Q)."""
@@ -340,8 +384,8 @@ def _with_parts(pairs: Any, directions: int) -> tuple[tuple[int, ...], ...]:
     return closed(found)
 
 
-def _parts(held: dict[tuple[int, ...], Tensor], derivative: tuple[int, ...]) -> list[Tensor]:
-    """Return the derivatives along all parts of some directions: bit p of an index is the p-th."""
+def _parts(held: dict[tuple[int, ...], Part], derivative: tuple[int, ...]) -> list[Part]:
+    """Return what is held for all parts of some directions: bit p of an index is the p-th."""
     places = range(len(derivative))
     masks = range(1 << len(derivative))
     return [held[tuple(derivative[p] for p in places if mask >> p & 1)] for mask in masks]

@@ -13,11 +13,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
+from kanlib.nn.hard_conditions import HardConditions
 from kanlib.nn.networks import KAN
-from kanlib.nn.spline_layer import by_input
+from kanlib.nn.spline_layer import SplineLayer, by_input
 from kanlib.objectives.unknowns import unknowns_of
 from kanlib.splines.prolongation import Prolongation, prolongation
 from kanlib.training.iterations import Iteration
@@ -59,7 +60,8 @@ def carried_optimizer(
     """
     if hasattr(optimizer, "refined"):
         return optimizer.refined(fine, objective)
-    if not isinstance(optimizer, Optimizer) or not (coarse is fine or isinstance(coarse, KAN)):
+    known = coarse is fine or isinstance(coarse, KAN | HardConditions)
+    if not isinstance(optimizer, Optimizer) or not known:
         wrong = coarse if isinstance(optimizer, Optimizer) else optimizer
         raise ValueError(
             "optimizer_state='carried' needs a KAN and an optimizer of torch, got "
@@ -86,20 +88,23 @@ def carried_optimizer(
 
 
 def _twins(
-    make: OptimizerFactory, coarse: KAN, fine: KAN
+    make: OptimizerFactory, coarse: nn.Module, fine: nn.Module
 ) -> dict[Tensor, tuple[Tensor, Transfers]]:
     """Return, for each coarse parameter, the fine one and the prolongations of its state.
 
     The state lives in the basis of an iteration's gradient, or in that of each layer.
     """
-    if any(layer.knots is not None for m in (coarse, fine) for layer in m.spline_layers):
+    before, after = (
+        [layer for layer in m.modules() if isinstance(layer, SplineLayer)] for m in (coarse, fine)
+    )
+    if any(layer.knots is not None for layer in (*before, *after)):
         raise ValueError(
             "optimizer_state='carried' needs fixed knots, but a layer has free knots, whose state "
             "no prolongation carries: use optimizer_state='fresh'"
         )
     basis = make.gradient if isinstance(make, Iteration) else None
     found = {}
-    for old, new in zip(coarse.spline_layers, fine.spline_layers, strict=True):
+    for old, new in zip(before, after, strict=True):
         pairs = [*zip(old.grids, new.grids, strict=True)]
         if len(old.distinct_grids) == len(new.distinct_grids) == 1:
             pairs = pairs[:1]

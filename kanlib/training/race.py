@@ -12,6 +12,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ import torch
 from torch import nn
 
 from kanlib._checks import as_integer, as_number, as_result, check_types
-from kanlib.nn.networks import KAN
 from kanlib.objectives.mean_squared_error import Objective, Stateful
 from kanlib.objectives.unknowns import hand_over, unknowns_of
 from kanlib.training.optimizer_state import OptimizerState, carried_optimizer
@@ -41,7 +41,7 @@ def race(
     *,
     keep: Sequence[int],
     validate: Callable[[nn.Module], Any] | None = None,
-    refine: Callable[[Any], Any] | None = KAN.refine,
+    refine: Callable[[Any], Any] | None = methodcaller("refine"),
     work: Callable[[Any], float] | None = None,
     optimizer_state: OptimizerState = "fresh",
     checkpoint: str | Path | None = None,
@@ -64,7 +64,8 @@ def race(
         validate: function from a network to the number by which networks are ranked, smallest
             first. By default ``objective.fresh(seed)``, the loss at new points, if there is that,
             or else the objective.
-        refine: function from a network to the next finer one; None for a race in rounds, in which
+        refine: function from a network to the next finer one, by default its own
+            ``refine()``; None for a race in rounds, in which
             networks stay as they are.
         work: function from a network to the cost of an epoch in coarse epochs, by default its
             number of intervals over that of the first start.
@@ -86,7 +87,7 @@ def race(
             checkpoint.
 
     Examples:
-        >>> from kanlib import MeanSquaredError
+        >>> from kanlib import KAN, MeanSquaredError
         >>> x = torch.linspace(0, 1, 100, dtype=torch.float64)[:, None]
         >>> starts = [KAN([1, 2, 1], n=4, dtype=torch.float64) for _ in range(4)]
         >>> objective = MeanSquaredError(x, torch.sin(20 * x))

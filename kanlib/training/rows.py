@@ -25,6 +25,7 @@ from torch.func import functional_call, grad, jacfwd, vmap
 
 from kanlib.kernels import operator, reference
 from kanlib.nn.free_knots import FreeKnots
+from kanlib.nn.hard_conditions import HardConditions
 from kanlib.nn.jets import Jet, named, propagate
 from kanlib.nn.networks import KAN, MLP
 from kanlib.nn.spline_layer import MODULES, SplineLayer
@@ -217,13 +218,17 @@ _CHAINS: dict[Any, Callable[[Any], Iterable[nn.Module]]] = {
 Trace = list[tuple[nn.Module, Jet, Jet]]
 
 
-def _traced(module: nn.Module, jet: Jet, trace: Trace) -> Jet:
+def _traced(module: Any, jet: Jet, trace: Trace) -> Jet:
     """Return the jet of a module, and note what goes in and out of each layer with parameters."""
     chain = _CHAINS.get(propagate.rule(module))
     if chain is not None:
         for layer in chain(module):
             jet = _traced(layer, jet, trace)
         return named(module, jet)
+    if propagate.rule(module) is propagate.dispatch(HardConditions):
+        return named(
+            module, module.imposed(jet, _traced(module.network, module.entered(jet), trace))
+        )
     trained = any(p.requires_grad for p in module.parameters())
     with _constant(module):
         out = evaluate(module, jet)
