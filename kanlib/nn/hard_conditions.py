@@ -6,8 +6,8 @@ are given, the solution
     u(x) = g(x) + d(x) N(x)
 
 has these values whatever the network N, as proposed by I. E. Lagaris, A. Likas and D. I. Fotiadis,
-IEEE Trans. Neural Netw. 9 (1998). Refinement of N keeps u, and with it the conditions. Derivatives
-of u follow by the product rule from those of g, d and N.
+IEEE Transactions on Neural Networks 9 (1998). Refinement of N keeps u, and with it the conditions.
+Derivatives of u follow by the product rule from those of g, d and N.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ data h_c of the faces are blended with them, one coordinate j after the other,
     g <- g + sum_c B_c(s_j) (h_c - L_c g),
 
 which keeps what holds on the faces of the coordinates before, if data agree where faces meet:
-Boolean sums, W. J. Gordon, SIAM J. Numer. Anal. 8 (1971).
+Boolean sums, W. J. Gordon, SIAM Journal on Numerical Analysis 8 (1971).
 """
 
 from __future__ import annotations
