@@ -108,12 +108,12 @@ CALLS = [
         KAN,
         {"widths": [2, 3, 1], "n": 4, "r": 3, "domain": (0, 1), "first": "spline"}
         | {"breakpoints": None, "prolonged_from": 2, "input_domain": None, "hidden_domain": (0, 1)}
-        | {"normalisation": None, "outputs": ["u"], **INITIAL, **FACTORY},
+        | {"periodic": [1], "normalisation": None, "outputs": ["u"], **INITIAL, **FACTORY},
     ),
     (
         MLP,
         {"widths": [2, 3, 1], "activation": "tanh", "input_domain": None}
-        | {"outputs": ["u"], **FACTORY},
+        | {"periodic": [1], "outputs": ["u"], **FACTORY},
     ),
     (SplineLayer, {"in_features": 2, "out_features": 1, "grid": GRID, **INITIAL, **FACTORY}),
     (LAYER.masked, {"mask": torch.tensor([[True, False]])}),
@@ -150,6 +150,7 @@ CALLS = [
     (change_of_basis.ChangeOfBasis(GRID).apply, {"x": torch.ones(6)}),
     (change_of_basis.ChangeOfBasis(GRID).solve, {"x": torch.ones(6)}),
     (maps.InputMap, {"intervals": [(0, 1)], "domain": (0, 1), **FACTORY}),
+    (maps.Circle, {"coordinates": [0], "features": 2, "domain": (0, 1)}),
     (maps.Normalisation, {"kind": "tanh", "domain": (0, 1)}),
     (truncated_power.pieces, {"grid": GRID}),
     (truncated_power.dense_basis, {"x": X, "grid": GRID, "derivative": 0, "extension": "linear"}),

@@ -114,6 +114,7 @@ def prune(
             )
     found = importance(model, as_points("x", x, model))
     masks, units = _plan(model, found, threshold)
+    units[0] = sorted({model.entering[column] for column in units[0]})
     smaller = _without(model, found, masks)
     smaller = smaller.select([[*range(model.widths[0])], *units[1:]])
     before, after = (

@@ -117,8 +117,8 @@ def formula(
 
     Raises:
         TypeError: if an argument is of the wrong type.
-        ValueError: if the network overrides forward or has hooks, or data, names or the output do
-            not fit it.
+        ValueError: if the network overrides forward, has hooks or is periodic, or data, names or
+            the output do not fit it.
         ModuleNotFoundError: without SymPy or SciPy.
 
     Examples:
@@ -133,6 +133,11 @@ def formula(
         x1**2 + exp(-x2)
     """
     check_network(model)
+    if model.entering != [*range(model.widths[0])]:
+        raise ValueError(
+            "model must not be periodic to have a formula, got one with periodic coordinates: give "
+            "cosines and sines of them as inputs to a network without"
+        )
     as_points("x", x, model)
     output = as_integer("output", output, 0, model.widths[-1] - 1)
     tries = as_integer("tries", tries, 1)

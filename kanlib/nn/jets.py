@@ -31,7 +31,7 @@ from torch.overrides import TorchFunctionMode
 from kanlib._checks import as_integer, check_function, check_input, check_tensor, shown
 from kanlib.kernels.chain_rule import HIGHEST, closed, products, total
 from kanlib.nn.described import alteration
-from kanlib.nn.maps import InputMap, Normalisation
+from kanlib.nn.maps import Circle, InputMap, Normalisation
 from kanlib.nn.networks import KAN, MLP
 from kanlib.nn.spline_layer import SplineLayer
 
@@ -566,6 +566,12 @@ def _(module: MLP, jet: Jet) -> Jet:
 @propagate.register
 def _(module: InputMap, jet: Jet) -> Jet:
     return jet.chain(module(jet.value), module.slope)
+
+
+@propagate.register
+def _(module: Circle, jet: Jet) -> Jet:
+    widened = replace(jet, channels=jet.channels[..., module.index])
+    return widened.chain(module(jet.value), *module.orders(jet.value))
 
 
 @propagate.register

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any, Literal, get_args
 
 import torch
@@ -23,7 +24,7 @@ from kanlib._checks import (
 )
 from kanlib.nn.described import Described, alteration, check_copyable, check_same, reached
 from kanlib.nn.free_knots import Sharing
-from kanlib.nn.maps import NORMALISATIONS, InputMap, Kind, Normalisation
+from kanlib.nn.maps import NORMALISATIONS, Circle, InputMap, Kind, Normalisation
 from kanlib.nn.spline_layer import SplineLayer, as_indices
 from kanlib.splines.knots import MAX_ORDER, KnotGrid
 
@@ -55,6 +56,9 @@ class KAN(nn.Module):
             prolong: a smooth start on a fine grid.
         input_domain: one interval (low, high) for each coordinate, mapped affinely onto
             ``domain``, e.g. ((-1, 1), (0, 1)); by default inputs enter as they are.
+        periodic: coordinates in which the network is periodic, e.g. [0]. The period is the length
+            of the interval in ``input_domain``, or else of ``domain``. They enter as points of
+            a circle, see :class:`kanlib.nn.maps.Circle`, two inputs of the first layer each.
         hidden_domain: end points of the splines after the first layer, if not ``domain``.
         normalisation: None, or "sigmoid" or "tanh": a map of all hidden values onto the domain
             of the splines that follow (see :class:`kanlib.nn.maps.Normalisation`).
@@ -98,6 +102,7 @@ class KAN(nn.Module):
         init_basis: Basis = "spline",
         prolonged_from: int | KnotGrid | None = None,
         input_domain: Sequence[tuple[float, float]] | None = None,
+        periodic: Sequence[int] = (),
         hidden_domain: tuple[float, float] | None = None,
         normalisation: Kind | None = None,
         outputs: Sequence[str] | None = None,
@@ -131,10 +136,10 @@ class KAN(nn.Module):
             hidden_grid = KnotGrid.uniform(r, n, as_interval("hidden_domain", hidden_domain))
         if prolonged_from is not None and not isinstance(prolonged_from, KnotGrid):
             prolonged_from = as_integer("prolonged_from", prolonged_from, minimum=1)
-        layers: list[nn.Module] = []
-        if input_domain is not None:
-            layers.append(_input_map(input_domain, self.widths[0], grid.domain, device, dtype))
-        for position, (p, q) in enumerate(zip(self.widths[:-1], self.widths[1:], strict=True)):
+        place = device, dtype
+        layers = _maps(input_domain, periodic, self.widths[0], grid.domain, *place)
+        widths = [_entering(layers, self.widths[0]), *self.widths[1:]]
+        for position, (p, q) in enumerate(pairwise(widths)):
             if position == 0 and first != "spline":
                 layers.append(_linear(p, q, first == "affine", device, dtype))
                 continue
@@ -164,6 +169,12 @@ class KAN(nn.Module):
     def spline_layers(self) -> Iterator[SplineLayer]:
         """The spline layers, from input to output."""
         return (layer for layer in self.layers if isinstance(layer, SplineLayer))
+
+    @property
+    def entering(self) -> list[int]:
+        """The coordinate of each input of the first layer: the periodic ones are there twice."""
+        circles = (layer for layer in self.layers if isinstance(layer, Circle))
+        return [*range(self.widths[0]), *(p for each in circles for p in each.coordinates)]
 
     @property
     def n(self) -> int:
@@ -282,15 +293,18 @@ class KAN(nn.Module):
         kept = [as_indices("units", each, w) for each, w in zip(lists, self.widths, strict=True)]
         check_copyable(self, "a copy of a network")
         changed: dict[int, nn.Module] = {}
-        row = 0
+        sines = [c for c, p in enumerate(self.entering) if c >= self.widths[0] and p in kept[0]]
+        sizes, row = [[*kept[0], *sines], *kept[1:]], 0
         for layer in self.layers:
             if isinstance(layer, InputMap):
                 intervals = [layer.intervals[p] for p in kept[0]]
                 device, dtype = layer.low.device, layer.low.dtype
                 changed[id(layer)] = InputMap(intervals, layer.domain, device=device, dtype=dtype)
+            elif isinstance(layer, Circle):
+                changed[id(layer)] = layer.select(kept[0])
             elif isinstance(layer, SplineLayer | nn.Linear):
                 pick = layer.select if isinstance(layer, SplineLayer) else partial(_rows, layer)
-                changed[id(layer)] = pick(kept[row], kept[row + 1])
+                changed[id(layer)] = pick(sizes[row], sizes[row + 1])
                 row += 1
         other = copy.deepcopy(self, changed)
         other.widths = [len(each) for each in kept]
@@ -332,7 +346,7 @@ class KAN(nn.Module):
             ValueError: if the first layer is a spline layer or altered, hidden values are
                 normalised, or x is not a finite (N, P) tensor.
         """
-        maps = [layer for layer in self.layers if isinstance(layer, InputMap)]
+        maps = [layer for layer in self.layers if isinstance(layer, InputMap | Circle)]
         first = self.layers[len(maps)]
         if not isinstance(first, nn.Linear):
             raise ValueError(
@@ -389,6 +403,7 @@ class MLP(Described):
         activation: "relu", "tanh", "gelu" or "silu".
         input_domain: one interval (low, high) for each coordinate, mapped affinely onto [-1, 1];
             by default inputs enter as they are.
+        periodic: coordinates in which the network is periodic, as for a :class:`KAN` on [-1, 1].
         outputs: names of the outputs, for :meth:`kanlib.nn.jets.Jet.of`.
         device: device of the parameters.
         dtype: floating-point type of the parameters.
@@ -413,6 +428,7 @@ class MLP(Described):
         activation: Activation = "relu",
         *,
         input_domain: Sequence[tuple[float, float]] | None = None,
+        periodic: Sequence[int] = (),
         outputs: Sequence[str] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -424,12 +440,12 @@ class MLP(Described):
         check_option("activation", activation, ACTIVATIONS)
         check_factory(device, dtype)
         self.activation = activation
-        layers: list[nn.Module] = []
-        if input_domain is not None:
-            layers.append(_input_map(input_domain, self.widths[0], (-1.0, 1.0), device, dtype))
-        for p, q in zip(self.widths[:-2], self.widths[1:-1], strict=True):
+        place = device, dtype
+        layers = _maps(input_domain, periodic, self.widths[0], (-1.0, 1.0), *place)
+        widths = [_entering(layers, self.widths[0]), *self.widths[1:]]
+        for p, q in pairwise(widths[:-1]):
             layers += [_linear(p, q, True, device, dtype), ACTIVATIONS[activation]()]
-        p, q = self.widths[-2:]
+        p, q = widths[-2:]
         layers.append(_linear(p, q, False, device, dtype))
         self.layers = nn.Sequential(*layers)
 
@@ -452,24 +468,42 @@ class MLP(Described):
         return f"widths={self.widths}, parameters={self.num_parameters}"
 
 
-def _input_map(
-    intervals: Sequence[tuple[float, float]],
+def _maps(
+    intervals: Sequence[tuple[float, float]] | None,
+    periodic: Sequence[int],
     features: int,
     domain: tuple[float, float],
     device: torch.device | str | None,
     dtype: torch.dtype | None,
-) -> InputMap:
-    """Return the map of the inputs, after checking that there is an interval for each."""
-    try:
-        pairs = [as_interval("input_domain", pair) for pair in intervals]
-    except (TypeError, ValueError):
-        pairs = []
-    if len(pairs) != features:
-        raise ValueError(
-            "input_domain must hold one pair of finite numbers low < high for each of the "
-            f"{features} inputs, e.g. ((-1, 1), (0, 1)), got {shown(intervals)}"
-        )
-    return InputMap(pairs, domain, device=device, dtype=dtype)
+) -> list[nn.Module]:
+    """Return the fixed maps of the inputs, after checking that they fit."""
+    layers: list[nn.Module] = []
+    if intervals is not None:
+        try:
+            pairs = [as_interval("input_domain", pair) for pair in intervals]
+        except (TypeError, ValueError):
+            pairs = []
+        if len(pairs) != features:
+            raise ValueError(
+                "input_domain must hold one pair of finite numbers low < high for each of the "
+                f"{features} inputs, e.g. ((-1, 1), (0, 1)), got {shown(intervals)}"
+            )
+        layers.append(InputMap(pairs, domain, device=device, dtype=dtype))
+    listed = as_list("periodic", periodic, "coordinates")
+    if listed:
+        try:
+            layers.append(Circle(listed, features, domain).to(device))
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"periodic must list different coordinates from 0 to {features - 1}, got "
+                f"{shown(periodic)}"
+            ) from None
+    return layers
+
+
+def _entering(maps: Sequence[nn.Module], features: int) -> int:
+    """Return how many inputs the first layer has, where fixed maps lie before it."""
+    return features + sum(len(each.coordinates) for each in maps if isinstance(each, Circle))
 
 
 def _linear(

@@ -24,11 +24,11 @@ from torch import Tensor
 from kanlib._checks import as_integer, as_interval, as_list, as_number, check_function, shown
 from kanlib.nn.jets import Jet
 
-#: What is given on a face: a number, or a function of points (N, P) with values (N, 1) or (N, Q).
+# What is given on a face, a number or a function of points (N, P) with values (N, 1) or (N, Q).
 Data = float | Callable[[Tensor], Tensor]
 
-#: The same on all faces, or by face: (j, place) is the face where coordinate j has its low or high
-#: end as place.
+# The same on all faces, or one for some, where (j, place) is the face on which coordinate j has the
+# place, an end of its interval.
 Given = Data | Mapping[tuple[int, float], Data] | None
 
 #: Relative places on a face where data are compared.

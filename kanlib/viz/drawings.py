@@ -68,17 +68,17 @@ def draw_network(
     """
     if not isinstance(model, KAN):
         raise TypeError(f"model must be a KAN, got {type(model).__name__}")
-    edges = max(p * q for p, q in zip(model.widths, model.widths[1:], strict=False))
+    layers = [each for each in model.layers if isinstance(each, SplineLayer | nn.Linear)]
+    widths = [layers[0].in_features, *model.widths[1:]]
+    edges = max(p * q for p, q in pairwise(widths))
     if edges > MOST_EDGES:
         raise ValueError(
             f"model must have at most {MOST_EDGES} edges a layer to be drawn, got {edges}: draw a "
             "smaller network, or plot the edges of one layer by themselves"
         )
-    layers = [each for each in model.layers if isinstance(each, SplineLayer | nn.Linear)]
-    worths = _worths(importance, model.widths)
+    worths = _worths(importance, widths)
     nodes = [
-        [((i + 0.5) / width, float(row)) for i in range(width)]
-        for row, width in enumerate(model.widths)
+        [((i + 0.5) / width, float(row)) for i in range(width)] for row, width in enumerate(widths)
     ]
     lines, curves, knots, dots = _Path(), _Path(), _Path(), _Path()
     shapes: list[dict[str, object]] = []
