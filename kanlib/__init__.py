@@ -7,6 +7,7 @@ from kanlib.nn.jets import Jet, propagate
 from kanlib.nn.networks import KAN, MLP
 from kanlib.nn.spline_layer import SplineLayer
 from kanlib.objectives.attention import Attention
+from kanlib.objectives.interfaces import Interface
 from kanlib.objectives.mean_squared_error import MeanSquaredError
 from kanlib.objectives.residuals import ResidualLoss, Term
 from kanlib.objectives.samplers import Sampler
@@ -35,6 +36,7 @@ __all__ = [
     "Ensemble",
     "GaussNewton",
     "HardConditions",
+    "Interface",
     "Jet",
     "KnotGrid",
     "MeanSquaredError",

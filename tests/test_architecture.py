@@ -19,10 +19,11 @@ ROOMS = {
     " cpu_gram gram",
     "nn": "described maps free_knots spline_layer networks jets transfinite"
     " hard_conditions ensemble",
-    "objectives": "squares mean_squared_error attention samplers unknowns residuals",
+    "objectives": "squares mean_squared_error attention samplers interfaces unknowns residuals",
     "training": "optimizers iterations files checkpoints adaptive coordinates rows jacobian runs"
     " gauss_newton quasi_newton stagnation schedule schedulers options snapshot trainer"
     " optimizer_state multilevel race",
+    "domains": "shapes polygons",
     "analysis": "relaxation spectra ntk conditioning cost planner estimates importance pruning",
     "viz": "colors drawings histories solutions",
     "formulas": "library edges expressions formula",
@@ -44,6 +45,8 @@ OPTIONAL = {
     "kernels.cpu_vectors": {"numba", "llvmlite"},
     "kernels.gpu_triton": {"triton"},
     "training.quasi_newton": {"scipy"},
+    "domains.shapes": {"scipy"},
+    "domains.polygons": {"shapely"},
     "analysis.conditioning": {"scipy"},
     "analysis.estimates": {"scipy"},
     "analysis.planner": {"scipy"},
@@ -116,7 +119,7 @@ def test_module_needs_only_runtime_dependencies(path):
 
 def test_package_shows_nothing_that_needs_an_extra():
     shown = {place(n.split(".", 1)[1]).split(".")[0] for n in imports(PACKAGE / "__init__.py")}
-    assert not shown & {"analysis", "viz", "formulas", "paper", "estimators", "__main__"}
+    assert not shown & {"domains", "analysis", "viz", "formulas", "paper", "estimators", "__main__"}
 
 
 def test_nothing_but_the_book_imports_the_book():

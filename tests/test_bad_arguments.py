@@ -35,6 +35,8 @@ from kanlib.analysis import (
     relaxation,
     spectra,
 )
+from kanlib.domains.polygons import Polygon
+from kanlib.domains.shapes import Box, Difference, Disc
 from kanlib.nn import maps
 from kanlib.objectives import squares
 from kanlib.paper import comparison, refit
@@ -102,6 +104,8 @@ SHIFT = kanlib.Unknowns(k=0.0, dtype=torch.float64)
 LINE = Term(lambda u, x, q: q.k + x[:, :1] ** 9 * (u.value - x[:, 1:]), PLACES, unknowns=SHIFT)
 INVERSE = ResidualLoss(line=LINE)
 BLOCK = planner.Layer(5, 2, 1, 4)
+SQUARE, DISC = Box([(0, 1), (0, 1)]), Disc((0, 0), 0.5)
+CIRCLE = kanlib.Interface(lambda x: x.square().sum(dim=1, keepdim=True) - 0.25)
 CALLS = [
     # the networks
     (
@@ -197,6 +201,17 @@ CALLS = [
         {"model": MODEL, "residuals": [squares.Residual(lambda u: u.value, [Jet.at(X)])]},
     ),
     (Schedule, {"epochs": [1, 1], "until": kanlib.Stagnation()}),
+    (kanlib.Interface, {"phi": CIRCLE.phi, "jump": False}),
+    (CIRCLE.inputs, {"x": X}),
+    (CIRCLE.project, {"x": X, "steps": 30}),
+    (CIRCLE.normal, {"x": X}),
+    (Box, {"intervals": [(0, 1)]}),
+    (Disc, {"centre": (0, 0), "radius": 0.5}),
+    (Difference, {"base": SQUARE, "hole": DISC}),
+    (Polygon, {"vertices": [(0, 0), (1, 0), (0, 1)], "holes": ()}),
+    (SQUARE.points, {"count": 5, "kind": "sobol", "seed": 0}),
+    (SQUARE.normal, {"x": X}),
+    (DISC.contains, {"x": X}),
     (
         kanlib.Sampler,
         {"box": [(0, 1)], "count": 3, "kind": "sobol", "every": 1, "share": 0.1, "pool": 2}

@@ -8,6 +8,7 @@ others every few steps, if wanted more of them where the residual is large.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -26,15 +27,29 @@ from kanlib._checks import (
 KINDS = ("uniform", "sobol")
 
 
+@runtime_checkable
+class Region(Protocol):
+    """A set that one can draw points of, such as a domain of :mod:`kanlib.domains.shapes`."""
+
+    @property
+    def dimension(self) -> int:
+        """The number P of coordinates."""
+
+    def points(self, count: int, kind: str, seed: int) -> Tensor:
+        """Return points (count, P) of a kind, the same for the same seed."""
+
+
 class Sampler:
-    """Points in a box, or in its image under a map.
+    """Points in a box or another domain, or in its image under a map.
 
     Draw k depends on the seed and on k only, and so do resumed runs.
 
     Args:
-        box: one interval (low, high) for each coordinate; low = high fixes a coordinate.
+        box: one interval (low, high) for each coordinate; low = high fixes a coordinate. Or a
+            domain of :mod:`kanlib.domains.shapes`, or its boundary.
         count: number of points.
-        kind: "uniform" for independent points, "sobol" for scrambled Sobol points.
+        kind: "uniform" for independent points, "sobol" for scrambled Sobol points; a domain may
+            have further kinds.
         every: steps between draws.
         share: share of the points that are drawn, with probabilities in proportion to the size of
             the residual, from ``pool`` times as many; the others do not depend on it.
@@ -56,7 +71,7 @@ class Sampler:
 
     def __init__(
         self,
-        box: Sequence[tuple[float, float]],
+        box: Sequence[tuple[float, float]] | Region,
         count: int,
         *,
         kind: str = "uniform",
@@ -70,8 +85,10 @@ class Sampler:
     ) -> None:
         check_types(Sampler.__init__, locals() | {"box": [(0.0, 1.0)]})
         check_factory(device, dtype)
+        self._region = box if isinstance(box, Region) else None
+        intervals = [(0.0, 1.0)] * box.dimension if isinstance(box, Region) else box
         try:
-            ends = [[as_number("an end", end) for end in (low, high)] for low, high in [*box]]
+            ends = [[as_number("an end", end) for end in (low, high)] for low, high in [*intervals]]
         except (TypeError, ValueError):
             ends = []
         if not ends or any(low > high for low, high in ends):
@@ -79,7 +96,8 @@ class Sampler:
                 "box must be a list of one pair (low, high), low <= high, for each coordinate, as "
                 f"[(0, 1)] for one, got {shown(box)}"
             )
-        check_option("kind", kind, KINDS)
+        if self._region is None:
+            check_option("kind", kind, KINDS)
         if not 0 <= as_number("share", share) <= 1:
             raise ValueError(f"share must be from 0 to 1, got {share!r}")
         self.count = as_integer("count", count, minimum=1)
@@ -113,7 +131,10 @@ class Sampler:
     def _in_box(self, count: int, generator: torch.Generator) -> Tensor:
         dimension = len(self._low)
         with torch.device("cpu"):  # whatever the default is, a seed gives the same points
-            if self.kind == "sobol":
+            if self._region is not None:
+                seed = int(torch.randint(2**31, (1,), generator=generator))
+                unit = self._region.points(count, self.kind, seed).to("cpu", torch.float64)
+            elif self.kind == "sobol":
                 seed = int(torch.randint(2**31, (1,), generator=generator))
                 engine = SobolEngine(dimension, scramble=True, seed=seed)
                 unit = engine.draw(count, dtype=torch.float64)
