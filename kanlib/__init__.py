@@ -7,6 +7,7 @@ from kanlib.nn.jets import Jet, propagate
 from kanlib.nn.networks import KAN, MLP
 from kanlib.nn.spline_layer import SplineLayer
 from kanlib.objectives.attention import Attention
+from kanlib.objectives.causal import Causal
 from kanlib.objectives.interfaces import Interface
 from kanlib.objectives.mean_squared_error import MeanSquaredError
 from kanlib.objectives.residuals import ResidualLoss, Term
@@ -15,6 +16,7 @@ from kanlib.objectives.unknowns import Unknowns
 from kanlib.splines.knots import KnotGrid
 from kanlib.splines.prolongation import prolongation
 from kanlib.training.adaptive import refine_adaptively
+from kanlib.training.balance import Balance
 from kanlib.training.gauss_newton import GaussNewton
 from kanlib.training.multilevel import train_multilevel
 from kanlib.training.optimizers import lbfgs, paper_lbfgs
@@ -23,6 +25,7 @@ from kanlib.training.race import race
 from kanlib.training.runs import EndOfLevel, Run, State, Stop
 from kanlib.training.schedule import Schedule
 from kanlib.training.schedulers import exponential_cycles, linear_ramp
+from kanlib.training.slabs import TimeSlabs, train_slabs
 from kanlib.training.stagnation import Stagnation
 from kanlib.training.trainer import train
 
@@ -32,6 +35,8 @@ __all__ = [
     "KAN",
     "MLP",
     "Attention",
+    "Balance",
+    "Causal",
     "EndOfLevel",
     "Ensemble",
     "GaussNewton",
@@ -50,6 +55,7 @@ __all__ = [
     "State",
     "Stop",
     "Term",
+    "TimeSlabs",
     "Unknowns",
     "backend",
     "exponential_cycles",
@@ -62,4 +68,5 @@ __all__ = [
     "refine_adaptively",
     "train",
     "train_multilevel",
+    "train_slabs",
 ]

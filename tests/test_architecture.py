@@ -19,10 +19,11 @@ ROOMS = {
     " cpu_gram gram",
     "nn": "described maps free_knots spline_layer networks jets transfinite"
     " hard_conditions ensemble",
-    "objectives": "squares mean_squared_error attention samplers interfaces unknowns residuals",
-    "training": "optimizers iterations files checkpoints adaptive coordinates rows jacobian runs"
-    " gauss_newton quasi_newton stagnation schedule schedulers options snapshot trainer"
-    " optimizer_state multilevel race",
+    "objectives": "squares mean_squared_error attention causal samplers interfaces unknowns"
+    " residuals",
+    "training": "optimizers iterations files checkpoints adaptive coordinates rows"
+    " jacobian balance runs gauss_newton quasi_newton stagnation schedule schedulers options"
+    " snapshot trainer optimizer_state multilevel race slabs",
     "domains": "shapes polygons",
     "analysis": "relaxation spectra ntk conditioning cost planner estimates importance pruning",
     "viz": "colors drawings histories solutions",

@@ -186,10 +186,15 @@ CALLS = [
     (
         Term,
         {"residual": lambda u, x: u.value, "points": X, "pairs": [(0, 0)], "weight": 1.0}
-        | {"features": None, "attention": None, "unknowns": None},
+        | {"features": None, "attention": None, "causal": None, "unknowns": None},
+    ),
+    (kanlib.Balance, {"by": "diagonal", "every": 3, "memory": 0.5}),
+    (
+        kanlib.Causal,
+        {"interval": (0, 1), "coordinate": 0, "slices": 3, "epsilon": 1.0, "least": 0.1},
     ),
     (kanlib.Unknowns, {"k": 1.0, **FACTORY}),
-    (ResidualLoss, {"term": Term(lambda u, x: u.value, X)}),
+    (ResidualLoss, {"term": Term(lambda u, x: u.value, X), "balance": kanlib.Balance()}),
     (
         squares.Residual,
         {"function": lambda u: u.value, "jets": [Jet.at(X)], "data": [X], "weight": 1.0}
@@ -238,6 +243,12 @@ CALLS = [
         partial(kanlib.train_multilevel, progress=False),
         {"model": MODEL, "objective": loss, "schedule": [1, 0], "optimizer_state": "fresh"}
         | {"refine": KAN.refine, **OPTIONS},
+    ),
+    (kanlib.TimeSlabs, {"times": [0, 1], "solutions": [MODEL], "coordinate": 0}),
+    (
+        partial(kanlib.train_slabs, progress=False),
+        {"make": lambda interval, former: (MODEL, loss), "times": [0, 1], "schedule": [1]}
+        | {"coordinate": 0, "checkpoint": None},
     ),
     (kanlib.linear_ramp, {"initial_lr": 1e-4, "steps": 10}),
     (kanlib.exponential_cycles, {"initial_lr": 1e-4, "steps": 10, "gamma": 0.9}),

@@ -172,7 +172,7 @@ class KAN(nn.Module):
 
     @property
     def entering(self) -> list[int]:
-        """The coordinate of each input of the first layer: the periodic ones are there twice."""
+        """The coordinate of each input of the first layer, where periodic ones stand twice."""
         circles = (layer for layer in self.layers if isinstance(layer, Circle))
         return [*range(self.widths[0]), *(p for each in circles for p in each.coordinates)]
 

@@ -17,9 +17,10 @@ A problem is a few terms, each a residual at points of its own::
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from kanlib._checks import as_number, check_tensor, check_types, shown
 from kanlib.nn.jets import Jet
 from kanlib.objectives.attention import Attention
+from kanlib.objectives.causal import Causal
 from kanlib.objectives.mean_squared_error import Inside, total
 from kanlib.objectives.samplers import Sampler
 from kanlib.objectives.squares import Residual, called, check_columns, evaluate
@@ -53,6 +55,7 @@ class Term:
             coordinates, see :meth:`kanlib.nn.jets.Jet.at`; or several, where solutions at
             several places meet, as on the two sides of an interface or at periodic ends.
         attention: residual-based attention for the points of this term.
+        causal: causal weights, for equations of evolution.
         unknowns: what the residual takes as its last argument and is trained with the network: a
             :class:`kanlib.objectives.unknowns.Unknowns`, or any module.
 
@@ -72,6 +75,7 @@ class Term:
         weight: float = 1.0,
         features: Features | Sequence[Features] = None,
         attention: Attention | None = None,
+        causal: Causal | None = None,
         unknowns: nn.Module | None = None,
     ) -> None:
         if isinstance(weight, Tensor) and (weight.numel() != 1 or weight.requires_grad):
@@ -88,7 +92,7 @@ class Term:
                 "points=, or let the sampler choose by residual with share="
             )
         self.residual, self.weight, self.attention = residual, weight, attention
-        self.unknowns = unknowns
+        self.causal, self.unknowns = causal, unknowns
         self._pairs = [*pairs] if isinstance(pairs, Iterator) else pairs
         self._directions = directions
         self._features = features if isinstance(features, Sequence) else [features]
@@ -137,6 +141,8 @@ class Term:
             check_columns(called(name), size, self._equation, *outputs, self.points)
         if self.attention is not None:
             found = self.attention(found)
+        if self.causal is not None:
+            found = self.causal(found, self.points)
         squares = found.square()
         mean = squares.mean() if found.ndim == 2 else squares.mean((-2, -1)).sum()
         return self.weight * mean
@@ -150,6 +156,10 @@ class Term:
         """Update the attention, or draw new points when it is time."""
         if self.attention is not None:
             self.attention.after_step()
+        model = self._model()
+        if self.causal is not None and model is not None:
+            with torch.no_grad():
+                self.causal.update(self.equations(model, self.points), self.points)
         self._steps += 1
         if self.sampler is not None and self._steps % self.sampler.every == 0:
             self._place(self.sampler.draw(self._steps // self.sampler.every, self._size))
@@ -170,20 +180,25 @@ class Term:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what changes from step to step, for a checkpoint."""
-        if self.attention is not None:
-            return self.attention.state_dict()
-        return {} if self.sampler is None else {"steps": self._steps, "points": self.points}
+        found: dict[str, Any] = {} if self.attention is None else self.attention.state_dict()
+        if self.causal is not None:
+            found["causal"] = self.causal.state_dict()
+        if self.sampler is not None:
+            found |= {"steps": self._steps, "points": self.points}
+        return found
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         if self.attention is not None:
             self.attention.load_state_dict(state)
-        elif self.sampler is not None:
+        if self.causal is not None:
+            self.causal.load_state_dict(state["causal"])
+        if self.sampler is not None:
             self._steps = state["steps"]
             self._place(state["points"].to(self.points))
 
     def reseeded(self, seed: int) -> Term:
-        """Return the term at other points, if a sampler draws them, without attention."""
+        """Return the term at other points, if a sampler draws them, without weights of points."""
         points = self.points if self.sampler is None else self.sampler.reseeded(seed)
         return Term(
             self.residual,
@@ -195,28 +210,51 @@ class Term:
             unknowns=self.unknowns,
         )
 
-    def rows(self, name: str) -> Residual:
-        """Return the residual as a vector, weights of the attention included."""
-        attention, data = self.attention, [self.points]
-        if attention is None or attention.weights is None:
-            return Residual(self._equation, self.jets, data, self.weight, name)
+    def rows(self, name: str, factor: float = 1.0) -> Residual:
+        """Return the residual as a vector, with all weights and a factor beside them."""
+        weight, weights = factor * self.weight, []
+        if self.attention is not None and self.attention.weights is not None:
+            weights.append(self.attention.weights)
+        if self.causal is not None:
+            weights.append(self.causal.roots(self.points))
+        if not weights:
+            return Residual(self._equation, self.jets, [self.points], weight, name)
 
         def weighted(*arguments: Any) -> Tensor:
             return arguments[-1] * self._equation(*arguments[:-1])
 
-        return Residual(weighted, self.jets, [*data, attention.weights], self.weight, name)
+        data = [self.points, math.prod(weights[1:], start=weights[0])]
+        return Residual(weighted, self.jets, data, weight, name)
+
+
+class Balancing(Protocol):
+    """What weighs the terms of a loss, see :class:`kanlib.training.balance.Balance`."""
+
+    factors: dict[str, float]
+
+    def after_step(self, model: nn.Module, objective: Any, parts: Any, residuals: Any) -> None:
+        """Count a step, and update the factors when it is time."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what changes from step to step, for a checkpoint."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
 
 
 class ResidualLoss:
     """The sum of some terms, as an objective of :func:`kanlib.training.trainer.train`.
 
     Args:
+        balance: :class:`kanlib.training.balance.Balance`, if weights of terms shall change in the
+            course of a training.
         **terms: terms by name.
 
     Attributes:
         terms: the terms by name.
 
     Raises:
+        TypeError: if a term is no Term, or ``balance`` no Balance.
         ValueError: if there is no term, two of them share one Attention, or different unknowns have
             the same name.
 
@@ -234,7 +272,7 @@ class ResidualLoss:
         ['bending', 'ends']
     """
 
-    def __init__(self, **terms: Term) -> None:
+    def __init__(self, *, balance: Any = None, **terms: Term) -> None:
         if not terms:
             raise ValueError("terms must name at least one Term, got none")
         for name, term in terms.items():
@@ -243,7 +281,12 @@ class ResidualLoss:
         attentions = [id(t.attention) for t in terms.values() if t.attention is not None]
         if len({*attentions}) < len(attentions):
             raise ValueError("attention must not be shared: give each term an Attention of its own")
-        self.terms = terms
+        if balance is not None and not hasattr(balance, "factors"):
+            raise TypeError(
+                f"balance must be a Balance, as in balance=Balance(), got {shown(balance)}"
+            )
+        self.terms, self.balance = terms, cast(Balancing | None, balance)
+        self._model: Callable[[], nn.Module | None] = lambda: None
         names = [name for name, _ in self.named_parameters()]
         if len({*names}) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
@@ -254,7 +297,16 @@ class ResidualLoss:
 
     def parts(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the weighted mean square of each term, as ``run.history.terms`` records them."""
-        return {name: term(model, name) for name, term in self.terms.items()}
+        self._model = weakref.ref(model)
+        return {name: self._factor(name) * term(model, name) for name, term in self.terms.items()}
+
+    def _factor(self, name: str) -> float:
+        return 1.0 if self.balance is None else self.balance.factors.get(name, 1.0)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each term, times the factor that balances it, if there is one."""
+        return {name: self._factor(name) * term.weight for name, term in self.terms.items()}
 
     def __call__(self, model: nn.Module) -> Tensor:
         """Return the loss."""
@@ -262,7 +314,7 @@ class ResidualLoss:
 
     def residuals(self) -> list[Residual]:
         """Return the residual of each term, see :class:`kanlib.objectives.squares.SumOfSquares`."""
-        return [term.rows(name) for name, term in self.terms.items()]
+        return [term.rows(name, self._factor(name)) for name, term in self.terms.items()]
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield the unknowns of the terms by name, each once."""
@@ -285,16 +337,28 @@ class ResidualLoss:
         return ResidualLoss(**{name: t.reseeded(seed) for name, t in self.terms.items()})
 
     def after_step(self) -> None:
-        """Update attentions, and draw points that move."""
+        """Update weights of points and terms, and draw points that move."""
         for term in self.terms.values():
             term.after_step()
+        model = self._model()
+        if self.balance is not None and model is not None:
+            self.balance.after_step(
+                model,
+                self,
+                lambda: {k: term(model, k) / term.weight for k, term in self.terms.items()},
+                lambda: [term.rows(k, 1 / term.weight) for k, term in self.terms.items()],
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the terms that have one, for a checkpoint."""
         states = {name: term.state_dict() for name, term in self.terms.items()}
+        if self.balance is not None:
+            states["balance"] = self.balance.state_dict()
         return {name: state for name, state in states.items() if state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         for name, part in state.items():
-            self.terms[name].load_state_dict(part)
+            target = self.balance if name == "balance" else self.terms[name]
+            if target is not None:
+                target.load_state_dict(part)

@@ -237,7 +237,7 @@ def _joined(
     for number, (run, total) in enumerate(zip(runs, spent, strict=True)):
         before = {name: sum(past[name] for past in spent[:number]) for name in COSTS}
         part = run.history
-        history.append_terms(part.terms, len(part))  # levels may differ in them
+        history.append_named(part.terms, part.weights, len(part))  # levels may differ in them
         history.level += [number] * len(part)
         history.epoch += part.epoch
         history.loss += part.loss

@@ -21,7 +21,8 @@ class History:
     ``work`` counts coarse epochs, ``evaluations`` calls of the objective, both accumulated.
     ``metrics`` holds one row for each evaluation of the user's metrics. ``terms`` splits ``loss``
     by the names of the terms, if the objective has them, as
-    :class:`kanlib.objectives.residuals.ResidualLoss` does.
+    :class:`kanlib.objectives.residuals.ResidualLoss` does; ``weights`` has their weights, where a
+    balance changes them.
     """
 
     level: list[int] = field(default_factory=list)
@@ -33,15 +34,22 @@ class History:
     seconds: list[float] = field(default_factory=list)
     metrics: list[dict[str, float]] = field(default_factory=list)
     terms: dict[str, list[float]] = field(default_factory=dict)
+    weights: dict[str, list[float]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.loss)
 
-    def append_terms(self, terms: Mapping[str, Sequence[float]], count: int) -> None:
-        """Append ``count`` values of each term, before those of the loss; NaN for other terms."""
-        for name in {**self.terms, **terms}:
-            known = self.terms.setdefault(name, [math.nan] * len(self))
-            known += terms.get(name, [math.nan] * count)
+    def append_named(
+        self,
+        terms: Mapping[str, Sequence[float]],
+        weights: Mapping[str, Sequence[float]],
+        count: int,
+    ) -> None:
+        """Append ``count`` values of each term and weight, before those of the loss, or NaN."""
+        for held, given in ((self.terms, terms), (self.weights, weights)):
+            for name in {**held, **given}:
+                known = held.setdefault(name, [math.nan] * len(self))
+                known += given.get(name, [math.nan] * count)
 
     def __repr__(self) -> str:
         if not self.loss:

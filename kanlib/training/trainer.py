@@ -28,6 +28,7 @@ from tqdm import TqdmWarning
 
 from kanlib._checks import as_integer, as_number, as_result, check_function, shown
 from kanlib.objectives.mean_squared_error import Objective, Stateful, Summed, total
+from kanlib.objectives.residuals import ResidualLoss
 from kanlib.objectives.unknowns import check_entered, leaves, unknowns_of
 from kanlib.training.optimizers import new_optimizer, optimized, rate, why_idle
 from kanlib.training.options import SCHEDULER, Choices, Options, checked, takes_options
@@ -291,7 +292,7 @@ class Trainer:
         Returns whether it changed a tensor.
         """
         state, optimizer, before = self.state, self.state.optimizer, self._copied()
-        learning_rate = rate(optimizer)
+        learning_rate, weights = rate(optimizer), self._weights()
         losses: list[float] = []
         terms: dict[str, Any] = {}
 
@@ -324,7 +325,7 @@ class Trainer:
         self.good = before
         if isinstance(self.objective, Stateful):
             self.objective.after_step()
-        self._record(losses[0], terms, learning_rate)
+        self._record(losses[0], terms, weights, learning_rate)
         split = [f"{name} {values[-1]:.2e}" for name, values in state.history.terms.items()]
         self.bar.set_postfix_str(", ".join([f"loss {losses[0]:.2e}", *split]), refresh=False)
         pairs = zip(tensors(state), before, strict=True)
@@ -452,11 +453,22 @@ class Trainer:
                 stacklevel=2,
             )
 
-    def _record(self, loss: float, terms: Mapping[str, Any], learning_rate: float) -> None:
+    def _weights(self) -> dict[str, float]:
+        """Return the weights of the terms, if they change."""
+        balanced = isinstance(self.objective, ResidualLoss) and self.objective.balance is not None
+        return cast(ResidualLoss, self.objective).weights if balanced else {}
+
+    def _record(
+        self,
+        loss: float,
+        terms: Mapping[str, Any],
+        weights: Mapping[str, float],
+        learning_rate: float,
+    ) -> None:
         """Add an entry to the history; a term that is not known is NaN there."""
         state, history = self.state, self.state.history
         own = {name: [float(terms.get(name, math.nan))] for name in self.names}
-        history.append_terms(own, 1)
+        history.append_named(own, {name: [weight] for name, weight in weights.items()}, 1)
         history.level.append(state.level)
         history.epoch.append(state.epoch)
         history.loss.append(loss)
@@ -516,7 +528,7 @@ class Trainer:
             self._interrupt()
             self._close(found)
             return
-        self._record(loss, terms, rate(state.optimizer))
+        self._record(loss, terms, self._weights(), rate(state.optimizer))
         levels = state.levels
         state.levels.append(
             Level(

@@ -1,0 +1,230 @@
+"""Time slabs: an evolution solved on one interval of time after the other.
+
+Each slab has a network of its own, and starts from what the one before ends with. With
+:class:`kanlib.nn.hard_conditions.HardConditions` the hand-over is exact, by construction,
+
+    u(x, t) = v(x, t_0) + (t - t_0) / (t_1 - t_0) N(x, t),
+
+where v is the solution of the slab before, so that the whole solution is continuous in time.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kanlib._checks import as_integer, as_list, as_number, check_function, check_types, shown
+from kanlib.nn.jets import Jet, propagate
+from kanlib.objectives.mean_squared_error import Objective
+from kanlib.objectives.residuals import ResidualLoss
+from kanlib.training.multilevel import train_multilevel
+from kanlib.training.runs import Run
+from kanlib.training.schedule import Schedule
+
+# Function from the interval (low, high) of a slab, and the solution before it or None, to a
+# network and its objective.
+Make = Callable[[tuple[float, float], Any], tuple[nn.Module, Objective]]
+
+
+class TimeSlabs(nn.Module):
+    """The solution that is put together of those on consecutive intervals of time.
+
+    Points before the first interval belong to the first one, those after the last to the last.
+
+    Args:
+        times: the ends of the intervals, increasing, one more than solutions.
+        solutions: the networks, which take points (N, P).
+        coordinate: which coordinate time is, by default the last one.
+
+    Raises:
+        TypeError: if the solutions are no modules.
+        ValueError: if times do not increase, or do not fit the number of solutions.
+
+    Examples:
+        >>> early, late = nn.Linear(1, 1), nn.Linear(1, 1)
+        >>> whole = TimeSlabs([0, 0.5, 1], [early, late])
+        >>> t = torch.tensor([[0.2], [0.8]])
+        >>> torch.equal(whole(t), torch.cat([early(t[:1]), late(t[1:])]))
+        True
+    """
+
+    def __init__(
+        self, times: Sequence[float], solutions: Sequence[nn.Module], *, coordinate: int = -1
+    ) -> None:
+        super().__init__()
+        check_types(TimeSlabs.__init__, {"solutions": solutions, "coordinate": coordinate})
+        self.times, self.coordinate = _increasing(times), as_integer("coordinate", coordinate)
+        if len(solutions) != len(self.times) - 1:
+            raise ValueError(
+                f"solutions must hold one for each of {len(self.times) - 1} intervals between "
+                f"times, got {len(solutions)}"
+            )
+        self.solutions = nn.ModuleList(solutions)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs, if the solutions have some."""
+        names: tuple[str, ...] = getattr(self.solutions[0], "outputs", ())
+        return names
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the solution at points x of shape (..., P)."""
+        return self.propagate(Jet(x[None], directions=0)).value
+
+    def propagate(self, jet: Jet) -> Jet:
+        """Return the jet of the solution, given that of the points."""
+        rows = jet.channels.flatten(1, -2)
+        inner = torch.tensor(self.times[1:-1], dtype=torch.float64)
+        times = rows[0, :, self.coordinate].detach()
+        slabs = torch.bucketize(times, inner.to(times))
+        parts, places = [], []
+        for slab, solution in enumerate(self.solutions):
+            (chosen,) = (slabs == slab).nonzero(as_tuple=True)
+            if len(chosen):
+                parts.append(propagate(solution, replace(jet, channels=rows[:, chosen])))
+                places.append(chosen)
+        order = torch.cat(places).argsort()
+        channels = torch.cat([part.channels for part in parts], dim=1)[:, order]
+        return replace(
+            jet,
+            channels=channels.view(*jet.channels.shape[:-1], -1),
+            smoothness=min(part.smoothness for part in parts),
+        )
+
+    def extra_repr(self) -> str:
+        """Show the times."""
+        return f"times={self.times}"
+
+
+@propagate.register
+def _(module: TimeSlabs, jet: Jet) -> Jet:
+    return module.propagate(jet)
+
+
+@dataclass(frozen=True)
+class SlabRun:
+    """What a training on slabs returns.
+
+    Attributes:
+        model: the solution over all slabs.
+        runs: the run of each slab.
+    """
+
+    model: TimeSlabs
+    runs: list[Run[Any]]
+
+    @property
+    def status(self) -> str:
+        """That of the last slab; none follows one that was interrupted or diverged."""
+        return self.runs[-1].status
+
+    def __repr__(self) -> str:
+        ends = pairwise(self.model.times)
+        slabs = zip(ends, self.runs, strict=True)
+        return "\n".join(f"slab {low:g} to {high:g}: {run}" for (low, high), run in slabs)
+
+
+def train_slabs(
+    make: Make,
+    times: Sequence[float],
+    schedule: Schedule | Sequence[int],
+    *,
+    coordinate: int = -1,
+    checkpoint: str | Path | None = None,
+    **options: Any,
+) -> SlabRun:
+    """Train the networks of consecutive intervals of time, each over all levels.
+
+    Args:
+        make: function ``make((low, high), former)`` that returns the network of an interval and
+            its objective. ``former`` is the trained solution of the interval before, frozen, or
+            None at first; its value at time ``low`` is where the network has to start.
+        times: the ends of the intervals, increasing.
+        schedule: epochs on each level of each slab.
+        coordinate: which coordinate time is, by default the last one.
+        checkpoint: folder for the checkpoints of all slabs.
+        **options: see :func:`kanlib.training.multilevel.train_multilevel`.
+
+    Returns:
+        The solution and the runs. No slab follows one that was interrupted or diverged.
+
+    Raises:
+        TypeError: if an argument is of the wrong kind.
+        ValueError: if times do not increase, or a slab does not start with the values that the one
+            before ends with, at the points of a ``ResidualLoss``.
+
+    Examples:
+        u' = -u from u(0) = 1, in two slabs:
+
+        >>> from kanlib import KAN, GaussNewton, HardConditions, Term
+        >>> def make(interval, former):
+        ...     low, high = interval
+        ...     start = {(0, low): 1.0 if former is None else former}
+        ...     network = KAN([1, 1], n=4, domain=interval, dtype=torch.float64)
+        ...     line = torch.linspace(low, high, 30, dtype=torch.float64)[:, None]
+        ...     decay = Term(lambda u, t: u.d(0) + u.value, line)
+        ...     model = HardConditions.on_box(network, [interval], value=start)
+        ...     return model, ResidualLoss(decay=decay)
+        >>> run = train_slabs(make, [0, 1, 2], [5], optimizer=GaussNewton(), progress=False)
+        >>> float(run.model(torch.tensor([[2.0]], dtype=torch.float64)))  # exp(-2) = 0.1353
+        0.135...
+    """
+    check_types(train_slabs, {"coordinate": coordinate, "checkpoint": checkpoint})
+    check_function("make", make, "function from an interval and the solution before it")
+    times = _increasing(times)
+    schedule = schedule if isinstance(schedule, Schedule) else Schedule(schedule)
+    folder = None if checkpoint is None else Path(checkpoint)
+    runs: list[Run[Any]] = []
+    former: Any = None
+    for slab, (low, high) in enumerate(pairwise(times)):
+        made = make((low, high), former)
+        if not isinstance(made, tuple) or len(made) != 2:
+            raise TypeError(
+                f"make must return a network and its objective, got {shown(made)}: end the "
+                "function with return model, loss"
+            )
+        model, objective = made
+        if former is not None:
+            _check_meet(model, former, objective, low, coordinate)
+        file = None if folder is None else folder / f"slab-{slab}.pt"
+        runs.append(train_multilevel(model, objective, schedule, checkpoint=file, **options))
+        former = copy.deepcopy(runs[-1].model).requires_grad_(False)
+        if runs[-1].status in ("interrupted", "diverged"):
+            break
+    solutions = [run.model for run in runs]
+    whole = TimeSlabs(times[: len(runs) + 1], solutions, coordinate=coordinate)
+    return SlabRun(whole, runs)
+
+
+def _increasing(times: Sequence[float]) -> list[float]:
+    found = [as_number("times", t) for t in as_list("times", times, "numbers")]
+    if len(found) < 2 or any(low >= high for low, high in pairwise(found)):
+        raise ValueError(
+            f"times must be at least two numbers that increase, so that slabs meet, as in "
+            f"[0, 0.5, 1], got {shown(times)}"
+        )
+    return found
+
+
+@torch.no_grad()
+def _check_meet(model: Any, former: Any, objective: Any, low: float, coordinate: int) -> None:
+    """Raise ValueError unless a slab starts with what the one before ends with."""
+    if not isinstance(objective, ResidualLoss):
+        return
+    x = torch.cat([term.points for term in objective.terms.values()])
+    x[:, coordinate] = low
+    ours, theirs = model(x), former(x)
+    gap = float((ours - theirs).abs().max())
+    if not gap <= torch.finfo(x.dtype).eps ** 0.5 * (1 + float(theirs.abs().max())):
+        raise ValueError(
+            f"slabs must meet, but at time {low:g} the next one is off by {gap:.3g}: let make "
+            "give it the values of the solution before, as in HardConditions.on_box(..., "
+            "value={(j, low): former})"
+        )
