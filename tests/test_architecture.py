@@ -14,13 +14,13 @@ PACKAGE = Path(kanlib.__file__).parent
 BOOK = PACKAGE.parent / "book"
 ROOMS = {
     "_checks": "",
-    "splines": "knots bspline truncated_power change_of_basis prolongation",
+    "splines": "knots bspline quadrature truncated_power change_of_basis prolongation",
     "kernels": "chain_rule reference interrupts cpu_vectors cpu_numba cpu gpu_triton operator"
     " cpu_gram gram",
     "nn": "described maps free_knots spline_layer networks jets transfinite"
     " hard_conditions ensemble",
     "objectives": "squares mean_squared_error attention causal samplers interfaces unknowns"
-    " residuals",
+    " residuals penalties",
     "training": "optimizers iterations files checkpoints adaptive coordinates rows"
     " jacobian balance runs gauss_newton quasi_newton stagnation schedule schedulers options"
     " snapshot trainer optimizer_state multilevel race slabs",

@@ -33,17 +33,19 @@ from kanlib.analysis import (
     planner,
     pruning,
     relaxation,
+    smoothing,
     spectra,
 )
 from kanlib.domains.polygons import Polygon
 from kanlib.domains.shapes import Box, Difference, Disc
+from kanlib.formulas import formula
 from kanlib.nn import maps
-from kanlib.objectives import squares
+from kanlib.objectives import penalties, squares
 from kanlib.paper import comparison, refit
 from kanlib.paper.problems.allen_cahn import AllenCahn
 from kanlib.paper.problems.burgers import Burgers
 from kanlib.paper.problems.poisson import Poisson
-from kanlib.splines import bspline, change_of_basis, truncated_power
+from kanlib.splines import bspline, change_of_basis, quadrature, truncated_power
 from kanlib.splines.prolongation import dyadic_prolongation
 from kanlib.training import adaptive
 from kanlib.training.iterations import Iteration
@@ -193,6 +195,10 @@ CALLS = [
         kanlib.Causal,
         {"interval": (0, 1), "coordinate": 0, "slices": 3, "epsilon": 1.0, "least": 0.1},
     ),
+    (penalties.SquaredNorms, {"weight": 1.0, "derivative": 2}),
+    (penalties.Norms, {"weight": 1.0, "derivative": 0}),
+    (penalties.Entropy, {"weight": 1.0, "entropy": 1.0}),
+    (penalties.Penalised, {"objective": MSE, "smooth": penalties.Norms(1.0)}),
     (kanlib.Unknowns, {"k": 1.0, **FACTORY}),
     (ResidualLoss, {"term": Term(lambda u, x: u.value, X), "balance": kanlib.Balance()}),
     (
@@ -280,8 +286,8 @@ CALLS = [
     (spectra.eigenvalue_ratio, {"grid": GRID}),
     (spectra.sign_changes, {"vectors": MATRIX, "tolerance": 1e-12}),
     (spectra.symbol, {"order": 3, "theta": VECTOR}),
-    (relaxation.gram, {"grid": GRID, "derivative": 1}),
-    (relaxation.quadrature, {"grid": GRID, "points": 3}),
+    (quadrature.gram, {"grid": GRID, "derivative": 1}),
+    (quadrature.quadrature, {"grid": GRID, "points": 3}),
     (relaxation.cosine_modes, {"grid": GRID}),
     (relaxation.rate_matrix, {"grid": GRID, "fine": FINE, "derivative": 0, **RATES}),
     (relaxation.spectrum, {"grid": GRID, "derivative": 0, **RATES}),
@@ -297,6 +303,11 @@ CALLS = [
         estimates.estimates,
         {"model": MODEL, "objective": INVERSE, "noisy": ["line"], "level": 0.9},
     ),
+    (
+        smoothing.smoothing_weight,
+        {"model": MODEL, "objective": MSE, "noise": 9.0, "derivative": 2},
+    ),
+    (formula.formula, {"model": MODEL, "x": X, "y": None, "names": ["a", "b"], "output": 0}),
     (importance.importance, {"model": MODEL, "x": X, "measure": "domain"}),
     (
         pruning.prune,
@@ -331,6 +342,7 @@ MODULES = (
     planner,
     refit,
     relaxation,
+    smoothing,
     spectra,
 )
 #: The breakpoints of a finer grid are a grid of that name; a schedule has epochs.

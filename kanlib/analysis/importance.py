@@ -24,11 +24,11 @@ import torch
 from torch import Tensor, nn
 
 from kanlib._checks import check_option, check_tensor, shown
-from kanlib.analysis.relaxation import quadrature
 from kanlib.nn.described import alteration
 from kanlib.nn.networks import KAN
 from kanlib.nn.spline_layer import SplineLayer
 from kanlib.splines.bspline import dense_basis
+from kanlib.splines.quadrature import quadrature
 
 Measure = Literal["data", "domain"]
 #: A standard deviation of outputs, relative to their size, that is nothing but rounding.

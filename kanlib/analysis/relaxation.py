@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,37 +23,7 @@ from kanlib.splines.bspline import dense_basis
 from kanlib.splines.change_of_basis import ChangeOfBasis
 from kanlib.splines.knots import KnotGrid
 from kanlib.splines.prolongation import prolongation
-
-
-def gram(grid: KnotGrid, derivative: int = 0) -> Tensor:
-    """Return the matrix of int b_i b_j over the domain, or of derivatives of the B-splines.
-
-    Args:
-        grid: the knot grid.
-        derivative: which derivative, from 0 to r - 1.
-
-    Returns:
-        Float64 tensor (N, N), N = n + r - 1, exact up to rounding (Gauss quadrature).
-
-    Examples:
-        >>> (gram(KnotGrid.uniform(2, 2)) * 12).round(decimals=9)
-        tensor([[2., 1., 0.],
-                [1., 4., 1.],
-                [0., 1., 2.]], dtype=torch.float64)
-    """
-    check_types(gram, locals())
-    x, weights = quadrature(grid, grid.order)
-    b = dense_basis(x, grid, derivative)
-    return b.T @ (weights[:, None] * b)
-
-
-def quadrature(grid: KnotGrid, points: int) -> tuple[Tensor, Tensor]:
-    """Return Gauss-Legendre points and weights, ``points`` in every interval of the grid."""
-    check_types(quadrature, locals())
-    rule = np.polynomial.legendre.leggauss(as_integer("points", points, minimum=1))
-    nodes, weights = map(torch.from_numpy, rule)  # on [-1, 1]
-    left, half = grid.breakpoints[:-1, None], grid.breakpoints.diff()[:, None] / 2
-    return (left + half * (1 + nodes)).flatten(), (half * weights).flatten()
+from kanlib.splines.quadrature import gram, quadrature
 
 
 def cosine_modes(grid: KnotGrid) -> Tensor:

@@ -256,8 +256,9 @@ class _Search:
         """Return unit q after a layer, or, for a rate, the exponential of rate times it."""
         layer = self.layers[number]
         if isinstance(layer, nn.Linear):
-            terms = [float(w) * s for w, s in zip(layer.weight[q], self.symbols, strict=True)]
-            total = sympy.Add(*terms) + float(layer.bias[q])
+            weight, bias = layer.weight[q].tolist(), layer.bias[q].item()
+            terms = [w * s for w, s in zip(weight, self.symbols, strict=True)]
+            total = sympy.Add(*terms) + bias
             return sympy.exp(rate * total) if rate else total
         if not rate:
             return sympy.Add(*self._terms(number, q, ranks, used, 0.0))

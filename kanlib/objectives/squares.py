@@ -164,7 +164,7 @@ class SumOfSquares(Protocol):
     def __call__(self, model: Any) -> Tensor:
         """Return the loss."""
 
-    def residuals(self) -> Iterable[Residual]:
+    def residuals(self) -> Iterable[Any]:
         """Return the residuals, as they are now: weights and points may change between steps."""
 
 

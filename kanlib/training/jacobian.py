@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from kanlib._checks import Basis, as_integer
 from kanlib.kernels import gram
+from kanlib.objectives.penalties import EdgeRows
 from kanlib.objectives.squares import SumOfSquares
 from kanlib.objectives.unknowns import check_entered
 from kanlib.training.coordinates import Coordinates, Transfer
-from kanlib.training.rows import Run, rows
+from kanlib.training.rows import Run, edge_rows, rows
 
 #: Points whose rows are computed at a time.
 POINTS = 4096
@@ -251,5 +252,10 @@ def blocks(
         )
     points = as_integer("points", points, minimum=1)
     for residual in objective.residuals():
+        if isinstance(residual, EdgeRows):
+            yield from (
+                Block(*edge_rows(residual, *part), residual.name) for part in residual.parts(model)
+            )
+            continue
         for part in residual.blocks(points):
             yield Block(*rows(model, part, coordinates.parameters), residual.name)

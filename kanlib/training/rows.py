@@ -29,6 +29,7 @@ from kanlib.nn.hard_conditions import HardConditions
 from kanlib.nn.jets import Jet, named, propagate
 from kanlib.nn.networks import KAN, MLP
 from kanlib.nn.spline_layer import MODULES, SplineLayer
+from kanlib.objectives.penalties import EdgeRows, points_of
 from kanlib.objectives.squares import Residual, evaluate
 from kanlib.splines import bspline
 from kanlib.splines.knots import extended
@@ -288,6 +289,26 @@ def rows(
     scalars = [p for p in parameters if id(p) not in inside]
     result += _scalar_runs(found, scalars)
     return found.detach().flatten(), result
+
+
+@torch.no_grad()
+def edge_rows(residual: EdgeRows, layer: SplineLayer, p: int) -> tuple[Tensor, list[Run]]:
+    """Return the rows (K Q,) of a penalty on the edges from one input, and their Jacobian.
+
+    At each Gauss point there is a row for each output, and its r nonzeros are every Q-th entry of
+    the run.
+    """
+    found = residual.rows(layer, p).detach()
+    if not layer.weight.requires_grad:
+        return found.flatten(), []
+    index, basis, weights = points_of(layer, p, residual.penalty.derivative)
+    basis = (residual.penalty.weight * weights).sqrt()[:, None] * basis
+    own = torch.eye(layer.out_features, dtype=basis.dtype, device=basis.device)
+    if layer.mask is not None:
+        own = own * layer.mask[:, p]
+    values = torch.einsum("kr,qo->kqro", basis, own)
+    size = layer.weight.shape[-1] * layer.out_features
+    return found.flatten(), [_run(layer.weight, p * size, index * layer.out_features, values, size)]
 
 
 def _scalar_runs(found: Tensor, parameters: list[Tensor]) -> Iterator[Run]:

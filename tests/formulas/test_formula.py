@@ -1,0 +1,222 @@
+"""Formulas of networks: known functions are found again, and constants with honest errors."""
+
+import numpy as np
+import pytest
+import sympy
+import torch
+
+from kanlib import KAN, MLP, GaussNewton, MeanSquaredError, race
+from kanlib.analysis.pruning import prune
+from kanlib.formulas.edges import edges
+from kanlib.formulas.expressions import fit, scaled, simple, simplified
+from kanlib.formulas.formula import formula
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def trained(function, box, widths, noise=0.0, **options):
+    """Return points, values and the best of four networks."""
+    torch.manual_seed(7)
+    low, high = torch.tensor(box).T
+    x = low + (high - low) * torch.rand(250, len(box))
+    y = function(*x.T)[:, None]
+    y = y + noise * y.std() * torch.randn_like(y)
+    deep = {"normalisation": "tanh"} if len(widths) > 2 else {}
+    starts = [
+        KAN(widths, n=4, domain=(-1, 1), input_domain=box, init_scale=0.3, **deep, **options)
+        for _ in range(4)
+    ]
+    run = race(
+        starts,
+        MeanSquaredError(x, y),
+        [12, 12],
+        keep=[1],
+        optimizer=GaussNewton(),
+        progress=False,
+    )
+    return x, y, run.model
+
+
+def product(a, b):
+    return a**2 / b
+
+
+BOX = [(0.5, 2.0), (0.5, 2.0)]
+
+
+@pytest.fixture(scope="module")
+def exact():
+    torch.set_default_dtype(torch.float64)
+    found = trained(product, BOX, [2, 1, 1])
+    torch.set_default_dtype(torch.float32)
+    return found
+
+
+def test_sum_of_functions_is_found():
+    x, y, model = trained(lambda a, b: torch.sin(2 * a) + 3 * torch.exp(-b), BOX, [2, 1])
+    found = formula(model, x, y, names=["a", "b"])
+    a, b = found.symbols
+    assert sympy.simplify(found.expression - (sympy.sin(2 * a) + 3 * sympy.exp(-b))) == 0
+    assert found.error < 1e-10
+    assert found.edges[0, 0, 0].name == "sin"
+
+
+@pytest.mark.parametrize("basis", ["spline", "relu"])
+def test_product_is_found_whatever_the_basis_and_grid(exact, basis):
+    x, y, model = exact
+    for network in (model.to_basis(basis), model.refine().to_basis(basis)):
+        found = formula(network, x, y)
+        first, second = found.symbols
+        assert sympy.simplify(found.expression - first**2 / second) == 0
+        assert not found.constants
+
+
+def test_formula_evaluates_prints_and_becomes_a_function(exact):
+    x, y, model = exact
+    found = formula(model, x, y, names=["m", "v"])
+    torch.testing.assert_close(found(x), y, rtol=1e-10, atol=1e-10)
+    assert found(x.float()).dtype == torch.float32
+    np.testing.assert_allclose(found.lambdify()(3.0, 2.0), 4.5)
+    assert found.latex() == r"\frac{m^{2}}{v}"
+    assert repr(found).startswith("Formula(m**2/v, error=")
+    assert found.network < 1e-2
+
+
+def test_without_targets_the_network_is_what_is_explained(exact):
+    x, _, model = exact
+    found = formula(model, x)
+    assert found.network == 0.0
+    assert found.error < 1e-2
+
+
+def test_float32_network_and_pruned_edges(exact):
+    x, y, model = exact
+    single = KAN(
+        [2, 1, 1], n=8, domain=(-1, 1), input_domain=BOX, normalisation="tanh", dtype=torch.float32
+    )
+    single.load_state_dict(model.state_dict())
+    assert formula(single, x.float(), y.float()).error < 1e-5
+    x, y, model = trained(lambda a, b: torch.exp(-a) + 0 * b, BOX, [2, 1])
+    pruned = prune(model, MeanSquaredError(x, y)).model
+    found = formula(pruned, x, y)
+    assert str(found.expression) == "exp(-x1)"
+    assert [*found.edges] == [(0, 0, 0)]
+
+
+def test_affine_first_layers_and_outputs_are_followed():
+    torch.manual_seed(2)
+    box = [(0.0, 1.0), (0.0, 2.0)]
+    model = KAN([2, 2, 2], n=3, first="affine", input_domain=box)
+    with torch.no_grad():
+        for layer in model.spline_layers:
+            grid = layer.grid.knots[1:-1].unfold(0, 3, 1).mean(-1)  # straight lines
+            layer.weight.copy_(torch.tensor([1.0, -2.0])[:, None, None] * grid)
+    x = torch.rand(50, 2) * torch.tensor([1.0, 2.0])
+    for output in (0, 1):
+        found = formula(model, x, output=output)
+        torch.testing.assert_close(found(x), model(x)[:, output, None].detach())
+        assert sympy.Poly(found.expression, *found.symbols).total_degree() == 1
+
+
+@pytest.mark.parametrize("normalisation", [None, "tanh", "sigmoid"])
+def test_edges_are_the_functions_of_what_enters_the_maps_before_them(normalisation):
+    torch.manual_seed(3)
+    box = [(1.0, 3.0), (0.0, 2.0)]
+    model = KAN([2, 2, 1], n=3, init_scale=2.0, input_domain=box, normalisation=normalisation)
+    x = torch.rand(80, 2) * 2 + torch.tensor([1.0, 0.0])
+    first, second = edges(model, x)
+    with torch.no_grad():
+        entered, layers = x, [*model.layers]
+        for found in (first, second):
+            while not hasattr(layers[0], "grids"):
+                layers.pop(0)
+            layer = layers.pop(0)
+            before = model.layers[[*model.layers].index(layer) - 1]
+            mapped = before if not hasattr(before, "grids") else torch.nn.Identity()
+            for p in range(2):
+                edge = found[0][p]
+                low, high = float(entered[:, p].min()), float(entered[:, p].max())
+                assert low <= edge.x.min() < edge.x.max() <= high
+                assert edge.weights.sum() == pytest.approx(1.0)
+                points = torch.from_numpy(edge.x)[:, None].repeat(1, 2)
+                points[:, 1 - p] = entered[0, 1 - p]
+                alone = layer.masked(torch.arange(2).expand(len(found), 2) == p)
+                expected = alone(mapped(points))[:, 0].numpy()
+                np.testing.assert_allclose(edge.y, expected, atol=1e-12)
+            entered = layer(mapped(entered))
+
+
+def test_noise_gives_constants_with_errors_that_hold_the_truth():
+    """Over many draws of noise, the truth is within two errors about as often as it should be."""
+    a, b = sympy.symbols("a b")
+    rng = np.random.default_rng(0)
+    x = rng.random((200, 2))
+    y = 2.3 * np.exp(-1.7 * x[:, 0]) + 0.6 * x[:, 1]
+    start = sympy.Float(2.0) * sympy.exp(-sympy.Float(1.5) * a) + sympy.Float(0.5) * b
+    inside = []
+    for _ in range(60):
+        found = fit(start, (a, b), x, y + 0.05 * rng.standard_normal(200))
+        truth = {2.3, -1.7, 0.6}
+        for value, error in zip(found.values, found.errors, strict=True):
+            nearest = min(truth, key=lambda t: abs(t - value))
+            inside.append(abs(value - nearest) < 2 * error)
+    assert 0.90 < np.mean(inside) < 0.99
+
+
+def test_errors_are_those_of_the_normal_equations():
+    a = sympy.Symbol("a")
+    rng = np.random.default_rng(1)
+    x = rng.random((40, 1))
+    y = 1.5 * x[:, 0] + 0.7 + 0.1 * rng.standard_normal(40)
+    found = fit(sympy.Float(1.0) * a + sympy.Float(0.1), (a,), x, y)
+    order = ["a" in str(sympy.diff(found.template, c)) for c in found.constants]
+    _, covariance = np.polyfit(x[:, 0], y, 1, cov=True)
+    slope, constant = (found.errors[order.index(each)] for each in (True, False))
+    np.testing.assert_allclose([slope, constant], np.sqrt(np.diag(covariance)), rtol=1e-6)
+
+
+def test_constants_that_data_do_not_tell_apart_have_no_error():
+    a = sympy.Symbol("a", positive=True)
+    x = np.linspace(1, 2, 30)[:, None]
+    c, d, e = (sympy.Float(v) for v in (1.1, 1.2, 1.3))
+    template = c * (d * a + e) ** 2
+    found = fit(template, (a,), x, (x[:, 0] + 1) ** 2 + 0.01 * np.sin(50 * x[:, 0]))
+    assert np.isinf(found.errors).all()
+
+
+def test_simple_numbers_go_in_only_where_data_allow_it():
+    a = sympy.Symbol("a", positive=True)
+    rng = np.random.default_rng(2)
+    x = 1 + rng.random((300, 1))
+    start = sympy.Float(1.05) * a ** sympy.Float(1.9)
+    y = x[:, 0] ** 2
+    assert simplified(fit(start, (a,), x, y), (a,), x, y).expression == a**2
+    noisy = y + 0.02 * rng.standard_normal(300)
+    assert simplified(fit(start, (a,), x, noisy), (a,), x, noisy).expression == a**2
+    y = 1.03 * x[:, 0] ** 2.04
+    found = simplified(fit(start, (a,), x, y), (a,), x, y)
+    np.testing.assert_allclose(sorted(found.values), [1.03, 2.04], rtol=1e-8)
+
+
+def test_simple_numbers_and_scaled_sums():
+    assert simple(0.4998, 1e-3) == sympy.Rational(1, 2)
+    assert simple(1.9999, 1e-3) == 2
+    assert simple(0.4, 1e-3) is None
+    a, b = sympy.symbols("a b")
+    factor, rest = scaled(-2.0 * a + 3.0 * b, signed=False)
+    assert sympy.expand(factor * rest - (3.0 * b - 2.0 * a)) == 0
+    assert factor > 0
+
+
+def test_formula_refuses_what_does_not_fit():
+    x, model = torch.rand(20, 2), KAN([2, 1], n=3)
+    with pytest.raises(TypeError, match="model must be a KAN"):
+        formula(MLP([2, 1]), x)
+    with pytest.raises(ValueError, match="names must hold 2 different names"):
+        formula(model, x, names=["a", "a"])
+    with pytest.raises(ValueError, match="output must be at most 0"):
+        formula(model, x, output=1)
+    with pytest.raises(ValueError, match="y must be finite and have the shape"):
+        formula(model, x, x)
+    with pytest.raises(TypeError, match=r"functions must hold functions of kanlib\.formulas"):
+        formula(model, x, functions=["sin"])
