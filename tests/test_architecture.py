@@ -25,7 +25,8 @@ ROOMS = {
     " jacobian balance runs gauss_newton quasi_newton stagnation schedule schedulers options"
     " snapshot trainer optimizer_state multilevel race slabs",
     "domains": "shapes polygons",
-    "analysis": "relaxation spectra ntk conditioning cost planner estimates importance pruning",
+    "analysis": "relaxation spectra ntk conditioning cost planner estimates smoothing"
+    " importance pruning",
     "viz": "colors drawings histories solutions",
     "formulas": "library edges expressions formula",
     "paper": "problems refit decoding records comparison experiments runner",

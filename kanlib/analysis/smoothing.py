@@ -61,6 +61,8 @@ def smoothing_weight(
         >>> 0 < smoothing_weight(KAN([1, 1], n=30, dtype=torch.float64), data) < 1
         True
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a network, got {shown(model)}")
     derivative = as_integer("derivative", derivative, 0)
     if noise is not None:
         noise = as_number("noise", noise, above=0.0)

@@ -25,6 +25,8 @@ NEAR = 1e-4
 ERRORS = 4.0
 #: The largest distance between the two.
 LARGEST = 0.1
+#: How many times as long an expression may become by being multiplied out.
+LONGER = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,9 +56,10 @@ class Fitted:
 
 
 def tidy(expression: sympy.Expr) -> sympy.Expr:
-    """Return an expression with powers and exponentials of sums multiplied out where that helps."""
-    found = sympy.powsimp(sympy.expand_power_exp(expression), combine="base")
-    return sympy.expand_mul(found) if found.is_Add else found
+    """Return an expression with exponentials joined, and multiplied out if it stays short."""
+    found = sympy.powsimp(sympy.expand_power_exp(expression), combine="all")
+    expanded = sympy.expand_mul(found) if found.is_Add else found
+    return expanded if expanded.count_ops() <= LONGER * found.count_ops() else found
 
 
 def scaled(expression: sympy.Expr, signed: bool) -> tuple[sympy.Expr, sympy.Expr]:

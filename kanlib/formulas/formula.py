@@ -2,7 +2,8 @@
 
 Each edge is fitted by a function of the library, and the functions are put together as the network
 puts together its edges. Where a unit leads to a single exponential, the exponential of a sum of
-edges is a product of exponentials of edges, and these are fitted instead: most laws are products.
+edges is a product of exponentials of edges, and these are fitted instead if they fit better: most
+laws are products.
 The constants of the whole are then fitted to all data, and simple numbers put in where the data
 allow it. Where the first choice of functions does not reach the accuracy of the network, the second
 and third best of an edge are tried, one edge at a time.
@@ -32,8 +33,10 @@ from kanlib.nn.networks import KAN
 AS_GOOD = 1.1
 #: Errors of edges below this, in units of their standard deviation, count as equal.
 ACCURACY = 1e-4
-#: Constants closer to a whole number of arguments are not written with more digits than this.
+#: Digits of constants in print.
 DIGITS = 4
+#: The largest logarithm of a factor.
+LARGEST = 300.0
 
 
 class Constant(NamedTuple):
@@ -263,7 +266,7 @@ class _Search:
         if not rate:
             return sympy.Add(*self._terms(number, q, ranks, used, 0.0))
         row = [edge for edge in layer[q] if edge is not None]
-        size = math.exp(rate * sum(float(edge.weights @ edge.y) for edge in row))
+        size = _exp(rate * sum(float(edge.weights @ edge.y) for edge in row))
         return size * sympy.Mul(*self._terms(number, q, ranks, used, rate))
 
     def _terms(
@@ -280,9 +283,9 @@ class _Search:
             found = self.fits(key)[ranks.get(key, 0)]
             if found.function is None and not found.c:
                 terms.append(sympy.Float(found.d))
-            elif found.name == "exp" and number and self._leads_here_only(number, p):
+            elif found.name == "exp" and number and self._is_product(number, p, found.a):
                 inner = self._expression(number - 1, p, ranks, used, found.a)
-                terms.append(found.c * math.exp(found.b) * inner + found.d)
+                terms.append(found.c * _exp(found.b) * inner + found.d)
             else:
                 inner = self.symbols[p]
                 if number:
@@ -290,12 +293,28 @@ class _Search:
                 terms.append(_applied(found, inner))
         return terms
 
-    def _leads_here_only(self, number: int, p: int) -> bool:
-        """Return whether an input of a layer has one edge, and is itself a sum of splines."""
-        layer = self.layers[number]
-        if not isinstance(layer, list) or isinstance(self.layers[number - 1], nn.Linear):
+    def _is_product(self, number: int, p: int, rate: float) -> bool:
+        """Return whether the exponential of a unit is rather a product than that of a sum.
+
+        That takes a unit of splines with a single edge onwards, and factors that the library fits
+        better than it fits the terms of the sum.
+        """
+        layer, before = self.layers[number], self.layers[number - 1]
+        if isinstance(layer, nn.Linear) or isinstance(before, nn.Linear):
             return False
-        return sum(row[p] is not None for row in layer) == 1
+        if sum(row[p] is not None for row in layer) > 1:
+            return False
+        inputs = [i for i, edge in enumerate(before[p]) if edge is not None]
+        product, total = (
+            sum(score(self.fits((number - 1, i, p, r))[0], self.accuracy) for i in inputs)
+            for r in (rate, 0.0)
+        )
+        return product <= total
+
+
+def _exp(value: float) -> float:
+    """Return the exponential of a number, within what other numbers can be multiplied with."""
+    return math.exp(min(max(value, -LARGEST), LARGEST))
 
 
 def _applied(found: Fit, inner: Any) -> Any:
@@ -312,7 +331,11 @@ def _applied(found: Fit, inner: Any) -> Any:
         d += c * math.log(float(factor))
     elif name == "exp":
         constant, rest = argument.as_coeff_Add()
-        c, argument = c * math.exp(float(constant)), rest
+        c, argument = c * _exp(float(constant)), rest
+    elif name == "sin":  # of a phase between -pi / 2 and pi / 2
+        constant, rest = argument.as_coeff_Add()
+        half_turns = round(float(constant) / math.pi)
+        c, argument = c * (-1) ** half_turns, rest + float(constant) - half_turns * math.pi
     return c * found.function.symbolic(argument) + d
 
 

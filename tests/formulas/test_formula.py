@@ -61,6 +61,14 @@ def test_sum_of_functions_is_found():
     assert found.edges[0, 0, 0].name == "sin"
 
 
+def test_exponential_of_a_sum_is_no_product():
+    x, y, model = trained(lambda a, b: torch.exp(torch.sin(3 * a) + b**2), BOX, [2, 1, 1])
+    found = formula(model, x, y, names=["a", "b"])
+    a, b = found.symbols
+    truth = sympy.exp(sympy.sin(3 * a) + b**2)
+    assert sympy.simplify(sympy.expand_power_exp(found.expression) / truth) == 1
+
+
 @pytest.mark.parametrize("basis", ["spline", "relu"])
 def test_product_is_found_whatever_the_basis_and_grid(exact, basis):
     x, y, model = exact
