@@ -6,7 +6,8 @@ nothing but the inputs and outputs goes through memory. "triton" is the same for
 Triton comes with PyTorch's builds for them on Linux. Both are registered as the operators
 ``kanlib::splines`` and ``kanlib::splines_backward``: autograd, vmap and torch.compile see an
 ordinary operator. Second derivatives of its gradients go through the reference, and so do
-transformations of torch.func other than vmap.
+transformations of torch.func other than vmap. So does torch.export, whose programs hold plain
+operators of PyTorch, and run where kanlib is not.
 
 Layers compute in the dtype of their weights, and in float32 where that is half precision or
 torch.autocast lowers it. The fused kernels never use TF32. In the reference,
@@ -208,7 +209,7 @@ def _fits(z: Tensor, order: int) -> bool:
     """Return whether a fused kernel is to be used; if one could be and is not, the log says why."""
     device, known = z.device.type, z.dtype in DTYPES
     low = order <= ORDERS.get(device, 0)
-    if _choice.name not in CHOICES.get(device, ()):
+    if _choice.name not in CHOICES.get(device, ()) or torch.compiler.is_exporting():
         return False
     if not _usable(device, z.dtype if known else torch.float32):
         return False

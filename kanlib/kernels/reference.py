@@ -148,6 +148,6 @@ def power_jets(
     found = [bspline.local_powers(z[0], breakpoints, order, j, extension) for j in range(1 + top)]
     powers = [values for _, values in found]
 
-    channels = [powers[0], *(powers[1] * each for each in x[1 : 1 + directions])]
+    channels = [powers[0], *(powers[1] * x[1 + a] for a in range(directions))]
     channels += [total(terms, powers, x) for terms in products(directions, tuple(higher))]
     return found[0][0], torch.stack(channels)

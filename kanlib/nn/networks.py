@@ -167,8 +167,8 @@ class KAN(nn.Module):
 
     @property
     def spline_layers(self) -> Iterator[SplineLayer]:
-        """The spline layers, from input to output."""
-        return (layer for layer in self.layers if isinstance(layer, SplineLayer))
+        """The spline layers, from input to output, those within other modules included."""
+        return (part for part in self.layers.modules() if isinstance(part, SplineLayer))
 
     @property
     def entering(self) -> list[int]:

@@ -1,0 +1,1 @@
+"""Networks of other libraries in, and kanlib's out (``pip install kanlib[interop]``)."""
