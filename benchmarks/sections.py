@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from benchmarks import peers
 from benchmarks.measuring import Effort, compare, peak_memory, share
 from benchmarks.networks import (
+    DOMAIN,
     WORKLOADS,
     Step,
     dense,
@@ -34,12 +35,15 @@ from kanlib import KAN, MLP
 from kanlib.analysis.planner import Layer
 from kanlib.nn.ensemble import Ensemble
 from kanlib.objectives.mean_squared_error import MeanSquaredError
+from kanlib.objectives.residuals import ResidualLoss
 from kanlib.paper.experiments import EXPERIMENTS, pdes
 from kanlib.paper.problems.allen_cahn import AllenCahn
 from kanlib.paper.problems.burgers import Burgers
 from kanlib.paper.problems.poisson import Poisson
 from kanlib.paper.problems.regression import regression
 from kanlib.paper.refit import refit_on_samples
+from kanlib.training.coordinates import Coordinates
+from kanlib.training.jacobian import POINTS, Jacobian, blocks, jacobian, normal_equations
 
 Form = Callable[[KAN], nn.Module]
 Builders = dict[str, Callable[[], Step]]
@@ -417,7 +421,48 @@ def _descent(model: KAN, loss: Callable[[KAN], Tensor]) -> object:
     return value.detach()
 
 
-SINGLE = ("compiled", "growth_r", "memory", "crossover", "pinn_growth", "refine", "experiments")
+def second_order(effort: Effort) -> Iterator[Measurement]:
+    """The parts of a step of Gauss-Newton, without its solve: 40 edges, 4500 points inside.
+
+    "rows" are the nonzeros of the Jacobian, "Gram" its Gram matrix and right-hand side from them,
+    and "step" both, with no more rows in memory than those of 4096 points.
+    """
+    loss = Burgers(max(2, 150 // effort.shrink), 30).loss()
+    grams: Builders = {}
+    for n in (8, 32, 128):
+        torch.manual_seed(0)
+        model = KAN([2, 5, 5, 1], n=n, r=6, domain=DOMAIN, dtype=torch.float64)
+        coordinates, found = Coordinates(model, loss), jacobian(model, loss)
+        gram = partial(_gram, found)
+        grams[f"n = {n}"] = partial(partial, gram)
+        builders: Builders = {
+            "gradient": partial(partial, partial(_descent, model, loss)),
+            "rows": partial(partial, partial(_rows, model, loss, coordinates)),
+            "step": partial(partial, partial(normal_equations, model, loss, coordinates)),
+        }
+        yield measurement({"part": "step", "n": n}, builders, "gradient", effort)
+        if n > 32:  # the dense product takes half a minute there
+            continue
+        matrix = found.dense()
+        torch.testing.assert_close(found.gram(), matrix.T @ matrix)
+        builders = {
+            "Gram": partial(partial, gram),
+            "dense product": partial(partial, partial(torch.mm, matrix.T, matrix)),
+        }
+        yield measurement({"part": "product", "n": n}, builders, "Gram", effort)
+    yield measurement({"part": "growth"}, grams, "n = 8", effort)
+
+
+def _rows(model: KAN, loss: ResidualLoss, coordinates: Coordinates) -> object:
+    return [*blocks(model, loss, coordinates, POINTS)]
+
+
+def _gram(found: Jacobian) -> object:
+    return found.gram(), found.gradient()
+
+
+SINGLE = ("compiled", "growth_r", "memory", "crossover", "pinn_growth", "refine", "experiments",
+          "second_order")  # fmt: skip
 """Sections that are measured on one thread only."""
 SECTIONS: dict[str, Callable[[Effort], Iterator[Measurement]]] = {
     "training": training,
@@ -432,4 +477,5 @@ SECTIONS: dict[str, Callable[[Effort], Iterator[Measurement]]] = {
     "refine": refine,
     "limits": limits,
     "experiments": experiments,
+    "second_order": second_order,
 }

@@ -60,6 +60,14 @@ TARGETS = [
     Target("seeds", "five networks at once / one", "≤", 2, "seeds", "five at once"),
     Target("refine", "refine four layers of 64, 20 → 40, seconds", "≤", 0.1,
            "refine", "kanlib", {"widths": "[64,64,64,64,64]"}, figure="seconds"),
+    Target("jacobian", "Gauss–Newton, 40 edges, 4500 points: rows / gradient", "≤", 3,
+           "second_order", "rows", {"part": "step"}),
+    Target("gram-growth", "the same, Gram and right-hand side: n = 128 / n = 8", "≤", 1.3,
+           "second_order", "n = 128", {"part": "growth"}),
+    Target("gram-dense", "the same, n = 32: dense product / Gram and right-hand side", "≥", 5,
+           "second_order", "dense product", {"part": "product", "n": 32}),
+    Target("gauss-newton-step", "the same, n = 32: a step without its solve, seconds", "≤", 0.25,
+           "second_order", "step", {"part": "step", "n": 32}, figure="seconds"),
 ]  # fmt: skip
 
 

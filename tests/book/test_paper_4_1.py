@@ -69,7 +69,7 @@ def test_fine_gradient_restricts_to_the_coarse_gradient(order, basis):
 @pytest.mark.parametrize("order", ORDERS)
 def test_coarse_least_squares_is_fine_least_squares_over_the_range_of_p(order):
     B, B_fine, P, y = least_squares(order)
-    coarse = B @ np.linalg.lstsq(B, y)[0]
+    coarse = B @ np.linalg.lstsq(B, y, rcond=None)[0]
     Q, _ = np.linalg.qr(P)  # v = Q c runs through range(P)
     L, f = B_fine.T @ B_fine, B_fine.T @ y
     restricted = B_fine @ (Q @ np.linalg.solve(Q.T @ L @ Q, Q.T @ f))

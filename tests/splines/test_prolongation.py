@@ -27,7 +27,7 @@ def collocation_oracle(coarse, fine):
         scipy.interpolate.BSpline(grid.knots.numpy(), np.eye(grid.num_basis), grid.order - 1)(x)
         for grid in (fine, coarse)
     ]
-    return np.linalg.lstsq(*matrices)[0]
+    return np.linalg.lstsq(*matrices, rcond=None)[0]
 
 
 def intervals(grid):

@@ -76,6 +76,17 @@ class BaselineCase(SecondOrderCase):
     optimizer: str = ""
 
 
+@dataclass(frozen=True)
+class FreeCase(SecondOrderCase):
+    """On the last level the knots of each input train, too.
+
+    Attributes:
+        floor: their least spacing, relative to the mean.
+    """
+
+    floor: float = 0.02
+
+
 #: Optimizers by name. An epoch is one step of Adam, and 20 iterations of each of the others.
 BASELINES: dict[str, OptimizerFactory] = {
     "adam": partial(torch.optim.Adam, lr=1e-2),
@@ -329,6 +340,15 @@ def _cases() -> dict[str, SecondOrderCase]:
             "regression", {**table_2, "n": n, "prolonged_from": 5}, steps, points, starts=32,
             keep=(8, 4, 2), start_level=3,
         ),
+        "regression-race-free": FreeCase(
+            "Table 2's own network, n = 5 to 40, a race of 32 starts, free knots on the last level",
+            "regression", {**table_2, "n": 5}, (40, 40, 40, 80), points, starts=32, keep=(8, 4, 2),
+        ),
+        "regression-race-80": SecondOrderCase(
+            "Table 2's own network, n = 5 to 80, a race of 32 starts",
+            "regression", {**table_2, "n": 5}, (*steps, 40), (*points, 5000), starts=32,
+            keep=(8, 4, 2, 2),
+        ),
     }  # fmt: skip
     cases |= _pde_cases(
         "poisson",
@@ -382,6 +402,13 @@ def _optimizer(case: SecondOrderCase) -> OptimizerFactory:
     return GaussNewton(**case.gauss_newton)
 
 
+def _refined(case: SecondOrderCase, model: KAN) -> KAN:
+    """Refine a network, and free its knots if this is the last level and the case says so."""
+    fine = model.refine()
+    last = case.network["n"] << len(case.epochs) - 1
+    return fine.free(floor=case.floor) if isinstance(case, FreeCase) and fine.n == last else fine
+
+
 def execute(
     case: SecondOrderCase,
     seed: int,
@@ -431,7 +458,7 @@ def execute(
         epochs,
         keep=keep,
         validate=problem.validate,
-        refine=None if case.mlp or case.start_level else KAN.refine,
+        refine=None if case.mlp or case.start_level else partial(_refined, case),
         work=lambda model: first * getattr(model, "n", 1),
         checkpoint=folder,
         resume=resume,
