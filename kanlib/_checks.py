@@ -38,7 +38,7 @@ def as_integer(
 ) -> int:
     """Return ``value`` (of Python or NumPy) as an int from ``minimum`` to ``maximum``, or raise."""
     try:
-        number = None if isinstance(value, bool | Tensor) else operator.index(value)
+        number = None if isinstance(value, (bool, Tensor)) else operator.index(value)
     except TypeError:
         number = None
     if number is None:
@@ -57,7 +57,7 @@ def as_number(
     """Return ``value`` (of Python or NumPy) as a finite float within the bounds, or raise."""
     error: type[Exception] = ValueError
     try:
-        if isinstance(value, bool | str | bytes):
+        if isinstance(value, (bool, str, bytes)):
             raise TypeError
         number = float(value)
         if math.isfinite(number) and number >= minimum and number > above:
@@ -212,7 +212,7 @@ def _check_items(name: str, value: Any, kind: Any, inner: tuple[Any, ...]) -> No
 
 def check_derivative(derivative: int, order: int) -> None:
     """Raise ValueError unless 0 <= derivative <= order - 1."""
-    if isinstance(derivative, bool | float | Tensor) or derivative not in range(order):
+    if isinstance(derivative, (bool, float, Tensor)) or derivative not in range(order):
         raise ValueError(
             f"derivative must be from 0 to r - 1 = {order - 1} for order r = {order}, "
             f"got {shown(derivative)}; raise the order to differentiate more often"

@@ -140,7 +140,7 @@ def _forward(
     x += s * CHANNELS * step + i
     rows += s * inputs * size * outputs + q[None, :]
     total = tl.zeros((C, B, Q), y.dtype.element_ty)
-    for _ in range(inputs):
+    for _input in range(inputs):
         m, v, scale, distance = _place(tl.load(x, known, 0.0), t, n, SEARCH)
         own = tl.load(x[None, :] + j * step, valid, 0.0)
         product = _product(x[None, :], j, step, valid, FIRST, CHANNELS, PAIRS)
@@ -335,7 +335,7 @@ def _arguments(
         "FIRST": channels - len(higher),
         "CHANNELS": channels,
         "PAIRS": tuple(direction for pair in higher for direction in pair),
-        "ORDER": splines.order,
+        "ORDER": splines.order(),
         "STRIDE": splines.stride,
         "SEARCH": 0 if splines.uniform else (n - 1).bit_length(),
         "PIECEWISE": table.shape[2] > 1,

@@ -49,7 +49,6 @@ class Splines(NamedTuple):
     uniform: bool = False
     extension: Extension = "linear"
 
-    @property
     def order(self) -> int:
         """Order r, the number of functions that do not vanish on an interval."""
         if self.table is not None:
@@ -59,14 +58,14 @@ class Splines(NamedTuple):
     @property
     def stride(self) -> int:
         """How many weights the first function of the next interval is away."""
-        return self.order if self.table is None else 1
+        return self.order() if self.table is None else 1
 
     @property
     def functions(self) -> Tensor:
         """What the weights multiply, the pieces of B-splines or powers alone."""
         if self.table is not None:
             return self.table
-        powers = torch.eye(self.order, dtype=self.weight.dtype, device=self.weight.device)
+        powers = torch.eye(self.order(), dtype=self.weight.dtype, device=self.weight.device)
         return powers[(None,) * (self.breakpoints.ndim - 1) + (None,)]
 
     def mapped(self, function: Callable[[Tensor], Tensor]) -> Splines:
@@ -104,7 +103,7 @@ def evaluate(z: Tensor, splines: Splines, higher: Higher = ()) -> Tensor:
         inputs = range(len(breakpoints))
         terms = [evaluate(z[..., p, None], splines.of_input(p), higher) for p in inputs]
         return torch.stack(terms).sum(0)
-    r = splines.order
+    r = splines.order()
     index, powers = power_jets(z, breakpoints[0], r, higher, extension)
     outputs, size = len(weight), weight.shape[-1]
     if table is not None and len(z) * size <= r * outputs:

@@ -1578,6 +1578,8 @@ def test_progress_bar_closes_when_the_objective_fails(monkeypatch):
 
 
 def test_progress_in_notebooks_needs_no_widgets_and_uses_them():
+    pytest.importorskip("IPython")
+    pytest.importorskip("ipywidgets")
     script = """
         import sys, types, warnings
         import IPython
