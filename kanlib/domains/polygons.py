@@ -48,8 +48,11 @@ class Polygon(Domain):
             )
         self.shape = shapely.orient_polygons(shape)  # the inside is on the left of each side
         corners = [np.asarray(ring.coords) for ring in (self.shape.exterior, *self.shape.interiors)]
-        self._start = torch.from_numpy(np.concatenate([ring[:-1] for ring in corners]))
-        self._side = torch.from_numpy(np.concatenate([np.diff(ring, axis=0) for ring in corners]))
+        start = torch.from_numpy(np.concatenate([ring[:-1] for ring in corners]))
+        side = torch.from_numpy(np.concatenate([np.diff(ring, axis=0) for ring in corners]))
+        long = side.norm(dim=1) > 0  # a corner may be given twice
+        self._start, self._side = start[long], side[long]
+        self.size = float(start.abs().max())
         pieces = shapely.get_parts(shapely.constrained_delaunay_triangles(self.shape))
         triangles = [np.asarray(piece.exterior.coords)[:3] for piece in pieces]
         self._triangles = torch.from_numpy(np.stack(triangles))  # (K, 3, 2)
@@ -62,8 +65,7 @@ class Polygon(Domain):
         """Return whether points lie in the polygon, see :meth:`Domain.contains`."""
         at = self._checked(x).detach().cpu().double().numpy()
         inside = shapely.intersects_xy(self.shape, at[:, 0], at[:, 1])
-        near = self.distance(x) <= 64 * torch.finfo(x.dtype).eps * self._start.abs().max().to(x)
-        return torch.from_numpy(inside).to(x.device) | near
+        return torch.from_numpy(inside).to(x.device) | (self.distance(x) <= self._rounding(x))
 
     def _nearest(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the distance (N,) of points from the nearest side, and its number (N,)."""

@@ -32,6 +32,8 @@ from kanlib._checks import as_integer, as_interval, as_number, check_option, che
 KINDS = ("uniform", "sobol", "latin")
 #: At most this many candidates are drawn for a point that is wanted.
 CANDIDATES = 2**12
+#: How far beside a boundary one looks which side of it a difference has, relative to its size.
+BESIDE = 1e-7
 
 
 class Domain(ABC):
@@ -39,9 +41,11 @@ class Domain(ABC):
 
     Attributes:
         dimension: the number P of coordinates.
+        size: the largest coordinate of its points, for tolerances.
     """
 
     dimension: int
+    size: float
 
     @abstractmethod
     def contains(self, x: Tensor) -> Tensor:
@@ -101,6 +105,10 @@ class Domain(ABC):
 
     def __sub__(self, other: Domain) -> Difference:
         return Difference(self, other)
+
+    def _rounding(self, x: Tensor) -> float:
+        """Return how far rounding may take points from where they are meant to be."""
+        return 64 * torch.finfo(x.dtype).eps * self.size
 
     def _checked(self, x: Tensor) -> Tensor:
         """Return points if they are (N, P)."""
@@ -195,6 +203,7 @@ class Box(Domain):
         self.intervals, self.dimension = ends, len(ends)
         self._low, high = torch.tensor(ends, dtype=torch.float64, device="cpu").T
         self._width = high - self._low
+        self.size = max(abs(end) for pair in ends for end in pair)
 
     def __repr__(self) -> str:
         return f"Box({self.intervals})"
@@ -206,7 +215,7 @@ class Box(Domain):
 
     def contains(self, x: Tensor) -> Tensor:
         """Return whether points lie in the box, see :meth:`Domain.contains`."""
-        return (self._gaps(self._checked(x)) >= 0).all(dim=1)
+        return (self._gaps(self._checked(x)) >= -self._rounding(x)).all(dim=1)
 
     def distance(self, x: Tensor) -> Tensor:
         """Return distances from the boundary, see :meth:`Domain.distance`."""
@@ -216,7 +225,7 @@ class Box(Domain):
 
     def normal(self, x: Tensor) -> Tensor:
         """Return outward normals, see :meth:`Domain.normal`."""
-        side = self._gaps(self._checked(x)).abs().argmin(dim=1)
+        side = self._gaps(self._checked(x)).argmin(dim=1)  # outside, the one most violated
         normal = torch.zeros_like(x)
         sign = torch.where(side < self.dimension, -1.0, 1.0).to(x)
         return normal.scatter(1, side[:, None] % self.dimension, sign[:, None])
@@ -267,6 +276,7 @@ class Disc(Domain):
             raise ValueError(f"centre must be two numbers, got {shown(centre)}")
         self.centre = tuple(as_number("centre", each) for each in centre)
         self.radius = as_number("radius", radius, above=0)
+        self.size = max(map(abs, self.centre)) + self.radius
         self._centre = torch.tensor(self.centre, dtype=torch.float64, device="cpu")
 
     def __repr__(self) -> str:
@@ -277,7 +287,7 @@ class Disc(Domain):
 
     def contains(self, x: Tensor) -> Tensor:
         """Return whether points lie in the disc, see :meth:`Domain.contains`."""
-        return self._radius(x) <= self.radius
+        return self._radius(x) <= self.radius + self._rounding(x)
 
     def distance(self, x: Tensor) -> Tensor:
         """Return distances from the circle, see :meth:`Domain.distance`."""
@@ -334,18 +344,20 @@ class Difference(Domain):
                 f"base and hole must have the same dimension, got {base.dimension} and "
                 f"{hole.dimension}"
             )
-        self.base, self.hole, self.dimension = base, hole, base.dimension
+        self.base, self.hole, self.dimension, self.size = base, hole, base.dimension, base.size
 
     def __repr__(self) -> str:
         return f"{self.base!r} - {self.hole!r}"
 
     def contains(self, x: Tensor) -> Tensor:
         """Return whether points lie in the difference, see :meth:`Domain.contains`."""
-        return self.base.contains(x) & ~self._hollow(x)
+        away = self.hole.contains(x)
+        rim = away & (self.hole.distance(x) <= self.hole._rounding(x))
+        return self.base.contains(x) & (~away | rim & self._beyond(x))
 
-    def _hollow(self, x: Tensor) -> Tensor:
-        """Return whether points lie in the hole and not on its boundary, up to rounding."""
-        return self.hole.contains(x) & (self.hole.distance(x) > 64 * torch.finfo(x.dtype).eps)
+    def _beyond(self, x: Tensor) -> Tensor:
+        """Return whether the domain is beside points of the boundary of the hole."""
+        return self.base.contains(x + BESIDE * self.size * self.hole.normal(x))
 
     def distance(self, x: Tensor) -> Tensor:
         """Return distances from the nearer boundary, see :meth:`Domain.distance`.
@@ -368,7 +380,7 @@ class Difference(Domain):
     def fill(self, unit: Tensor) -> Tensor:
         """Return points of the difference, see :meth:`Domain.fill`."""
         found = self.base.fill(unit)
-        return found.where(~self._hollow(found)[:, None], math.nan)
+        return found.where(self.contains(found)[:, None], math.nan)
 
     def trace(self, unit: Tensor) -> Tensor:
         """Return points of what is left of the boundaries, see :meth:`Domain.trace`."""
@@ -376,6 +388,7 @@ class Difference(Domain):
         number, rest = self._part(unit[:, 0], sizes)
         own = torch.cat([rest[:, None], unit[:, 1:]], dim=1)
         outer, inner = self.base.trace(own), self.hole.trace(own)
-        outer = outer.where(~self._hollow(outer)[:, None], math.nan)
-        inner = inner.where(self.base.contains(inner)[:, None], math.nan)
+        within = outer - BESIDE * self.size * self.base.normal(outer)
+        outer = outer.where(~self.hole.contains(within)[:, None], math.nan)
+        inner = inner.where(self._beyond(inner)[:, None], math.nan)
         return torch.where(number[:, None] == 0, outer, inner)

@@ -93,8 +93,19 @@ class Interface:
         return field, pull(torch.ones_like(field))[0]
 
     def normal(self, x: Tensor) -> Tensor:
-        """Return the unit normals (N, P), from the inner to the outer side."""
-        return torch.nn.functional.normalize(self._slope(x)[1], dim=1)
+        """Return the unit normals (N, P), from the inner to the outer side.
+
+        Raises:
+            ValueError: if the gradient of phi vanishes at a point.
+        """
+        slope = self._slope(x)[1]
+        length = slope.norm(dim=1, keepdim=True)
+        if not (length > 0).all():
+            raise ValueError(
+                f"phi must have a gradient at the interface, got none at {int((length <= 0).sum())}"
+                f" of {len(x)} points: take phi whose zeros are simple, and points on it"
+            )
+        return slope / length
 
     def project(self, x: Tensor, steps: int = 20) -> Tensor:
         """Return points (N, P) of the interface, near points of any place.

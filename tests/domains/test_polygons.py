@@ -83,3 +83,10 @@ def test_difference_with_a_disc():
 def test_bad_polygons(arguments, words):
     with pytest.raises(ValueError, match=words):
         Polygon(*arguments)
+
+
+def test_a_corner_may_be_given_twice():
+    once, twice = Polygon([(0, 0), (1, 0), (0, 1)]), Polygon([(0, 0), (0, 0), (1, 0), (0, 1)])
+    x = torch.rand(50, 2, dtype=torch.float64)
+    torch.testing.assert_close(twice.distance(x), once.distance(x))
+    torch.testing.assert_close(twice.normal(x), once.normal(x))

@@ -17,6 +17,7 @@ SIZES = {  # domain, area, perimeter
     "disc": (Disc((2.0, -1.0), 1.5), math.pi * 2.25, 3 * math.pi),
     "hole": (HOLE, 3 - math.pi / 16, 8 + math.pi / 2),
     "corner": (CORNER, 1 - math.pi / 16, 3 + math.pi / 4),
+    "flush": (Box([(0, 2), (-2, 0)]) - Box([(1, 2), (-1, 0)]), 3.0, 8.0),
     "two": (HOLE - Box([(1.5, 3), (0.5, 3)]), 3 - math.pi / 16 - 0.25, 8 + math.pi / 2),
 }
 
@@ -94,6 +95,32 @@ def test_boundaries_in_one_and_three_dimensions():
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("domain", [BOX, Disc((3.0, -2e3), 0.7), HOLE], ids=repr)
+def test_boundary_belongs_to_the_domain(domain, dtype):
+    assert domain.contains(domain.boundary.points(1000).to(dtype)).all()
+
+
+@pytest.mark.parametrize("domain", [BOX, DISC], ids=repr)
+def test_normal_beside_the_boundary_is_the_slope_of_the_distance(domain):
+    x = torch.tensor([[-3.0, 0.001], [0.9, 4.0], [2.5, 0.9], [0.6, 0.4]], dtype=torch.float64)
+    x.requires_grad_()
+    (slope,) = torch.autograd.grad(domain.distance(x).sum(), x)
+    outside = ~domain.contains(x)
+    expected = torch.where(outside[:, None], slope, -slope)
+    torch.testing.assert_close(domain.normal(x.detach()), expected)
+
+
+def test_what_is_taken_away_flush_with_a_side_has_no_boundary_there():
+    shape = SIZES["flush"][0]
+    corner = torch.tensor([[1.7, 0.0], [2.0, -0.5], [1.5, -1.0], [0.5, 0.0]], dtype=torch.float64)
+    assert shape.contains(corner).tolist() == [False, False, True, True]
+    ends = (Box([(0, 3)]) - Box([(2, 3)])).boundary.points(20)
+    assert sorted(ends.unique().tolist()) == [0.0, 2.0]
+    with pytest.raises(ValueError, match="must leave some of it"):
+        (DISC - DISC).boundary.points(10)
+
+
 def test_sampler_draws_from_domains():
     plate = CORNER
     points = Sampler(plate, 200, every=2, share=0.5, seed=1, dtype=torch.float32)
@@ -108,6 +135,11 @@ def test_sampler_draws_from_domains():
     assert not torch.equal(rim.draw(0), rim.reseeded(5).draw(0))
     term = Term(lambda u, x: u.d(0) * plate.normal(x)[:, :1], rim)
     assert term.points.shape == (50, 2)
+
+
+def test_sampler_of_a_domain_checks_the_kind_at_once():
+    with pytest.raises(ValueError, match="kind must be"):
+        Sampler(DISC, 5, kind="grid")
 
 
 def test_boundary_knows_its_domain():

@@ -21,10 +21,8 @@ from kanlib import (
 )
 from kanlib._checks import BASES
 from kanlib.analysis.pruning import prune
-from kanlib.formulas.formula import formula
 from kanlib.nn.maps import Circle
 from kanlib.training.jacobian import jacobian
-from kanlib.viz.drawings import draw_network
 
 pytestmark = pytest.mark.usefixtures("float64")
 PAIRS = [(0, 0, 0, 0), (0, 0, 1, 1), (0, 1, 1)]
@@ -206,12 +204,18 @@ def test_calibration_and_drawing():
     inner = model.layers[2](model.layers[1](model.layers[0](points())))
     torch.testing.assert_close(inner.amin(0), torch.zeros(3), rtol=0, atol=1e-12)
     torch.testing.assert_close(inner.amax(0), torch.ones(3))
+    pytest.importorskip("plotly")
+    from kanlib.viz.drawings import draw_network
+
     nodes = draw_network(KAN([2, 3, 1], **BOTH)).data[-1]
     assert len(nodes.x) == 3 + 3 + 1
 
 
 def test_fewer_inputs_and_formulas():
     """A periodic input stays or goes with both of its columns."""
+    pytest.importorskip("sympy")
+    from kanlib.formulas.formula import formula
+
     torch.manual_seed(0)
     options = {"input_domain": [(0, 1), *INTERVALS], "periodic": [1, 0]}
     model, x = KAN([3, 2, 1], n=3, **options), torch.rand(40, 3)
