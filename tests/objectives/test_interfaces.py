@@ -129,7 +129,7 @@ def test_bad_interfaces():
     with pytest.raises(ValueError, match="did not arrive"):
         flat.project(torch.zeros(1, 2))  # no direction to go
     x = torch.tensor([[1.0, 0.0]])
-    with pytest.raises(ValueError, match="must have a gradient at the interface, got none at 1 of 1"):
+    with pytest.raises(ValueError, match="gradient at the interface, got none at 1 of 1"):
         Interface(lambda x: x.square().sum(1, keepdim=True)).normal(torch.zeros(1, 2))
     with pytest.raises(ValueError, match="derivatives along all 2 coordinates, got 0"):
         flat.slopes(Jet.at(x, directions=()), x)
