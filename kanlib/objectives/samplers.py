@@ -99,7 +99,7 @@ class Sampler:
         if self._region is None:
             check_option("kind", kind, KINDS)
         else:
-            self._region.points(1, kind)  # which says what is wrong with its kind
+            self._region.points(1, kind, 0)  # which says what is wrong with its kind
         if not 0 <= as_number("share", share) <= 1:
             raise ValueError(f"share must be from 0 to 1, got {share!r}")
         self.count = as_integer("count", count, minimum=1)
