@@ -163,14 +163,16 @@ def simple(value: float, reach: float) -> sympy.Expr | None:
 
 
 def simplified(fitted: Fitted, symbols: Any, x: Array, y: Array) -> Fitted:
-    """Return the fit with as many simple numbers for constants as the data allow.
+    """Return the fit with as few terms, and as many simple numbers, as the data allow.
 
+    First, terms of sums are left out that the data do not need, those with most constants first.
     One number after the other, that which is nearest in units of its error first, is put in and
     the rest fitted anew. It stays if log(loss) grows by no more than log(N) / N, which is what one
     constant is worth by the Bayesian information criterion.
     """
     size, floor = len(y), ROUNDING * float(y.var())
     allowed = np.log(size) / size
+    fitted = _shortened(fitted, symbols, x, y)
     refused: set[tuple[float, Any]] = set()
     while True:
         for c, value, number in _near(fitted):
@@ -189,6 +191,32 @@ def simplified(fitted: Fitted, symbols: Any, x: Array, y: Array) -> Fitted:
                 break
         else:
             return fitted
+
+
+def _shortened(fitted: Fitted, symbols: Any, x: Array, y: Array) -> Fitted:
+    """Return the fit without the terms of sums that are not worth their constants."""
+    size, floor = len(y), ROUNDING * float(y.var())
+    while True:
+        for expression, saved in _shorter(fitted.expression):
+            other = fit(expression, symbols, x, y)
+            growth = np.log(max(other.loss, floor) / max(fitted.loss, floor))
+            if growth <= saved * np.log(size) / size:
+                fitted = other
+                break
+        else:
+            return fitted
+
+
+def _shorter(expression: sympy.Expr) -> list[tuple[sympy.Expr, int]]:
+    """Return an expression without one term of a sum, and the constants that this saves."""
+    found = []
+    for total in sorted(expression.atoms(sympy.Add), key=sympy.count_ops, reverse=True):
+        for term in total.args:
+            rest = total.func(*(each for each in total.args if each is not term))
+            constants = len(_template(term)[1])
+            if term.free_symbols and rest.free_symbols and constants:
+                found.append((expression.xreplace({total: rest}), constants))
+    return sorted(found, key=lambda each: -each[1])
 
 
 def _near(fitted: Fitted) -> list[tuple[sympy.Symbol, float, sympy.Rational]]:

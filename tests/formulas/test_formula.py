@@ -206,6 +206,22 @@ def test_simple_numbers_go_in_only_where_data_allow_it():
     np.testing.assert_allclose(sorted(found.values), [1.03, 2.04], rtol=1e-8)
 
 
+def test_terms_that_data_do_not_need_are_left_out():
+    a, b = sympy.symbols("a b", real=True)
+    rng = np.random.default_rng(3)
+    x = rng.random((200, 2))
+    c = [sympy.Float(v) for v in (1.9, 1e3, 4.0, 20.0, -1e3)]
+    saturated = c[1] * sympy.tanh(c[2] * b + c[3]) + c[4]
+    for noise in (0.0, 0.01):
+        y = sympy.lambdify((a, b), sympy.exp(2 * a))(*x.T) + noise * rng.standard_normal(200)
+        found = simplified(fit(sympy.exp(c[0] * a) + saturated, (a, b), x, y), (a, b), x, y)
+        assert found.expression == sympy.exp(2 * a)
+    y = y + 0.1 * np.tanh(4 * x[:, 1])
+    needed = sympy.exp(c[0] * a) + sympy.Float(0.2) * sympy.tanh(c[2] * b) + sympy.Float(0.1)
+    found = simplified(fit(needed, (a, b), x, y), (a, b), x, y)
+    assert b in found.expression.free_symbols
+
+
 def test_simple_numbers_and_scaled_sums():
     assert simple(0.4998, 1e-3) == sympy.Rational(1, 2)
     assert simple(1.9999, 1e-3) == 2
