@@ -45,6 +45,7 @@ reproduce: install  ## compute every record of book/results anew, or go on where
 		echo "Experiment $$name"; \
 		$(BIN)/python -m kanlib run $$name --out book/results/$$name.json --resume --workers $(JOBS) || exit 1; \
 	done
+	@PYTHONPATH=book $(BIN)/python -m kanbook.gallery
 
 bench: $(PEERS)/.installed  ## measure kanlib side by side with its peers; keep the machine quiet for half an hour
 	@$(PEERS)/bin/python -m benchmarks

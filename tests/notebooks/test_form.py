@@ -22,6 +22,7 @@ BEYOND = [
     "other-solvers",
     "solve-your-own-pde",
     "pde-toolbox",
+    "gallery",
     "what-the-network-learned",
 ]
 REFERENCE = [
