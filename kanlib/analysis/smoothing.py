@@ -1,12 +1,12 @@
 """How smooth a network should be: the weight of a penalty from the data alone.
 
-Near the present weights u a loss |r|^2 of N residuals and a penalty lambda |S u|^2 are squares of
-linear functions, and the minimiser u + delta follows from
+Near the present weights u a loss ``|r|^2`` of N residuals and a penalty ``lambda |S u|^2`` are
+squares of linear functions, and the minimiser u + delta follows from
 
     (J^T J + lambda S^T S) delta = -(J^T r + lambda S^T S u).
 
 Its influence matrix H = J (J^T J + lambda S^T S)^{-1} J^T maps data to fitted values, and
-generalised cross-validation takes the lambda that minimises N |r + J delta|^2 / (N - tr H)^2
+generalised cross-validation takes the lambda that minimises ``N |r + J delta|^2 / (N - tr H)^2``
 (Golub, Heath and Wahba, doi 10.1080/00401706.1979.10489751). Where the standard deviation of the
 errors of the data is known, the discrepancy principle takes the largest lambda that leaves no more
 than that (Morozov).

@@ -1,9 +1,10 @@
 """Expressions with constants: their normal form, their fit to data, and which constants are simple.
 
 Constants are the floating-point numbers of an expression. They are fitted together to all data by
-damped Gauss-Newton steps (SciPy), with derivatives by SymPy. At a minimum of |r|^2 their covariance
-is s^2 (J^T J)^{-1} with s^2 = |r|^2 / (N - K), to first order in the errors of the data. A constant
-close to a simple number becomes that number if the fit gets no worse than its errors explain.
+damped Gauss-Newton steps (SciPy), with derivatives by SymPy. At a minimum of ``|r|^2`` their
+covariance is s^2 (J^T J)^{-1} with ``s^2 = |r|^2 / (N - K)``, to first order in the errors of the
+data. A constant close to a simple number becomes that number if the fit gets no worse than its
+errors explain.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 For an edge s on its domain [a, b], with mean values over the domain, exact by Gauss quadrature,
 
-    |s|_k^2 = (b - a)^(2k) mean (s^(k))^2,
+    ``|s|_k^2 = (b - a)^(2k) mean (s^(k))^2``,
 
 so that units of x do not matter. The sum of these squares over all edges is what smoothing splines
 (k = 2, Reinsch, and P-splines in their place) and ridge regression (k = 0) penalise. The sum of the
@@ -158,9 +158,9 @@ class Norms(_Penalty):
 class Entropy:
     """The penalty of pykan: for each layer, its L1 norm and the entropy of its edges,
 
-        weight (sum_e |e| + entropy H),   H = -sum_e p_e log p_e,   p_e = |e| / sum_e |e|.
+        ``weight (sum_e |e| + entropy H)``, ``H = -sum_e p_e log p_e``, ``p_e = |e| / sum_e |e|``.
 
-    Here |e| is the mean of the absolute value of an edge over its domain, by quadrature; pykan
+    Here ``|e|`` is the mean of the absolute value of an edge over its domain, by quadrature; pykan
     takes the mean over a batch.
 
     Args:
