@@ -1,7 +1,9 @@
 """What is declared: three packages at run time, lowest versions, and a script for the pins."""
 
+import shutil
 import subprocess
 import sys
+import zipfile
 from importlib.metadata import requires
 from pathlib import Path
 
@@ -47,3 +49,32 @@ def test_script_names_a_pin_that_is_wrong(old, new, fault, tmp_path):
     command = [sys.executable, ROOT / "scripts" / "pins.py", tmp_path / "r.txt"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, fault in done.stdout.splitlines()) == (1, True), done
+
+
+@pytest.mark.slow
+def test_distributions_are_built_and_their_metadata_are_right(tmp_path):
+    """What `pip install` would get: a wheel and an sdist that twine has nothing to say about."""
+    pytest.importorskip("setuptools", "77")
+    source = tmp_path / "kanlib"
+    names = ["kanlib", "pyproject.toml", "README.md", "LICENSE"]
+    source.mkdir()
+    for name in names:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, source / name)
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path / "dist"]
+    subprocess.run([*build, source], check=True, capture_output=True, timeout=300)
+    files = sorted((tmp_path / "dist").iterdir())
+    assert [file.name.split("-")[0] for file in files] == ["kanlib", "kanlib"]
+    check = [sys.executable, "-m", "twine", "check", "--strict", *files]
+    done = subprocess.run(check, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("PASSED") == 2
+    with zipfile.ZipFile(next(file for file in files if file.suffix == ".whl")) as wheel:
+        inside = set(wheel.namelist())
+        (metadata,) = (name for name in inside if name.endswith("METADATA"))
+        text = wheel.read(metadata).decode()
+    modules = {f"kanlib/{p.relative_to(ROOT / 'kanlib')}" for p in (ROOT / "kanlib").rglob("*.py")}
+    assert modules | {"kanlib/py.typed"} <= inside
+    assert not [name for name in inside if name.startswith(("tests", "book", "benchmarks"))]
+    for line in ("License-Expression: MIT", "Requires-Python: >=3.10", "Project-URL: Paper"):
+        assert line in text

@@ -24,6 +24,7 @@ BEYOND = [
     "pde-toolbox",
     "gallery",
     "what-the-network-learned",
+    "other-peoples-code",
 ]
 REFERENCE = [
     *["results", "errata", "claims", "provenance"],
