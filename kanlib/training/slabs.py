@@ -145,7 +145,9 @@ def train_slabs(
     Args:
         make: function ``make((low, high), former)`` that returns the network of an interval and
             its objective. ``former`` is the trained solution of the interval before, frozen, or
-            None at first; its value at time ``low`` is where the network has to start.
+            None at first; its value at time ``low`` is where the network has to start. Given as a
+            function, it is evaluated wherever the next solution is, and so are those before it:
+            where time is the only coordinate, give its value at ``low`` as a number.
         times: the ends of the intervals, increasing.
         schedule: epochs on each level of each slab.
         coordinate: which coordinate time is, by default the last one.
