@@ -19,7 +19,7 @@ from kanlib.nn.networks import KAN
 from kanlib.nn.spline_layer import SplineLayer
 from kanlib.splines.bspline import dense_basis
 
-#: Points in an interval: enough for what a spline of order r is compared with.
+#: Points in an interval, enough for what a spline of order r is compared with.
 EXTRA = 2
 
 

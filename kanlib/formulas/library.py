@@ -81,7 +81,10 @@ class Fit:
 
     Attributes:
         function: f, or None where it is the straight line c x + d, or a constant with c = 0.
-        a, b, c, d: the constants.
+        a: factor of the argument.
+        b: shift of the argument.
+        c: factor of the function.
+        d: constant that is added.
         error: root mean square of what is left, in units of the standard deviation of the edge.
     """
 
@@ -292,8 +295,8 @@ def _between(p: _Problem, t: Any) -> Any:
     return a, np.tanh(t[0]) - a * p.low
 
 
-#: What is searched, and the argument a x + b that it makes: a singularity beyond either end of the
-#: range, a centre, a rate, a rate and a centre, or the values of the argument at the two ends.
+# What is searched, and the argument a x + b that it makes: a singularity beyond either end of the
+# range, a centre, a rate, a rate and a centre, or the values of the argument at the two ends.
 SEARCHES: dict[str, list[tuple[Callable[[], Iterator[Any]], Callable[..., Any]]]] = {
     "positive": [(_logarithms, _above), (_logarithms, _below)],
     "centre": [(_centres, _centred)],

@@ -29,7 +29,7 @@ from kanlib.objectives.squares import SumOfSquares
 from kanlib.splines.bspline import exact_breakpoints, local_basis, pieces
 from kanlib.splines.quadrature import quadrature
 
-#: What a norm adds under its root, in units of its square: derivatives stay finite at zero.
+#: What a norm adds under its root, so that derivatives stay finite at zero.
 TINY = 1e-24
 
 
@@ -42,7 +42,7 @@ def points_of(layer: SplineLayer, p: int, derivative: int) -> tuple[Tensor, Tens
         derivative: the order k.
 
     Returns:
-        At K Gauss points: the index of the first B-spline (K,), values of the r B-splines that do
+        The index of the first B-spline at K Gauss points (K,), values of the r B-splines that do
         not vanish, times (b - a)^k, (K, r), and weights that add up to one, (K,).
     """
     grid, weight = layer.grids[p], layer.weight
