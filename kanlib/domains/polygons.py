@@ -62,7 +62,7 @@ class Polygon(Domain):
         return f"Polygon({self.shape.wkt})"
 
     def contains(self, x: Tensor) -> Tensor:
-        """Return whether points lie in the polygon, see :meth:`kanlib.domains.shapes.Domain.contains`."""
+        """Return whether points lie in the polygon."""
         at = self._checked(x).detach().cpu().double().numpy()
         inside = shapely.intersects_xy(self.shape, at[:, 0], at[:, 1])
         return torch.from_numpy(inside).to(x.device) | (self.distance(x) <= self._rounding(x))
@@ -76,11 +76,11 @@ class Polygon(Domain):
         return found.values, found.indices
 
     def distance(self, x: Tensor) -> Tensor:
-        """Return distances from the nearest side, see :meth:`kanlib.domains.shapes.Domain.distance`."""
+        """Return distances from the nearest side."""
         return self._nearest(x)[0]
 
     def normal(self, x: Tensor) -> Tensor:
-        """Return outward normals, see :meth:`kanlib.domains.shapes.Domain.normal`."""
+        """Return outward normals."""
         side = self._side.to(x)[self._nearest(x)[1]]
         right = torch.stack([side[:, 1], -side[:, 0]], dim=1)
         return torch.nn.functional.normalize(right, dim=1)
@@ -91,7 +91,7 @@ class Polygon(Domain):
         return float(self.shape.length)
 
     def fill(self, unit: Tensor) -> Tensor:
-        """Return points of the polygon, see :meth:`kanlib.domains.shapes.Domain.fill`."""
+        """Return points of the polygon."""
         number, rest = self._part(unit[:, 0], self._areas)
         corner, second, third = self._triangles[number].unbind(dim=1)
         across = rest.sqrt()[:, None]  # uniform in a triangle: its width grows from the corner on
@@ -99,7 +99,7 @@ class Polygon(Domain):
         return corner + across * (second - corner + along * (third - second))
 
     def trace(self, unit: Tensor) -> Tensor:
-        """Return points of the sides, see :meth:`kanlib.domains.shapes.Domain.trace`."""
+        """Return points of the sides."""
         number, rest = self._part(unit[:, 0], self._side.norm(dim=1))
         return self._start[number] + rest[:, None] * self._side[number]
 
