@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from kanlib._checks import check_option, check_tensor, shown
 from kanlib.nn.described import alteration
-from kanlib.nn.networks import KAN
+from kanlib.nn.networks import KAN, check_parts
 from kanlib.nn.spline_layer import SplineLayer
 from kanlib.splines.bspline import dense_basis
 from kanlib.splines.quadrature import quadrature
@@ -227,6 +227,7 @@ def check_network(model: KAN) -> KAN:
     """Return the model, or raise unless it is a KAN whose call does what its layers say."""
     if not isinstance(model, KAN):
         raise TypeError(f"model must be a KAN, got {shown(model)}: of an ensemble, take a member")
+    check_parts(model)
     for part in model.modules():
         known = KAN if part is model else SplineLayer if isinstance(part, SplineLayer) else None
         altered = alteration(part, known)

@@ -390,5 +390,6 @@ class Difference(Domain):
         outer, inner = self.base.trace(own), self.hole.trace(own)
         within = outer - BESIDE * self.size * self.base.normal(outer)
         outer = outer.where(~self.hole.contains(within)[:, None], math.nan)
-        inner = inner.where(self._beyond(inner)[:, None], math.nan)
+        shared = self.base.distance(inner) <= self.base._rounding(inner)  # the base has these
+        inner = inner.where((self._beyond(inner) & ~shared)[:, None], math.nan)
         return torch.where(number[:, None] == 0, outer, inner)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -118,6 +119,11 @@ def from_efficient_kan(state: State, base_activation: Activation = "silu") -> KA
             for name in ("grid", "spline_weight", "base_weight")
         )
         scaler = state.get(f"layers.{i}.spline_scaler")
+        if scaler is not None and scaler.shape != spline.shape[:2]:
+            raise ValueError(
+                f"state must hold a spline_scaler of shape {(*spline.shape[:2],)} in layer {i}, "
+                f"got {(*scaler.shape,)}"
+            )
         spline = spline if scaler is None else scaler[..., None] * spline
         layers.append(_layer(grid, spline, base, base.new_zeros(len(base)), base_activation))
     return _network(layers)
@@ -251,6 +257,15 @@ def _projected(centres: Tensor, heights: Tensor, n: int, r: int) -> tuple[Spline
 
 
 def _set_base(layer: BranchedLayer, weight: Tensor, bias: Tensor, *, trained: bool) -> None:
+    for name, found, own in (
+        ("weights", weight, layer.base.weight),
+        ("bias", bias, layer.base.bias),
+    ):
+        if found.shape != own.shape:
+            raise ValueError(
+                f"state must hold base {name} of shape {(*own.shape,)}, as many as the layer has "
+                f"edges or outputs, got {(*found.shape,)}"
+            )
     with torch.no_grad():
         layer.base.weight.copy_(weight)
         layer.base.bias.copy_(bias)
@@ -260,6 +275,12 @@ def _set_base(layer: BranchedLayer, weight: Tensor, bias: Tensor, *, trained: bo
 def _network(layers: list[BranchedLayer]) -> KAN:
     """Return a network of layers, which take the place of those that it is built with."""
     splines = [layer.splines for layer in layers]
+    for number, (before, after) in enumerate(pairwise(splines)):
+        if before.out_features != after.in_features:
+            raise ValueError(
+                f"state must hold layers that fit, but layer {number} has {before.out_features} "
+                f"outputs and layer {number + 1} has {after.in_features} inputs"
+            )
     widths = [splines[0].in_features, *(each.out_features for each in splines)]
     weight = splines[0].weight
     model = KAN(widths, n=1, r=splines[0].order, device=weight.device, dtype=weight.dtype)

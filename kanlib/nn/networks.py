@@ -34,6 +34,16 @@ Activation = Literal["relu", "tanh", "gelu", "silu"]
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU}
 
 
+def check_parts(model: KAN) -> None:
+    """Raise ValueError if a layer of a network is not of those that it is built with."""
+    for number, layer in enumerate(model.layers):
+        if not isinstance(layer, InputMap | Circle | Normalisation | nn.Linear | SplineLayer):
+            raise ValueError(
+                "model must be made of spline layers and linear maps alone, got a "
+                f"{type(layer).__name__} as layer {number}: its edges are not splines only"
+            )
+
+
 class KAN(nn.Module):
     """A Kolmogorov-Arnold network: spline layers, optionally after a trainable linear map.
 
@@ -279,7 +289,7 @@ class KAN(nn.Module):
 
         Raises:
             ValueError: if there is not one list for each width, or a list is empty, repeats a
-                number or names one that is not there.
+                number or names one that is not there; or if a layer is none of kanlib's own.
 
         Examples:
             >>> KAN([3, 5, 1], n=5).select([[0, 2], [1, 3], [0]]).widths
@@ -291,6 +301,7 @@ class KAN(nn.Module):
                 f"units must hold a list for each of the widths {self.widths}, got {shown(units)}"
             )
         kept = [as_indices("units", each, w) for each, w in zip(lists, self.widths, strict=True)]
+        check_parts(self)
         check_copyable(self, "a copy of a network")
         changed: dict[int, nn.Module] = {}
         sines = [c for c, p in enumerate(self.entering) if c >= self.widths[0] and p in kept[0]]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from kanlib._checks import shown
 from kanlib.analysis.importance import Importance, LayerImportance
-from kanlib.nn.networks import KAN
+from kanlib.nn.networks import KAN, check_parts
 from kanlib.nn.spline_layer import SplineLayer
 from kanlib.splines import bspline
 from kanlib.splines.bspline import greville
@@ -68,6 +68,7 @@ def draw_network(
     """
     if not isinstance(model, KAN):
         raise TypeError(f"model must be a KAN, got {type(model).__name__}")
+    check_parts(model)
     layers = [each for each in model.layers if isinstance(each, SplineLayer | nn.Linear)]
     widths = [layers[0].in_features, *model.widths[1:]]
     edges = max(p * q for p, q in pairwise(widths))

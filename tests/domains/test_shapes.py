@@ -18,6 +18,7 @@ SIZES = {  # domain, area, perimeter
     "hole": (HOLE, 3 - math.pi / 16, 8 + math.pi / 2),
     "corner": (CORNER, 1 - math.pi / 16, 3 + math.pi / 4),
     "flush": (Box([(0, 2), (-2, 0)]) - Box([(1, 2), (-1, 0)]), 3.0, 8.0),
+    "beside": (Box([(0, 2), (0, 1)]) - Box([(2, 3), (0, 1)]), 2.0, 6.0),
     "two": (HOLE - Box([(1.5, 3), (0.5, 3)]), 3 - math.pi / 16 - 0.25, 8 + math.pi / 2),
 }
 

@@ -19,8 +19,10 @@ from kanlib import (
     propagate,
     train_multilevel,
 )
+from kanlib.analysis.importance import importance
 from kanlib.interop.branches import BranchedLayer
 from kanlib.interop.weights import from_efficient_kan, from_fast_kan, from_pykan
+from kanlib.viz.drawings import draw_network
 
 PYKAN = torch.load(Path(__file__).parent / "pykan.pt", weights_only=True)
 LOADED = ("plain", "adapted", "identity", "zero")
@@ -258,6 +260,46 @@ def test_incomplete_state_is_refused():
     del state["layers.0.base_weight"]
     with pytest.raises(ValueError, match=r"'layers\.0\.base_weight' is missing"):
         from_efficient_kan(state)
+
+
+@pytest.mark.parametrize(
+    ("key", "shape", "message"),
+    [
+        ("layers.1.base_weight", (1, 1), r"base weights of shape \(1, 3\).*got \(1, 1\)"),
+        (
+            "layers.0.spline_scaler",
+            (3, 1),
+            r"spline_scaler of shape \(3, 2\) in layer 0, got \(3, 1\)",
+        ),
+    ],
+)
+def test_shapes_of_a_state_must_fit(key, shape, message):
+    state = efficient_state([2, 3, 1], scaler=True) | {key: torch.ones(shape, dtype=torch.float64)}
+    with pytest.raises(ValueError, match=message):
+        from_efficient_kan(state)
+
+
+def test_layers_of_a_state_must_fit_each_other():
+    first, second = efficient_state([2, 3, 1]), efficient_state([2, 4, 1])
+    state = first | {key: value for key, value in second.items() if key.startswith("layers.1")}
+    with pytest.raises(ValueError, match="layer 0 has 3 outputs and layer 1 has 4 inputs"):
+        from_efficient_kan(state)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda model: model.select([[0], [0, 1], [0]]),
+        draw_network,
+        lambda model: importance(model, points()),
+    ],
+    ids=["select", "draw_network", "importance"],
+)
+def test_edges_that_are_not_splines_only_are_refused(use):
+    with pytest.raises(
+        ValueError, match="got a BranchedLayer as layer 0: its edges are not splines"
+    ):
+        use(from_efficient_kan(efficient_state([2, 3, 1])))
 
 
 def test_branched_layer_refuses_bad_arguments():
