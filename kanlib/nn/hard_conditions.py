@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +24,15 @@ from torch import Tensor, nn
 from kanlib._checks import as_list, as_number, check_function, check_tensor, check_types, shown
 from kanlib.nn.described import check_copyable
 from kanlib.nn.jets import Jet, propagate
-from kanlib.nn.transfinite import Folded, Given, Lift, Vanishing, box_of, check_agree
+from kanlib.nn.transfinite import (
+    Folded,
+    Given,
+    Lift,
+    Vanishing,
+    box_of,
+    check_agree,
+    check_columns,
+)
 
 #: Jets of g, d and the inputs at so many sets of points are kept.
 KEPT = 32
@@ -35,7 +43,9 @@ class HardConditions(nn.Module):
 
     It is a network like N: with derivatives, ``refine()``, training over levels, races, ensembles
     and checkpoints. Functions take points (N, P), row by row, and must be differentiable as often
-    as derivatives of u are asked for; they are constants of the training.
+    as derivatives of u are asked for; they are constants of the training. Their jets are kept for
+    points that stay, and follow tensors of functions that are modules. Where anything else in a
+    function changes, assign a new one, as in ``u.g = other``.
 
     Args:
         network: the network N.
@@ -123,8 +133,9 @@ class HardConditions(nn.Module):
 
         Raises:
             TypeError: if an argument has the wrong type.
-            ValueError: if a face is none of the box, data do not agree where faces meet, an output
-                is unknown, or ``of`` goes with a face that has a slope alone.
+            ValueError: if the intervals do not fit the network, a face is none of the box, data
+                have another shape or do not agree where faces meet, an output is unknown, or ``of``
+                goes with a face that has a slope alone.
 
         Examples:
             The heat equation on [-1, 1] from sin(pi x), zero at both ends:
@@ -153,7 +164,14 @@ class HardConditions(nn.Module):
                 )
             columns = tuple(float(name in chosen) for name in outputs)
         box = box_of(intervals, value, slope, columns)
-        check_agree(box, next(network.parameters(), torch.empty(0)).detach())
+        widths = getattr(network, "widths", None)
+        if widths and widths[0] != len(box.intervals):
+            raise ValueError(
+                f"intervals must hold one pair for each of the {widths[0]} inputs of the network, "
+                f"got {len(box.intervals)}"
+            )
+        known = int(sum(columns)) if columns else widths[-1] if widths else None
+        check_agree(box, next(network.parameters(), torch.empty(0)).detach(), known)
         data = [c.data for own in box.conditions for c in own]
         folded = any(any(box.folded(j)) for j in range(len(box.intervals)))
         return cls(
@@ -181,10 +199,18 @@ class HardConditions(nn.Module):
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return u at points x of shape (..., P)."""
+        """Return u at points x of shape (..., P).
+
+        Raises:
+            ValueError: if g or d does not return one column, or one for each output.
+        """
         inner: Tensor = self.network(x if self.inputs is None else self.inputs(x))
         shift = self.g(x) if callable(self.g) else self.g
-        return shift + self.d(x) * inner
+        factor = self.d(x)
+        if callable(self.g):
+            check_columns("g", shift, x, inner.shape[-1])
+        check_columns("d", factor, x, inner.shape[-1])
+        return shift + factor * inner
 
     def refine(self, *arguments: Any) -> HardConditions:
         """Return the same function with a refined network.
@@ -208,8 +234,14 @@ class HardConditions(nn.Module):
         Args:
             jet: jet of the points.
             inner: jet of the network.
+
+        Raises:
+            ValueError: if g or d does not return one column, or one for each output.
         """
         shift, factor, _ = self._fixed(jet)
+        for name, part in {"g": shift, "d": factor}.items():
+            if part is not None:
+                check_columns(name, part.value, jet.value, inner.channels.shape[-1])
         found = factor.times(inner)
         return found if shift is None else replace(found, channels=found.channels + shift.channels)
 
@@ -217,19 +249,34 @@ class HardConditions(nn.Module):
         """Return the jets of g, d and the inputs, which are kept for points that stay."""
         channels = jet.channels
         hidden = torch.compiler.is_compiling() or torch._C._functorch.get_interpreter_stack()
-        if hidden or channels.requires_grad or channels.is_inference():
+        functions = self.g, self.d, self.inputs
+        held = channels, *(t.detach() for each in functions for t in _tensors(each))
+        if hidden or channels.requires_grad or any(t.is_inference() for t in held):
             return self._computed(jet)
-        place = channels.data_ptr(), channels.shape, channels.stride(), channels._version
-        held = channels, self.g, self.d, self.inputs
-        key = *place, *map(id, held[1:]), channels.dtype, channels.device, jet.directions, jet.pairs
+        places = tuple((t.data_ptr(), t.shape, t.stride(), t._version) for t in held)
+        key = (
+            places,
+            *map(id, functions),
+            channels.dtype,
+            channels.device,
+            jet.directions,
+            jet.pairs,
+        )
         if key not in self._known:
-            with torch.no_grad():
-                # What the key names is kept, too, so that nothing else takes its place in memory.
-                self._known[key] = held, self._computed(jet)
+            with torch.enable_grad():
+                found = self._computed(jet)
+            for name, part in zip(("g", "d", "inputs"), found, strict=True):
+                if part is not None and part.channels.requires_grad:
+                    raise ValueError(
+                        f"{name} must be a constant of the training, but depends on a tensor that "
+                        "requires a gradient: detach it, or freeze it with requires_grad_(False)"
+                    )
+            # What the key names is kept, too, so that nothing else takes its place in memory.
+            self._known[key] = held, functions, found
             if len(self._known) > KEPT:
                 self._known.popitem(last=False)
-        found: tuple[Jet | None, Jet, Jet] = self._known[key][1]
-        return found
+        kept: tuple[Jet | None, Jet, Jet] = self._known[key][-1]
+        return kept
 
     def _computed(self, jet: Jet) -> tuple[Jet | None, Jet, Jet]:
         shift = jet.through(self.g, name="g") if callable(self.g) else None
@@ -265,6 +312,16 @@ class HardConditions(nn.Module):
         """Show the functions."""
         shown_g = shown(self.g) if not callable(self.g) else _name(self.g)
         return f"g={shown_g}, d={_name(self.d)}"
+
+
+def _tensors(function: Any) -> Iterator[Tensor]:
+    """Yield the parameters and buffers of a function that is a module, or has such data."""
+    box = getattr(function, "box", None)
+    data = [c.data for own in box.conditions for c in own] if box is not None else [function]
+    for each in data:
+        if isinstance(each, nn.Module):
+            yield from each.parameters()
+            yield from each.buffers()
 
 
 def _name(function: Any) -> str:

@@ -214,11 +214,21 @@ class Jet:
         if not isinstance(value, Tensor) or value.shape[:-1] != z.shape[:-1]:
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(
-                f"{name} must return {tuple(z.shape[:-1])} rows, one for each point, got {got}"
+                f"{name} must return ({', '.join(map(str, z.shape[:-1]))}, Q), one row for each "
+                f"point, got {got}: "
+                "slice columns as x[:, :1], not x[:, 0]"
             )
 
         held = dict(zip([(), *self._derivatives], self.channels, strict=True))
-        slopes = [_derivative(function, _parts(held, each)) for each in self._derivatives]
+        try:
+            slopes = [_derivative(function, _parts(held, each)) for each in self._derivatives]
+        except RuntimeError as error:
+            if not any(word in str(error) for word in ("numpy()", "data pointer")):
+                raise  # else data were asked for, which tensors that autograd follows do not have
+            raise ValueError(
+                f"{name} must be made of functions of torch to have derivatives, but leaves them, "
+                "as for NumPy: write torch.sin(x), not np.sin(x)"
+            ) from error
         return replace(self, channels=torch.stack([value, *slopes]), outputs=())
 
     def chain(

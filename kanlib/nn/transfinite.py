@@ -13,6 +13,7 @@ Boolean sums, W. J. Gordon, SIAM Journal on Numerical Analysis 8 (1971).
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -31,8 +32,9 @@ Data = float | Callable[[Tensor], Tensor]
 # place, an end of its interval.
 Given = Data | Mapping[tuple[int, float], Data] | None
 
-#: Relative places on a face where data are compared.
-PLACES = (0.0, 0.3, 0.8, 1.0)
+#: Relative places on a face where data are compared: the ends, and irrational ones, at which waves
+#: that fit the face do not vanish together.
+PLACES = (0.0, math.sqrt(5) - 2, (math.sqrt(5) - 1) / 2, 1.0)
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,16 @@ class Box:
     columns: tuple[float, ...] = ()
 
     def share(self, x: Tensor, j: int) -> Tensor:
-        """Return s = (x_j - low) / (high - low), of shape (N, 1)."""
+        """Return s = (x_j - low) / (high - low), of shape (N, 1).
+
+        Raises:
+            ValueError: if the points have another number of coordinates than the box.
+        """
+        if x.shape[-1] != len(self.intervals):
+            raise ValueError(
+                f"x must have one coordinate for each of the {len(self.intervals)} intervals of "
+                f"the box, got shape {tuple(x.shape)}"
+            )
         low, high = self.intervals[j]
         return (x[..., j : j + 1] - low) / (high - low)
 
@@ -275,12 +286,13 @@ def _data(name: str, data: Any) -> Data:
     return as_number(name, data)
 
 
-def check_agree(box: Box, like: Tensor) -> None:
+def check_agree(box: Box, like: Tensor, outputs: int | None = None) -> None:
     """Raise ValueError unless g has what is given on all faces: data agree where faces meet.
 
     Args:
         box: the conditions.
         like: a tensor of the dtype and device to compute in.
+        outputs: how many outputs have the conditions, if that is known.
     """
     lift = Lift(Box(box.intervals, box.conditions))
     low, high = torch.tensor(box.intervals, dtype=torch.float64).T.to(like)
@@ -289,13 +301,37 @@ def check_agree(box: Box, like: Tensor) -> None:
     for j, own in enumerate(box.conditions):
         for condition in own:
             at = box.on_face(x, j, condition.end)
+            what = "slope" if condition.order else "value"
+            face = j, box.intervals[j][condition.end]
             wanted = torch.as_tensor(condition.at(at)).to(like)
+            if callable(condition.data):
+                check_columns(f"{what}[{face}]", wanted, at, outputs)
             found = box.given(lift, at, j, condition.order)
             off = (found - wanted).abs().amax(-1)
             if not off.max() <= torch.finfo(like.dtype).eps ** 0.5 * (1 + wanted.abs().max()):
-                what = "slope" if condition.order else "value"
                 raise ValueError(
                     f"value and slope must agree where faces meet, but the {what} on the face "
-                    f"{(j, box.intervals[j][condition.end])} is off by {float(off.max()):.3g} at "
+                    f"{face} is off by {float(off.max()):.3g} at "
                     f"{at[off.argmax()].tolist()}: change the data, or leave some to a Term"
                 )
+
+
+def check_columns(name: str, values: Any, x: Tensor, outputs: int | None) -> None:
+    """Raise ValueError unless values at points x (..., P) have the shape (..., 1) or (..., Q).
+
+    Args:
+        name: what the error calls the function.
+        values: what it returned.
+        x: the points.
+        outputs: the number Q of outputs, None for any.
+    """
+    got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+    rows = (*x.shape[:-1],)
+    shaped = isinstance(values, Tensor) and values.ndim == x.ndim and values.shape[:-1] == rows
+    if not shaped or (outputs is not None and values.shape[-1] not in (1, outputs)):
+        sizes = dict.fromkeys((1, "Q" if outputs is None else outputs))
+        wanted = " or ".join(f"({', '.join(map(str, (*rows, k)))})" for k in sizes)
+        raise ValueError(
+            f"{name} must return {wanted}, a column for all outputs or one for each, got {got}: "
+            "slice columns as x[:, :1], not x[:, 0]"
+        )

@@ -432,7 +432,7 @@ def test_functions_must_be_functions_of_rows_and_constants():
     with pytest.raises(ValueError, match="g must be a constant of the training"):
         HardConditions(network(), nn.Linear(2, 1), wall)
     flat = HardConditions(network(), 0.0, lambda x: x[:, 0])
-    with pytest.raises(ValueError, match=r"d must return .* rows, one for each point"):
+    with pytest.raises(ValueError, match=r"d must return \(29, Q\), one row for each point"):
         propagate(flat, Jet.at(points()))
     HardConditions(network(), nn.Linear(2, 1).requires_grad_(False), wall)
 
@@ -456,3 +456,110 @@ def test_bad_conditions_on_a_box(given, message):
     pair = network(q=2, outputs=("u", "p"))
     with pytest.raises((ValueError, TypeError), match=message):
         HardConditions.on_box(pair, SQUARE, **given)
+
+
+@pytest.mark.parametrize(
+    ("name", "g", "d"),
+    [
+        ("g", lambda x: x[:, 0], wall),
+        ("g", lambda x: x[:, :1].expand(-1, 3), wall),
+        ("g", lambda x: 0.0, wall),
+        ("d", 0.0, lambda x: x[:, 0]),
+        ("d", moon, lambda x: x[:, :1].expand(-1, 3)),
+    ],
+)
+@pytest.mark.parametrize("q", [1, 2])
+def test_shapes_of_functions_do_not_broadcast(name, g, d, q):
+    model, x = HardConditions(network(q=q), g, d), points(5)
+    with pytest.raises(ValueError, match=f"^{name} must return .*, got .*: slice columns as"):
+        model(x)
+    with pytest.raises(ValueError, match=f"^{name} must return "):
+        propagate(model, Jet.at(x))
+
+
+def test_one_column_serves_all_outputs():
+    x = points(2)
+    for columns in (1, 2):
+        model = HardConditions(network(q=2), lambda x, k=columns: x[..., :k].sin(), lambda x: x)
+        assert model(x).shape == propagate(model, Jet.at(x)).value.shape == (2, 2)
+        assert model(x[0][None, None]).shape == (1, 1, 2)
+        assert model(x[:0]).shape == (0, 2)
+
+
+@pytest.mark.parametrize("of", [None, ["u", "v"]])
+@pytest.mark.parametrize("data", [lambda x: x[:, 1], lambda x: x[:, :1].expand(-1, 4)])
+@pytest.mark.parametrize("kind", ["value", "slope"])
+def test_shapes_of_data_do_not_broadcast(of, data, kind):
+    three, face = network(q=3, outputs=("u", "v", "p")), {(0, -1): data}
+    conditions = {"value": 0.0 if kind == "value" else {(0, -1): 0.0}, kind: face}
+    message = rf"{kind}\[\(0, -1.0\)\] must return \(16, 1\) or \(16, [23]\), .* got \(16,"
+    with pytest.raises(ValueError, match=message):
+        HardConditions.on_box(three, SQUARE, of=of, **conditions)
+
+
+def test_intervals_must_fit_the_network():
+    with pytest.raises(ValueError, match=r"intervals must hold one pair .* 2 inputs .* got 3"):
+        HardConditions.on_box(network(), [(0, 1)] * 3, value={(2, 0): 0.0})
+    inner = nn.Sequential(network())
+    for box, face in (([(0, 1)] * 3, (2, 0)), ([(0, 1)], (0, 0))):
+        for kind in ("value", "slope"):
+            model = HardConditions.on_box(inner, box, **{kind: {face: 0.0}})
+            for evaluated in (model, lambda x, m=model: propagate(m, Jet.at(x))):
+                with pytest.raises(ValueError, match="x must have one coordinate for each"):
+                    evaluated(points())
+
+
+class Scaled(nn.Module):
+    def __init__(self, a):
+        super().__init__()
+        self.register_buffer("a", torch.tensor(a))
+
+    def forward(self, x):
+        return self.a * torch.sin(x[:, 1:])
+
+
+@pytest.mark.parametrize("boxed", [False, True])
+def test_kept_jets_follow_tensors_of_modules(boxed):
+    """So they do after ``load_state_dict``, as a run that is resumed has it."""
+    g = Scaled(1.0)
+    if boxed:
+        model = HardConditions.on_box(network(), SQUARE, value={(0, 1): g})
+    else:
+        model = HardConditions(network(), g, wall)
+    jet = Jet.at(points())
+    for change in (
+        lambda: g.load_state_dict(Scaled(3.0).state_dict()),
+        lambda: g.a.fill_(5.0),
+        lambda: setattr(g, "a", torch.tensor(7.0)),
+    ):
+        before = propagate(model, jet).value
+        change()
+        torch.testing.assert_close(propagate(model, jet).value, model(points()))
+        assert (propagate(model, jet).value - before).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("name", ["g", "d", "inputs"])
+def test_trainable_closures_are_an_error(name):
+    a = nn.Parameter(torch.tensor(2.0))
+    functions = {"g": moon, "d": wall, name: lambda x: a * x[:, : 2 if name == "inputs" else 1]}
+    model = HardConditions(network(), **functions)
+    for context in (torch.enable_grad(), torch.no_grad()):
+        with context, pytest.raises(ValueError, match=f"^{name} must be a constant of the train"):
+            propagate(model, Jet.at(points()))
+    a.requires_grad_(False)
+    propagate(model, Jet.at(points()))
+
+
+@pytest.mark.parametrize("taken", [lambda x: x.numpy(), lambda x: x.detach().numpy()])
+def test_functions_through_numpy_are_an_error(taken):
+    model = HardConditions(network(), lambda x: torch.tensor(np.sin(taken(x[:, :1]))), wall)
+    with pytest.raises(ValueError, match=r"^g must be made of functions of torch .* not np.sin"):
+        propagate(model, Jet.at(points()))
+
+
+def test_data_that_meet_at_simple_shares_only_are_an_error():
+    def wave(x):
+        return torch.sin(10 * math.pi * x[:, 2:])
+
+    with pytest.raises(ValueError, match="value and slope must agree where faces meet"):
+        HardConditions.on_box(KAN([3, 1]), [(0, 1)] * 3, value={(0, 0): wave, (1, 0): 0.0})
