@@ -255,8 +255,8 @@ class ResidualLoss:
 
     Raises:
         TypeError: if a term is no Term, or ``balance`` no Balance.
-        ValueError: if there is no term, two of them share one Attention, or different unknowns have
-            the same name.
+        ValueError: if there is no term, two of them share one Attention or Causal, or different
+            unknowns have the same name.
 
     Examples:
         >>> from kanlib import KAN
@@ -278,9 +278,10 @@ class ResidualLoss:
         for name, term in terms.items():
             if not isinstance(term, Term):
                 raise TypeError(f"term {name!r} must be a Term, got {type(term).__name__}")
-        attentions = [id(t.attention) for t in terms.values() if t.attention is not None]
-        if len({*attentions}) < len(attentions):
-            raise ValueError("attention must not be shared: give each term an Attention of its own")
+        for name, kind in (("attention", "an Attention"), ("causal", "a Causal")):
+            own = [id(part) for t in terms.values() if (part := getattr(t, name)) is not None]
+            if len({*own}) < len(own):
+                raise ValueError(f"{name} must not be shared: give each term {kind} of its own")
         if balance is not None and not hasattr(balance, "factors"):
             raise TypeError(
                 f"balance must be a Balance, as in balance=Balance(), got {shown(balance)}"

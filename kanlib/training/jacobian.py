@@ -142,6 +142,9 @@ def jacobian(
         True
     """
     coordinates = Coordinates(model, objective, basis)
+    if isinstance(objective, SumOfSquares):
+        with torch.no_grad():
+            objective(model)  # the first weights of points may follow from it, as those of Causal
     found = Jacobian(coordinates, [*blocks(model, objective, coordinates, points)])
     check(model, objective, coordinates, found.gradient())
     return found

@@ -11,6 +11,7 @@ where v is the solution of the slab before, so that the whole solution is contin
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -21,9 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from kanlib._checks import as_integer, as_list, as_number, check_function, check_types, shown
+from kanlib.nn.ensemble import Ensemble
 from kanlib.nn.jets import Jet, propagate
 from kanlib.objectives.mean_squared_error import Objective
-from kanlib.objectives.residuals import ResidualLoss
 from kanlib.training.multilevel import train_multilevel
 from kanlib.training.runs import Run
 from kanlib.training.schedule import Schedule
@@ -45,7 +46,8 @@ class TimeSlabs(nn.Module):
 
     Raises:
         TypeError: if the solutions are no modules.
-        ValueError: if times do not increase, or do not fit the number of solutions.
+        ValueError: if times do not increase, or do not fit the number of solutions, or one of
+            these is an ensemble.
 
     Examples:
         >>> early, late = nn.Linear(1, 1), nn.Linear(1, 1)
@@ -66,6 +68,12 @@ class TimeSlabs(nn.Module):
                 f"solutions must hold one for each of {len(self.times) - 1} intervals between "
                 f"times, got {len(solutions)}"
             )
+        for slab, solution in enumerate(solutions):
+            if isinstance(solution, Ensemble):
+                raise ValueError(
+                    f"solutions[{slab}] must be one network, got an Ensemble: make TimeSlabs of "
+                    "the members()"
+                )
         self.solutions = nn.ModuleList(solutions)
 
     @property
@@ -79,22 +87,39 @@ class TimeSlabs(nn.Module):
         return self.propagate(Jet(x[None], directions=0)).value
 
     def propagate(self, jet: Jet) -> Jet:
-        """Return the jet of the solution, given that of the points."""
-        rows = jet.channels.flatten(1, -2)
+        """Return the jet of the solution, given that of the points.
+
+        Raises:
+            ValueError: if the points do not have the coordinate, or solutions differ in their
+                number of outputs.
+        """
+        shape = jet.channels.shape
+        if not -shape[-1] <= self.coordinate < shape[-1]:
+            raise ValueError(
+                f"coordinate must be one of the {shape[-1]} of the points, got "
+                f"{self.coordinate}: count from 0, or from the end with -1"
+            )
+        rows = jet.channels.reshape(len(jet.channels), math.prod(shape[1:-1]), shape[-1])
         inner = torch.tensor(self.times[1:-1], dtype=torch.float64)
-        times = rows[0, :, self.coordinate].detach()
+        times = rows[0, :, self.coordinate].detach().contiguous()
         slabs = torch.bucketize(times, inner.to(times))
         parts, places = [], []
         for slab, solution in enumerate(self.solutions):
             (chosen,) = (slabs == slab).nonzero(as_tuple=True)
-            if len(chosen):
+            if len(chosen) or not len(times):
                 parts.append(propagate(solution, replace(jet, channels=rows[:, chosen])))
                 places.append(chosen)
+        outputs = {part.channels.shape[-1] for part in parts}
+        if len(outputs) > 1:
+            raise ValueError(
+                f"solutions must have equally many outputs, got {sorted(outputs)}: give all "
+                "networks the same last width"
+            )
         order = torch.cat(places).argsort()
         channels = torch.cat([part.channels for part in parts], dim=1)[:, order]
         return replace(
             jet,
-            channels=channels.view(*jet.channels.shape[:-1], -1),
+            channels=channels.view(*shape[:-1], *outputs),
             smoothness=min(part.smoothness for part in parts),
         )
 
@@ -142,6 +167,9 @@ def train_slabs(
 ) -> SlabRun:
     """Train the networks of consecutive intervals of time, each over all levels.
 
+    A solution that starts from ``former`` by construction holds it, and so all slabs before: to
+    evaluate the last of k slabs takes k networks, to store all of them about k^2 / 2.
+
     Args:
         make: function ``make((low, high), former)`` that returns the network of an interval and
             its objective. ``former`` is the trained solution of the interval before, frozen, or
@@ -160,12 +188,14 @@ def train_slabs(
     Raises:
         TypeError: if an argument is of the wrong kind.
         ValueError: if times do not increase, or a slab does not start with the values that the one
-            before ends with, at the points of a ``ResidualLoss``.
+            before ends with. This is checked where there are points, those of the terms of a
+            ``ResidualLoss``, with penalties or without, that the network takes as they are,
+            without features; other objectives are not checked.
 
     Examples:
         u' = -u from u(0) = 1, in two slabs:
 
-        >>> from kanlib import KAN, GaussNewton, HardConditions, Term
+        >>> from kanlib import KAN, GaussNewton, HardConditions, ResidualLoss, Term
         >>> def make(interval, former):
         ...     low, high = interval
         ...     start = {(0, low): 1.0 if former is None else former}
@@ -175,7 +205,8 @@ def train_slabs(
         ...     model = HardConditions.on_box(network, [interval], value=start)
         ...     return model, ResidualLoss(decay=decay)
         >>> run = train_slabs(make, [0, 1, 2], [5], optimizer=GaussNewton(), progress=False)
-        >>> float(run.model(torch.tensor([[2.0]], dtype=torch.float64)))  # exp(-2) = 0.1353
+        >>> end = torch.tensor([[2.0]], dtype=torch.float64)
+        >>> float(run.model(end).detach())  # exp(-2) = 0.1353
         0.135...
     """
     check_types(train_slabs, {"coordinate": coordinate, "checkpoint": checkpoint})
@@ -218,15 +249,17 @@ def _increasing(times: Sequence[float]) -> list[float]:
 @torch.no_grad()
 def _check_meet(model: Any, former: Any, objective: Any, low: float, coordinate: int) -> None:
     """Raise ValueError unless a slab starts with what the one before ends with."""
-    if not isinstance(objective, ResidualLoss):
-        return
-    x = torch.cat([term.points for term in objective.terms.values()])
-    x[:, coordinate] = low
-    ours, theirs = model(x), former(x)
-    gap = float((ours - theirs).abs().max())
-    if not gap <= torch.finfo(x.dtype).eps ** 0.5 * (1 + float(theirs.abs().max())):
-        raise ValueError(
-            f"slabs must meet, but at time {low:g} the next one is off by {gap:.3g}: let make "
-            "give it the values of the solution before, as in HardConditions.on_box(..., "
-            "value={(j, low): former})"
-        )
+    loss = getattr(objective, "objective", objective)  # as of a Penalised
+    for term in getattr(loss, "terms", {}).values():
+        if not any(torch.equal(jet.value, term.points) for jet in term.jets):
+            continue
+        x = term.points.clone()
+        x[:, coordinate] = low
+        ours, theirs = model(x), former(x)
+        gap = float((ours - theirs).abs().max())
+        if not gap <= torch.finfo(x.dtype).eps ** 0.5 * (1 + float(theirs.abs().max())):
+            raise ValueError(
+                f"slabs must meet, but at time {low:g} the next one is off by {gap:.3g}: let make "
+                "give it the values of the solution before, as in HardConditions.on_box(..., "
+                "value={(j, low): former})"
+            )

@@ -28,7 +28,6 @@ from tqdm import TqdmWarning
 
 from kanlib._checks import as_integer, as_number, as_result, check_function, shown
 from kanlib.objectives.mean_squared_error import Objective, Stateful, Summed, total
-from kanlib.objectives.residuals import ResidualLoss
 from kanlib.objectives.unknowns import check_entered, leaves, unknowns_of
 from kanlib.training.optimizers import new_optimizer, optimized, rate, why_idle
 from kanlib.training.options import SCHEDULER, Choices, Options, checked, takes_options
@@ -455,8 +454,8 @@ class Trainer:
 
     def _weights(self) -> dict[str, float]:
         """Return the weights of the terms, if they change."""
-        balanced = isinstance(self.objective, ResidualLoss) and self.objective.balance is not None
-        return cast(ResidualLoss, self.objective).weights if balanced else {}
+        loss: Any = getattr(self.objective, "objective", self.objective)  # as of a Penalised
+        return loss.weights if getattr(loss, "balance", None) is not None else {}
 
     def _record(
         self,

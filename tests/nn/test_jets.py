@@ -453,7 +453,7 @@ def test_second_derivatives_are_found_in_any_order():
         ({"pairs": 1}, ValueError, "pairs must be a list"),
         ({"directions": [1], "pairs": [(0, 1)]}, ValueError, r"from 0 to 0, .* got \[\(0, 1\)\]"),
         ({"x": torch.tensor(0.5)}, ValueError, r"x must have shape \(N, P\)"),
-        ({"features": lambda x: x.sum()}, ValueError, r"features must return \(60,\) rows"),
+        ({"features": lambda x: x.sum()}, ValueError, r"features must return \(60, Q\), one row"),
         ({"features": lambda x: 1.0}, ValueError, "features must return .* got float"),
         ({"x": torch.zeros(3, 2, dtype=torch.int64)}, TypeError, "x must be a floating-point"),
         ({"x": [[0.0, 1.0]]}, TypeError, "x must be a floating-point tensor, got list"),
@@ -658,7 +658,7 @@ class Noisy(nn.Module):
         (Noisy(), "Noisy must give the same value"),
         (nn.BatchNorm1d(2), r"BatchNorm1d\(2.* mixes points: call model\.eval"),
         (nn.BatchNorm1d(2, track_running_stats=False).eval(), "mixes points"),
-        (lambda x: x.sum(), r"function must return \(60,\) rows"),
+        (lambda x: x.sum(), r"function must return \(60, Q\), one row"),
     ],
 )
 def test_what_is_no_function_of_each_point_is_refused(model, text):

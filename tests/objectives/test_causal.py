@@ -145,3 +145,22 @@ def test_bad_arguments():
         Causal((0, 1), least=2)
     with pytest.raises(ValueError, match="coordinate must be one of the 2 of the points, got 5"):
         problem(Causal((0, 1), coordinate=5))(network())
+
+
+def test_jacobian_has_the_weights_of_the_loss_before_any_evaluation():
+    model, loss = network(), problem(Causal((0, 1), slices=4, epsilon=100.0))
+    found = jacobian(model, loss)
+    total = loss(model)
+    parts = torch.autograd.grad(total, [*model.parameters()])
+    flat = torch.cat([part.flatten() for part in parts])
+    torch.testing.assert_close(2 * found.dense().T @ found.residual, flat)
+    torch.testing.assert_close(found.residual.square().sum(), total.detach())
+
+
+def test_terms_do_not_share_weights():
+    causal = Causal((0, 1))
+    with pytest.raises(ValueError, match="causal must not be shared: give each term a Causal of"):
+        ResidualLoss(
+            early=Term(heat, points(), pairs=[(0, 0)], causal=causal),
+            late=Term(heat, points(), pairs=[(0, 0)], causal=causal),
+        )

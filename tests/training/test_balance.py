@@ -20,6 +20,7 @@ from kanlib import (
     train,
     train_multilevel,
 )
+from kanlib.objectives.penalties import Penalised, SquaredNorms
 
 pytestmark = pytest.mark.usefixtures("float64")
 ADAM = partial(torch.optim.Adam, lr=1e-3)
@@ -195,3 +196,15 @@ def test_bad_arguments():
         Balance("norm")
     with pytest.raises(ValueError, match="memory must be below 1, got 1"):
         Balance(memory=1)
+
+
+def test_weights_are_logged_with_penalties_beside_the_loss():
+    runs = [
+        train(network(), loss, 2, optimizer=ADAM, progress=False)
+        for loss in (Penalised(problem(Balance()), smooth=SquaredNorms(1e-12)), problem(Balance()))
+    ]
+    weights, plain = (run.history.weights for run in runs)
+    assert weights.keys() == plain.keys() == {"inside", "ends"}
+    assert weights["ends"] == pytest.approx(plain["ends"])
+    penalised = Penalised(problem(), smooth=SquaredNorms(1e-12))
+    assert train(network(), penalised, 1, optimizer=ADAM, progress=False).history.weights == {}

@@ -11,6 +11,7 @@ from kanlib import (
     KAN,
     MLP,
     Causal,
+    Ensemble,
     GaussNewton,
     HardConditions,
     Jet,
@@ -20,6 +21,7 @@ from kanlib import (
     propagate,
     train_slabs,
 )
+from kanlib.objectives.penalties import Penalised, SquaredNorms
 
 pytestmark = pytest.mark.usefixtures("float64")
 SETTINGS = {"optimizer": GaussNewton(), "progress": False}
@@ -153,3 +155,54 @@ def test_other_bad_arguments():
         train_slabs(lambda interval, former: KAN([1, 1]), [0, 1], [1], **SETTINGS)
     with pytest.raises(ValueError, match="solutions must hold one for each of 2 intervals"):
         TimeSlabs([0, 1, 2], [KAN([1, 1])])
+
+
+def test_slabs_must_meet_with_penalties_beside_the_loss():
+    def make(interval, former):
+        model, loss = make_heat(interval, None)
+        return model, Penalised(loss, smooth=SquaredNorms(1e-12))
+
+    with pytest.raises(ValueError, match="slabs must meet"):
+        train_slabs(make, [0, 1, 2], [2], **SETTINGS)
+
+
+def test_slabs_meet_at_terms_of_several_widths():
+    """Points of a term with features are not what the network takes, and are left out."""
+
+    def make(interval, former):
+        model, loss = make_heat(interval, former)
+        line = torch.linspace(-1, 1, 5)[:, None]
+        ends = Term(
+            lambda u, x: 0.0 * u.value,
+            line,
+            features=lambda x: torch.cat([x, torch.full_like(x, interval[1])], dim=1),
+        )
+        return model, ResidualLoss(**loss.terms, ends=ends)
+
+    assert train_slabs(make, [0, 1, 2], [2], **SETTINGS).status == "completed"
+
+
+@pytest.mark.filterwarnings("error")
+def test_slabs_take_points_of_any_shape():
+    torch.manual_seed(0)
+    early, late = KAN([2, 2], n=3), MLP([2, 4, 2], "tanh")
+    whole = TimeSlabs([0, 0.3, 1], [early, late])
+    point = torch.tensor([0.1, 0.7])
+    torch.testing.assert_close(whole(point), late(point))
+    for shape in ((0, 2), (3, 0, 2)):
+        assert whole(torch.empty(shape)).shape == shape
+        assert propagate(whole, Jet.at(torch.empty(shape))).channels.shape == (3, *shape)
+    rows = torch.rand(2, 7).T  # not contiguous
+    chosen = torch.where(rows[:, 1:] > 0.3, late(rows), early(rows))
+    torch.testing.assert_close(whole(rows), chosen)
+
+
+def test_bad_slabs():
+    net = KAN([2, 1])
+    with pytest.raises(ValueError, match=r"solutions\[1\] must be one network, got an Ensemble"):
+        TimeSlabs([0, 1, 2], [net, Ensemble([net, net])])
+    with pytest.raises(ValueError, match="coordinate must be one of the 2 of the points, got 5"):
+        TimeSlabs([0, 1], [net], coordinate=5)(torch.rand(3, 2))
+    mixed = TimeSlabs([0, 1, 2], [net, KAN([2, 3])])
+    with pytest.raises(ValueError, match=r"solutions must have equally many outputs, got \[1, 3\]"):
+        mixed(torch.tensor([[0.0, 0.5], [0.0, 1.5]]))
