@@ -16,7 +16,7 @@ their standard deviation.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -31,7 +31,7 @@ from kanlib.splines.bspline import dense_basis
 from kanlib.splines.quadrature import quadrature
 
 Measure = Literal["data", "domain"]
-#: A standard deviation of outputs, relative to their size, that is nothing but rounding.
+#: A standard deviation of outputs or edges, relative to their size, that is only rounding.
 ROUNDING = 1e-13
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 
@@ -155,7 +155,8 @@ def _of_layer(
     else:
         norm, means, deviation = _on_domain(layer)
         part, whole = deviation.square(), deviation.square().sum(-1, keepdim=True)
-    share = torch.where(whole > 0, part / whole, 0.0)
+    rounding = (ROUNDING * norm.sum(-1, keepdim=True)) ** 2
+    share = torch.where(whole > rounding, part / whole, 0.0)
     parts = norm, means, deviation, share, removal, units
     return LayerImportance(*(each.cpu() for each in parts))
 
@@ -215,18 +216,13 @@ def contributions(layer: SplineLayer | nn.Linear, x: Tensor) -> Tensor:
     )
 
 
-def entering(model: KAN, x: Tensor) -> Iterator[tuple[nn.Module, Tensor]]:
-    """Yield each layer with edges, and what enters it, for inputs x (N, P) of the network."""
-    for layer in model.layers:
-        if isinstance(layer, SplineLayer | nn.Linear):
-            yield layer, x
-        x = layer(x)
-
-
 def check_network(model: KAN) -> KAN:
     """Return the model, or raise unless it is a KAN whose call does what its layers say."""
     if not isinstance(model, KAN):
-        raise TypeError(f"model must be a KAN, got {shown(model)}: of an ensemble, take a member")
+        raise TypeError(
+            f"model must be a KAN, got {shown(model)}: take a member of an ensemble, or the network "
+            "of hard conditions, with the inputs that it sees"
+        )
     check_parts(model)
     for part in model.modules():
         known = KAN if part is model else SplineLayer if isinstance(part, SplineLayer) else None

@@ -28,7 +28,9 @@ class Pruned:
     Attributes:
         model: the network.
         units: for each width of the old network, the inputs, hidden units and outputs that it has.
-        inputs: the inputs on which it depends.
+        widths: the widths of the old network.
+        inputs: the inputs on which it depends. Training may bring back the others through a leading
+            linear map, which has no mask, unless they are taken out (``inputs=True``).
         edges: the number of edges of the old network and of this one.
         parameters: the number of trainable parameters of the two.
         before: the loss of the old network.
@@ -38,6 +40,7 @@ class Pruned:
 
     model: KAN
     units: list[list[int]]
+    widths: list[int]
     inputs: list[int]
     edges: tuple[int, int]
     parameters: tuple[int, int]
@@ -52,12 +55,6 @@ class Pruned:
             f"parameters {self.parameters[0]} -> {self.parameters[1]}, "
             f"loss {self.before:.3e} -> {self.after:.3e})"
         )
-
-    @property
-    def widths(self) -> list[int]:
-        """The widths of the old network."""
-        layers = self.importance.layers
-        return [len(layer.units) for layer in layers] + [len(layers[-1].norm)]
 
 
 def prune(
@@ -74,6 +71,9 @@ def prune(
     edge goes if its effect is below the threshold, or that of the unit it comes from. A unit that
     stays keeps its most important edge. Effects of several removals add up, so look at the loss
     that the result tells, and train on.
+
+    The means of inputs go into the bias of a leading linear map, which gets one where it has none
+    and needs it. With ``extension="none"``, an edge takes up a mean inside its domain only.
 
     Args:
         model: the network, which is left as it is.
@@ -125,15 +125,16 @@ def prune(
     kept = units if inputs else [[*range(model.widths[0])], *units[1:]]
     edges = count_edges(model), count_edges(smaller)
     sizes = model.num_parameters, smaller.num_parameters
-    return Pruned(smaller, kept, units[0], edges, sizes, before, after, found)
+    widths = [*model.widths]
+    return Pruned(smaller, kept, widths, units[0], edges, sizes, before, after, found)
 
 
 def count_edges(model: KAN) -> int:
-    """Return the number of edges of a network: of its linear maps, and of its splines, if kept."""
+    """Return the number of edges of a network, less masked splines and zero columns of maps."""
     return sum(
         int(layer.weight[..., 0].numel() if layer.mask is None else layer.mask.sum())
         if isinstance(layer, SplineLayer)
-        else layer.weight.numel()
+        else len(layer.weight) * int(layer.weight.any(0).sum())
         for layer in _layers(model)
     )
 
@@ -194,6 +195,9 @@ def _without(model: KAN, found: Importance, masks: list[Tensor]) -> KAN:
     if isinstance(first, nn.Linear):
         worth, gone = found.layers[0], ~masks[0].any(0)
         first.weight[:, gone.to(first.weight.device)] = 0.0
+        means = (worth.mean * gone).sum(1).to(first.weight)
         if first.bias is not None:
-            first.bias.add_((worth.mean * gone).sum(1).to(first.bias))
+            first.bias.add_(means)
+        elif means.any():
+            first.bias = nn.Parameter(means)
     return other

@@ -9,8 +9,9 @@ import torch
 from scipy.integrate import quad
 from scipy.interpolate import BSpline
 
-from kanlib import KAN, MLP, Ensemble
-from kanlib.analysis.importance import contributions, entering, importance
+from kanlib import KAN, MLP, Ensemble, HardConditions
+from kanlib.analysis.importance import contributions, importance
+from kanlib.nn.spline_layer import SplineLayer
 
 pytestmark = pytest.mark.usefixtures("float64")
 BREAKPOINTS = [0.0, 0.07, 0.3, 0.35, 0.8, 1.0]
@@ -20,6 +21,14 @@ def network(basis="spline", widths=(3, 4, 2), **options):
     torch.manual_seed(1)
     model = KAN([*widths], breakpoints=BREAKPOINTS, r=4, init_scale=0.5, **options)
     return model.to_basis(basis)
+
+
+def entering(model, x):
+    """Yield each layer with edges, and what enters it."""
+    for layer in model.layers:
+        if isinstance(layer, SplineLayer | torch.nn.Linear):
+            yield layer, x
+        x = layer(x)
 
 
 def points():
@@ -113,6 +122,22 @@ def test_both_bases_refinement_and_float32_tell_the_same():
     torch.testing.assert_close(single, importance(model, x).layers[0].removal, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("measure", ["data", "domain"])
+def test_rounding_has_no_share(measure):
+    model = network(widths=(2, 3, 1))
+    with torch.no_grad():
+        for layer in model.layers:  # constants that are no sums of powers of two
+            layer.weight[:] = 0.1
+    found = importance(model, torch.full((7, 2), 0.3), measure=measure)
+    assert all(torch.count_nonzero(layer.share) == 0 for layer in found.layers)
+
+
+def test_hard_conditions_are_refused_with_a_way_out():
+    model = HardConditions(network(), lambda x: x[:, :1], lambda x: x[:, :1])
+    with pytest.raises(TypeError, match="the network of hard conditions"):
+        importance(model, points())
+
+
 def test_a_constant_network_has_no_important_edge():
     model = network()
     with torch.no_grad():
@@ -139,7 +164,7 @@ def test_importance_refuses_what_is_no_sum_of_edges():
     x = points()
     with pytest.raises(ValueError, match="forward method of Twice"):
         importance(Twice([3, 1]), x)
-    with pytest.raises(TypeError, match="of an ensemble, take a member"):
+    with pytest.raises(TypeError, match="take a member of an ensemble"):
         importance(Ensemble([network()]), x)
     with pytest.raises(TypeError, match="model must be a KAN"):
         importance(MLP([3, 1]), x)

@@ -221,3 +221,36 @@ def test_bad_masks_and_selections_are_named():
         layer.select([0, 0], [0])
     with pytest.raises(ValueError, match=r"units must hold a list for each of the widths \[2, 3\]"):
         KAN([2, 3], n=4).select([[0]])
+
+
+def test_means_of_inputs_before_a_map_without_bias_are_kept():
+    torch.manual_seed(8)
+    x = torch.rand(200, 2)
+    x[:, 1] = 5 + 1e-3 * x[:, 1]
+    model = KAN([2, 3, 1], n=4, first="linear", domain=(-10, 10))
+    y = model(x).detach()
+    promised = float(importance(model, x).layers[0].units[1])
+    found = prune(model, MeanSquaredError(x, y), threshold=promised * (1 + 1e-9))
+    assert found.inputs == [0]
+    change = ((found.model(x) - y).square().mean() / y.var(correction=0)).sqrt().item()
+    assert change == pytest.approx(promised, rel=1e-6)
+    assert prune(model, MeanSquaredError(x, y), threshold=0.0).model.layers[0].bias is None
+
+
+def test_zero_columns_of_a_map_are_no_edges():
+    torch.manual_seed(9)
+    x = data().x
+    model = KAN([3, 3, 1], n=4, first="affine").calibrate_(x)
+    with torch.no_grad():
+        model.layers[0].weight[:, 2] = 1e-6
+    found = prune(model, MeanSquaredError(x, model(x).detach()), threshold=1e-3)
+    assert found.inputs == [0, 1]
+    assert found.edges == (12, 9)
+
+
+def test_widths_are_those_of_the_network_whatever_its_first_layer():
+    x = torch.rand(50, 2)
+    model = KAN([2, 3, 1], n=4, periodic=[0])
+    found = prune(model, MeanSquaredError(x, model(x).detach()), threshold=0.0)
+    assert found.widths == [2, 3, 1]
+    assert "[2, 3, 1] -> [2, 3, 1]" in repr(found)
