@@ -9,7 +9,9 @@ errors explain.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -18,8 +20,9 @@ from scipy.optimize import least_squares
 
 Array = np.ndarray[Any, Any]
 
-#: Squares of residuals below this share of the variance of the data are rounding.
-ROUNDING = 1e-20
+#: Squares of residuals below this share of the variance of the data, or of their mean square, are
+#: rounding.
+ROUNDING, EPSILON = 1e-20, 1e-30
 #: How near to a simple number a constant of exact data must be.
 NEAR = 1e-4
 #: Standard errors within which a constant may be a simple number.
@@ -56,6 +59,12 @@ class Fitted:
         )
 
 
+def rounding(y: Array) -> float:
+    """Return the mean square of residuals that are only rounding, a positive number."""
+    own = max(ROUNDING * float(y.var()), EPSILON * float(np.mean(y**2)))
+    return max(own, float(np.finfo(float).tiny))
+
+
 def tidy(expression: sympy.Expr) -> sympy.Expr:
     """Return an expression with exponentials joined, and multiplied out if it stays short."""
     found = sympy.powsimp(sympy.expand_power_exp(expression), combine="all")
@@ -70,11 +79,13 @@ def scaled(expression: sympy.Expr, signed: bool) -> tuple[sympy.Expr, sympy.Expr
         expression: the sum.
         signed: whether the factor may be negative.
     """
-    for term in sympy.Add.make_args(sympy.expand_mul(expression)):
+    terms = sympy.Add.make_args(sympy.expand_mul(expression))
+    for term in terms:
         if term.free_symbols:
-            factor = term.as_coeff_Mul()[0]
-            factor = factor if signed else abs(factor)
-            return factor, sympy.expand_mul(expression / factor)
+            factor, rest = term.as_coeff_Mul()
+            if factor < 0 and not signed:
+                factor, rest = -factor, -rest
+            return factor, rest + sympy.Add(*(each / factor for each in terms if each is not term))
     return sympy.Integer(1), expression
 
 
@@ -88,7 +99,7 @@ def fit(expression: sympy.Expr, symbols: Any, x: Array, y: Array, steps: int = 2
         y: targets, (N,).
         steps: evaluations at most.
     """
-    template, constants, start = _template(expression)
+    template, constants, start = _template(expression, {s.name for s in symbols})
     columns = [*x.T]
     slopes = [sympy.diff(template, c) for c in constants]
     function = sympy.lambdify([*symbols, *constants], [template, *slopes], "numpy", cse=True)
@@ -126,8 +137,8 @@ def fit(expression: sympy.Expr, symbols: Any, x: Array, y: Array, steps: int = 2
 
 def _errors(rows: Array, loss: float) -> Array:
     """Return the standard errors of constants from the rows of their Jacobian."""
-    size, count = rows.shape
-    if not count:
+    size, columns = rows.shape
+    if not columns:
         return np.zeros(0)
     lengths = np.linalg.norm(rows, axis=0)
     lengths = np.where(lengths > 0, lengths, 1.0)
@@ -135,18 +146,21 @@ def _errors(rows: Array, loss: float) -> Array:
     used = s > 1e-12 * s[0]
     inverse = ((v[used] / s[used, None]) ** 2).sum(0)
     unseen = (v[~used] ** 2).sum(0) > 1e-8
-    variance = loss * size / max(size - count, 1)
+    variance = loss * size / max(size - columns, 1)
     return np.where(unseen, np.inf, np.sqrt(variance * inverse) / lengths)
 
 
-def _template(expression: sympy.Expr) -> tuple[sympy.Expr, tuple[Any, ...], list[float]]:
+def _template(
+    expression: sympy.Expr, taken: Container[str] = ()
+) -> tuple[sympy.Expr, tuple[Any, ...], list[float]]:
     """Return an expression with a symbol for each floating-point number, and the numbers."""
+    free = (name for i in count(1) if (name := f"c{i}") not in taken)
     names: list[Any] = []
     start: list[float] = []
 
     def walk(part: Any) -> Any:
         if isinstance(part, sympy.Float):
-            names.append(sympy.Symbol(f"c{len(names) + 1}", real=True))
+            names.append(sympy.Symbol(next(free), real=True))
             start.append(float(part))
             return names[-1]
         return part.func(*map(walk, part.args)) if part.args else part
@@ -171,7 +185,7 @@ def simplified(fitted: Fitted, symbols: Any, x: Array, y: Array) -> Fitted:
     the rest fitted anew. It stays if log(loss) grows by no more than log(N) / N, which is what one
     constant is worth by the Bayesian information criterion.
     """
-    size, floor = len(y), ROUNDING * float(y.var())
+    size, floor = len(y), rounding(y)
     allowed = np.log(size) / size
     fitted = _shortened(fitted, symbols, x, y)
     refused: set[tuple[float, Any]] = set()
@@ -196,7 +210,7 @@ def simplified(fitted: Fitted, symbols: Any, x: Array, y: Array) -> Fitted:
 
 def _shortened(fitted: Fitted, symbols: Any, x: Array, y: Array) -> Fitted:
     """Return the fit without the terms of sums that are not worth their constants."""
-    size, floor = len(y), ROUNDING * float(y.var())
+    size, floor = len(y), rounding(y)
     while True:
         for expression, saved in _shorter(fitted.expression):
             other = fit(expression, symbols, x, y)
@@ -224,7 +238,8 @@ def _near(fitted: Fitted) -> list[tuple[sympy.Symbol, float, sympy.Rational]]:
     """Return the constants that are close to simple numbers, the nearest first."""
     found = []
     for c, value, error in zip(fitted.constants, fitted.values, fitted.errors, strict=True):
-        reach = min(max(ERRORS * error, NEAR * max(1.0, abs(value))), LARGEST)
+        known = ERRORS * error if np.isfinite(error) else 0.0  # any number would do: keep this one
+        reach = min(max(known, NEAR * max(1.0, abs(value))), LARGEST)
         number = simple(float(value), reach)
         if number is not None:
             found.append((abs(value - float(number)) / max(error, 1e-12), c, value, number))

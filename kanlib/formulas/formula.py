@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from kanlib._checks import as_integer, as_list, check_tensor, shown
 from kanlib.analysis.importance import as_points, check_network
 from kanlib.formulas.edges import Edge, edges
-from kanlib.formulas.expressions import Array, Fitted, fit, scaled, simplified, tidy
+from kanlib.formulas.expressions import Array, Fitted, fit, rounding, scaled, simplified, tidy
 from kanlib.formulas.library import LIBRARY, Fit, Function, fits, score
 from kanlib.nn.networks import KAN
 
@@ -157,7 +157,7 @@ def formula(
         own = model(moved)
     targets = own if y is None else _targets(y, own)
     column, learned = (each[:, output].detach().cpu().double().numpy() for each in (targets, own))
-    scale = float(column.std()) or 1.0
+    scale = float(column.std()) if column.var() > rounding(column) else 1.0
     missed = float(np.sqrt(np.mean((learned - column) ** 2)))
     search = _Search(edges(model, moved), symbols, chosen, max(missed / scale, ACCURACY))
     best = _best(search, output, inputs, column, missed**2, tries)
@@ -183,13 +183,13 @@ class _Choice(NamedTuple):
 
 def _best(search: _Search, output: int, x: Array, y: Array, missed: float, tries: int) -> _Choice:
     """Return the best of some choices of functions, by the Bayesian information criterion."""
-    size, floor = len(y), 1e-20 * float(y.var())
+    size, floor = len(y), rounding(y)
     best, lowest = None, math.inf
     for ranks in search.choices(output, tries):
         expression, used = search.expression(output, ranks)
         found = fit(expression, search.symbols, x, y)
         count = len(found.values) + sum(each.complexity for each in used.values())
-        value = size * math.log(max(found.loss, floor, 1e-300)) + count * math.log(size)
+        value = size * math.log(max(found.loss, floor)) + count * math.log(size)
         if best is None or value < lowest:
             best, lowest = _Choice(found, used), value
         if found.loss <= max(AS_GOOD * missed, floor):
@@ -368,11 +368,12 @@ def _symbols(names: Sequence[str] | None, x: Array) -> tuple[Any, ...]:
 
 def _targets(y: Tensor, own: Tensor) -> Tensor:
     check_tensor("y", y)
-    if y.shape != own.shape or not torch.isfinite(y).all():
+    if y.shape != own.shape:
         raise ValueError(
-            f"y must be finite and have the shape {tuple(own.shape)} of the outputs, got "
-            f"{tuple(y.shape)}"
+            f"y must have the shape {tuple(own.shape)} of the outputs, got {tuple(y.shape)}"
         )
+    if not torch.isfinite(y).all():
+        raise ValueError("y must be finite, got NaN or infinite entries: remove those rows")
     return y
 
 

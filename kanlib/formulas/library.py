@@ -37,7 +37,8 @@ class Function:
         name: its name.
         complexity: what it counts in a ranking; 1 for a straight line.
         values: the function on arrays.
-        symbolic: the function on SymPy expressions.
+        symbolic: the function on SymPy expressions. A formula can be pickled if this and values
+            can, as functions of a module.
         arguments: how its argument a x + b is searched, a key of ``SEARCHES``.
     """
 
@@ -48,28 +49,38 @@ class Function:
     arguments: str
 
 
-def _power(k: Any) -> Callable[[Any], Any]:
-    return lambda u: u ** float(k)
+@dataclass(frozen=True)
+class _Power:
+    """A power, which can be pickled, as a local function cannot."""
+
+    exponent: Any
+
+    def __call__(self, u: Any) -> Any:
+        return u**self.exponent
 
 
-def _symbolic_power(k: Any) -> Callable[[Any], Any]:
-    return lambda u: u**k
+def _gaussian(u: Any) -> Any:
+    return np.exp(-(u**2))
+
+
+def _symbolic_gaussian(u: Any) -> Any:
+    return sympy.exp(-(u**2))
 
 
 _HALF = sympy.Rational(1, 2)
 LIBRARY = (
-    Function("square", 2, _power(2), _symbolic_power(2), "centre"),
-    Function("sqrt", 2, np.sqrt, _symbolic_power(_HALF), "positive"),
-    Function("inverse", 2, _power(-1), _symbolic_power(-1), "positive"),
+    Function("square", 2, _Power(2.0), _Power(2), "centre"),
+    Function("sqrt", 2, np.sqrt, _Power(_HALF), "positive"),
+    Function("inverse", 2, _Power(-1.0), _Power(-1), "positive"),
     Function("exp", 2, np.exp, sympy.exp, "rate"),
     Function("log", 2, np.log, sympy.log, "positive"),
     Function("sin", 2, np.sin, sympy.sin, "frequency"),
-    Function("cube", 3, _power(3), _symbolic_power(3), "centre"),
-    Function("fourth power", 3, _power(4), _symbolic_power(4), "centre"),
-    Function("inverse square", 3, _power(-2), _symbolic_power(-2), "positive"),
-    Function("inverse sqrt", 3, _power(-0.5), _symbolic_power(-_HALF), "positive"),
+    Function("cube", 3, _Power(3.0), _Power(3), "centre"),
+    Function("fourth power", 3, _Power(4.0), _Power(4), "centre"),
+    Function("inverse square", 3, _Power(-2.0), _Power(-2), "positive"),
+    Function("inverse sqrt", 3, _Power(-0.5), _Power(-_HALF), "positive"),
     Function("tanh", 3, np.tanh, sympy.tanh, "both"),
-    Function("gaussian", 3, lambda u: np.exp(-(u**2)), lambda u: sympy.exp(-(u**2)), "both"),
+    Function("gaussian", 3, _gaussian, _symbolic_gaussian, "both"),
     Function("arcsin", 3, np.arcsin, sympy.asin, "within"),
     Function("arctan", 3, np.arctan, sympy.atan, "both"),
 )

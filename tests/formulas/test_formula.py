@@ -1,15 +1,18 @@
 """Formulas of networks: known functions are found again, and constants with honest errors."""
 
+import pickle
+
 import numpy as np
 import pytest
 import sympy
 import torch
 
-from kanlib import KAN, MLP, GaussNewton, MeanSquaredError, race
+from kanlib import KAN, MLP, GaussNewton, MeanSquaredError, race, train
 from kanlib.analysis.pruning import prune
 from kanlib.formulas.edges import edges
 from kanlib.formulas.expressions import fit, scaled, simple, simplified
 from kanlib.formulas.formula import formula
+from kanlib.formulas.library import LIBRARY
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -230,6 +233,52 @@ def test_simple_numbers_and_scaled_sums():
     factor, rest = scaled(-2.0 * a + 3.0 * b, signed=False)
     assert sympy.expand(factor * rest - (3.0 * b - 2.0 * a)) == 0
     assert factor > 0
+    assert scaled(2.5 * a + 5.0, signed=True)[1].coeff(a) == sympy.Integer(1)
+    assert not scaled(2.5 * a, signed=True)[1].atoms(sympy.Float)
+
+
+def test_constants_that_data_do_not_tell_apart_become_no_fractions():
+    a = sympy.Symbol("a", real=True)
+    x = np.random.default_rng(4).uniform(-1, 1, (200, 1))
+    y = 2.37 * (x[:, 0] + 0.41) ** 2 + 1.477
+    start = sympy.Float(2.33) * (sympy.Float(1.008) * a + sympy.Float(0.4)) ** 2 + sympy.Float(1.5)
+    found = simplified(fit(start, (a,), x, y), (a,), x, y)
+    assert not [q for q in found.expression.atoms(sympy.Rational) if not q.is_integer]
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0, 0.1])
+def test_constant_targets_have_a_constant_formula(value):
+    torch.manual_seed(10)
+    x = 2 * torch.rand(100, 2) - 1
+    y = torch.full((100, 1), value)
+    data = MeanSquaredError(x, y)
+    start = KAN([2, 1], n=5, domain=(-1, 1))
+    model = train(start, data, 6, optimizer=GaussNewton(), progress=False).model
+    found = formula(model, x, y)
+    assert not found.expression.free_symbols
+    assert float(found.expression) == pytest.approx(value, abs=1e-12)
+    assert found.error < 1e-10
+
+
+def test_inputs_may_have_the_names_of_constants():
+    x = 2 * torch.rand(100, 2) - 1
+    model = KAN([2, 1], n=4, domain=(-1, 1))
+    for data in (x, x + 2):
+        found = formula(model, data, names=["c1", "c3"], tries=1)
+        assert [s.name for s in found.symbols] == ["c1", "c3"]
+        assert not {c.symbol.name for c in found.constants} & {"c1", "c3"}
+        names = [s.name for s in found.template.free_symbols]
+        assert len({*names}) == len(names)
+
+
+def test_formula_is_pickled_whatever_its_functions(exact):
+    x, y, model = exact
+    found = formula(model, x, y)
+    again = pickle.loads(pickle.dumps(found))
+    assert again.expression == found.expression
+    assert again.edges == found.edges
+    assert torch.equal(again(x), found(x))
+    assert pickle.loads(pickle.dumps(LIBRARY)) == LIBRARY
 
 
 def test_formula_refuses_what_does_not_fit():
@@ -238,9 +287,11 @@ def test_formula_refuses_what_does_not_fit():
         formula(MLP([2, 1]), x)
     with pytest.raises(ValueError, match="names must hold 2 different names"):
         formula(model, x, names=["a", "a"])
+    with pytest.raises(ValueError, match="y must be finite, got NaN"):
+        formula(model, x, torch.full((20, 1), torch.nan))
     with pytest.raises(ValueError, match="output must be at most 0"):
         formula(model, x, output=1)
-    with pytest.raises(ValueError, match="y must be finite and have the shape"):
+    with pytest.raises(ValueError, match="y must have the shape"):
         formula(model, x, x)
     with pytest.raises(TypeError, match=r"functions must hold functions of kanlib\.formulas"):
         formula(model, x, functions=["sin"])
