@@ -42,6 +42,8 @@ def smoothing_weight(
     """Return the weight of ``SquaredNorms`` that suits the data, near the present weights.
 
     For a network of one layer that is all. Otherwise train with the weight, and ask once more.
+    Weights are tried from 1e-12 to 1e4 times the ratio of the traces of J^T J and S^T S. One of the
+    two ends as a result means that data ask for no smoothing, or for all that there is.
 
     Args:
         model: the network, after some training.
@@ -52,7 +54,8 @@ def smoothing_weight(
 
     Raises:
         TypeError: if the objective is no sum of squares, or an argument no number.
-        ValueError: if the noise is not positive, or so small that no weight leaves so little.
+        ValueError: if the noise is not positive, or so small that no weight leaves so little, or
+            the loss or the penalty depends on no weight, as where edges are pruned.
 
     Examples:
         >>> from kanlib import KAN, MeanSquaredError
@@ -105,7 +108,13 @@ class _Problem:
         rough, pull, _ = triangular(coordinates, blocks(model, penalty, coordinates, POINTS))
         self._rough, self._pull = rough.double(), pull.double()
         self._gram, self._matrix = (r.T @ r for r in (self._factor, self._rough))
-        self.unit = float(self._gram.trace() / self._matrix.trace())
+        size, roughness = float(self._gram.trace()), float(self._matrix.trace())
+        if not (size > 0 and roughness > 0):
+            raise ValueError(
+                "model must have weights on which loss and penalty depend, but all derivatives of "
+                f"the {'penalty' if size > 0 else 'loss'} are zero: take a network with more edges"
+            )
+        self.unit = size / roughness
 
     def at(self, weight: float) -> tuple[float, float]:
         """Return the loss without the penalty, and tr H, at the minimum for a weight."""

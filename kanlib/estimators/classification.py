@@ -40,12 +40,13 @@ class KANClassifier(ClassifierMixin, Fitting):
         validation_fraction: share of the data that is held out, of each class the same where there
             are enough.
         patience: epochs without a fall that end a level.
-        random_state: seed or generator of the start, the batches and what is held out.
+        random_state: seed or ``RandomState`` of the start, the batches and what is held out.
 
     Attributes:
         classes_: the classes, sorted.
         model_: the network, a :class:`kanlib.nn.networks.KAN`; its outputs are logits.
-        run_: the :class:`kanlib.training.runs.Run`: history and levels.
+        run_: the :class:`kanlib.training.runs.Run`: history and levels. After early
+            stopping its loss is that of the last network, ``model_`` the best one.
         n_features_in_: number of inputs.
         n_iter_: epochs done.
 
@@ -103,11 +104,6 @@ class KANClassifier(ClassifierMixin, Fitting):
         Returns:
             This estimator.
         """
-        if self.optimizer == "gauss-newton":
-            raise ValueError(
-                "optimizer must not be 'gauss-newton' for classes, whose cross-entropy is no sum "
-                "of squares: choose 'lbfgs' or 'adam'"
-            )
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)

@@ -92,7 +92,7 @@ class Fitting(BaseEstimator):
         batch_size = self.batch_size
         if batch_size is not None:
             batch_size = as_integer("batch_size", batch_size, minimum=1)
-        optimizer = self._optimizer()
+        optimizer = self._optimizer(squares)
         widths = [x.shape[1], *as_list("hidden", self.hidden, "widths"), outputs]
         seed = check_random_state(self.random_state).randint(2**31 - 1)
         best = None
@@ -101,9 +101,10 @@ class Fitting(BaseEstimator):
             best = _Best(_Mean(loss, _tensor(held_x), _tensor(held_y)))
             patience = as_integer("patience", self.patience, minimum=1)
             schedule = Schedule(schedule.epochs, Stagnation(patience, GAIN, validate=best))
-        inputs, targets = _tensor(x), _tensor(y)
-        with torch.random.fork_rng(devices=[]):
+        # gradients are wanted whatever the mode of the caller
+        with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
+            inputs, targets = _tensor(x), _tensor(y)
             model = self._network(widths, inputs)
             mean = _Mean(loss, inputs, targets)
             batches = None
@@ -145,19 +146,33 @@ class Fitting(BaseEstimator):
         )
         return model if self.first == "spline" or len(x) < 2 else model.calibrate_(x)
 
-    def _optimizer(self) -> OptimizerFactory:
-        if not isinstance(self.optimizer, str):
-            return self.optimizer
-        check_option("optimizer", self.optimizer, OPTIMIZERS)
-        rate = as_number("learning_rate", self.learning_rate, above=0.0)
-        if self.batch_size is not None and self.optimizer != "adam":
+    def _optimizer(self, squares: bool) -> OptimizerFactory:
+        chosen: OptimizerFactory
+        if isinstance(self.optimizer, str):
+            check_option("optimizer", self.optimizer, OPTIMIZERS)
+            rate = as_number("learning_rate", self.learning_rate, above=0.0)
+            adam = partial(torch.optim.Adam, lr=rate)
+            named: dict[str, OptimizerFactory] = {
+                "gauss-newton": GaussNewton(),
+                "lbfgs": lbfgs,
+                "adam": adam,
+            }
+            chosen = named[self.optimizer]
+        else:
+            chosen = self.optimizer
+        newton = isinstance(chosen, GaussNewton)
+        if newton and not squares:
             raise ValueError(
-                f"batch_size must be None for optimizer = {self.optimizer!r}, which compares losses"
-                f" of the same data, got {shown(self.batch_size)}: leave it out, or choose 'adam'"
+                "optimizer must not be Gauss-Newton for classes, whose cross-entropy is no sum of "
+                f"squares, got {shown(self.optimizer)}: choose 'lbfgs' or 'adam'"
             )
-        if self.optimizer == "gauss-newton":
-            return GaussNewton()
-        return lbfgs if self.optimizer == "lbfgs" else partial(torch.optim.Adam, lr=rate)
+        if self.batch_size is not None and (newton or chosen is lbfgs):
+            raise ValueError(
+                f"batch_size must be None for optimizer = {shown(self.optimizer)}, which compares "
+                f"losses of the same data, got {shown(self.batch_size)}: leave it out, or choose "
+                "'adam'"
+            )
+        return chosen
 
     def _stops_early(self) -> bool:
         if not isinstance(self.early_stopping, bool | np.bool_):

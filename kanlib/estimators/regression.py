@@ -14,6 +14,9 @@ from kanlib.estimators.fitting import Fitting
 from kanlib.nn.networks import First
 from kanlib.training.optimizers import OptimizerFactory
 
+#: A standard deviation of targets, relative to their mean, that is only rounding.
+ROUNDING = 1e-14
+
 
 class KANRegressor(RegressorMixin, Fitting):
     """A Kolmogorov-Arnold network for regression, trained over levels of its grid.
@@ -37,11 +40,12 @@ class KANRegressor(RegressorMixin, Fitting):
             network with the least.
         validation_fraction: share of the data that is held out.
         patience: epochs without a fall that end a level.
-        random_state: seed or generator of the start, the batches and what is held out.
+        random_state: seed or ``RandomState`` of the start, the batches and what is held out.
 
     Attributes:
         model_: the network, a :class:`kanlib.nn.networks.KAN`; its outputs are the scaled targets.
-        run_: the :class:`kanlib.training.runs.Run`: history and levels.
+        run_: the :class:`kanlib.training.runs.Run`: history and levels. After early
+            stopping its loss is that of the last network, ``model_`` the best one.
         n_features_in_: number of inputs.
         n_iter_: epochs done.
         shift_: what is added to the scaled outputs, (Q,).
@@ -49,7 +53,8 @@ class KANRegressor(RegressorMixin, Fitting):
 
     Raises:
         TypeError: in ``fit``, if a parameter is of the wrong type.
-        ValueError: in ``fit``, if a parameter is out of range or data are not finite.
+        ValueError: in ``fit``, if a parameter is out of range or data are not finite, or
+            the variance of targets is not.
 
     Examples:
         >>> rng = np.random.default_rng(0)
@@ -104,8 +109,14 @@ class KANRegressor(RegressorMixin, Fitting):
         y = np.asarray(y, dtype=np.float64)
         columns = y.reshape(len(y), -1)
         self._flat = y.ndim == 1
-        self.shift_, spread = columns.mean(axis=0), columns.std(axis=0)
-        self.scale_ = np.where(spread > 0, spread, 1.0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            self.shift_, spread = columns.mean(axis=0), columns.std(axis=0)
+        if not np.isfinite(spread).all():
+            raise ValueError(
+                "y must have a finite variance in float64, got values up to "
+                f"{np.abs(columns).max():.1e}: give it in other units"
+            )
+        self.scale_ = np.where(spread > ROUNDING * np.abs(self.shift_), spread, 1.0)
         scaled = (columns - self.shift_) / self.scale_
         self._train(X, scaled, columns.shape[1], F.mse_loss, squares=True)
         return self

@@ -29,7 +29,7 @@ from kanlib.objectives.squares import SumOfSquares
 from kanlib.splines.bspline import exact_breakpoints, local_basis, pieces
 from kanlib.splines.quadrature import quadrature
 
-#: What a norm adds under its root, so that derivatives stay finite at zero.
+#: What a norm adds under its root, and the least share of an edge: derivatives are finite at zero.
 TINY = 1e-24
 
 
@@ -183,7 +183,7 @@ class Entropy:
             found = [values_of(layer, p, 0) for p in range(layer.in_features)]
             sizes = torch.stack([weights @ values.abs() for values, weights in found])
             whole = sizes.sum()
-            shares = sizes / whole.clamp(min=TINY)
+            shares = (sizes / whole.clamp(min=TINY)).clamp(min=TINY)  # a finite slope at zero
             parts.append(whole + self.entropy * torch.special.entr(shares).sum())
         return self.weight * torch.stack(parts).sum()
 

@@ -91,3 +91,15 @@ def test_impossible_noise_and_penalised_objectives_are_refused():
         smoothing_weight(KAN([1, 1], n=3), objective, noise=1e-3)
     with pytest.raises(TypeError, match="objective must be a sum of squares without penalties"):
         smoothing_weight(KAN([1, 1], n=3), Penalised(objective, a=SquaredNorms(1.0)))
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_network_without_edges_is_refused(layer):
+    x, y, *_ = data()
+    model = KAN([1, 2, 1], n=4)
+    none = model.layers[layer].masked(torch.zeros(model.layers[layer].weight.shape[:2]).bool())
+    model.layers[layer] = none
+    if layer == 0:
+        model.layers[1] = model.layers[1].masked(torch.zeros(1, 2).bool())
+    with pytest.raises(ValueError, match="model must have weights on which loss and penalty"):
+        smoothing_weight(model, MeanSquaredError(x, y))

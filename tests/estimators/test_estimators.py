@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from kanlib import KAN, MeanSquaredError, lbfgs, train_multilevel
+from kanlib import KAN, GaussNewton, MeanSquaredError, lbfgs, train_multilevel
 from kanlib.estimators.classification import KANClassifier
 from kanlib.estimators.regression import KANRegressor
 
@@ -182,9 +182,40 @@ def test_estimators_name_a_bad_parameter(kind, options, error, message):
         kind(**options).fit(x, target)
 
 
-def test_classifier_refuses_gauss_newton():
-    with pytest.raises(ValueError, match=r"must not be 'gauss-newton' for classes.*choose 'lbfgs'"):
-        KANClassifier(optimizer="gauss-newton").fit(*halves(20))
+@pytest.mark.parametrize("optimizer", ["gauss-newton", GaussNewton()])
+def test_classifier_refuses_gauss_newton(optimizer):
+    with pytest.raises(ValueError, match=r"must not be Gauss-Newton for classes.*choose 'lbfgs'"):
+        KANClassifier(optimizer=optimizer).fit(*halves(20))
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", lbfgs, GaussNewton()])
+def test_optimizers_of_all_data_refuse_batches(optimizer):
+    with pytest.raises(ValueError, match="batch_size must be None for optimizer"):
+        KANRegressor(optimizer=optimizer, batch_size=10).fit(*wave(40))
+
+
+@pytest.mark.parametrize("value", [0.1, 1 / 3, -1e5 / 3])
+def test_rounding_of_constant_targets_is_not_learned(value):
+    x, _ = wave(60)
+    model = KANRegressor(schedule=(20,), random_state=0).fit(x, np.full(60, value))
+    assert model.scale_ == 1
+    np.testing.assert_allclose(model.predict(x), value, rtol=0, atol=1e-3)
+
+
+def test_targets_without_a_finite_variance_are_refused():
+    x, y = wave(60)
+    with pytest.raises(ValueError, match="y must have a finite variance in float64, got values up"):
+        KANRegressor(schedule=(2,)).fit(x, 1e300 * y)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_estimators_are_fitted_in_code_without_gradients(mode):
+    x, y = wave(60)
+    options = {"schedule": (2,), "early_stopping": True, "random_state": 0}
+    expected = KANRegressor(**options).fit(x, y).predict(x)
+    with mode():
+        found = KANRegressor(**options).fit(x, y).predict(x)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_interrupt_ends_a_fit(monkeypatch):

@@ -97,6 +97,22 @@ def test_entropy_is_that_of_the_edges():
     assert Entropy(2.0, 0.7)(model).item() == pytest.approx(2 * expected, rel=1e-10)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_entropy_has_finite_slopes_at_pruned_and_zero_edges(dtype):
+    mask = torch.tensor([[True, False], [True, True], [False, True]])
+    model = network(dtype=dtype).mapped(lambda s: s.masked(mask) if s.out_features == 3 else s)
+    with torch.no_grad():
+        model.layers[1].weight[0, 1] = 0.0
+    slopes = torch.autograd.grad(Entropy(0.1)(model), [*model.parameters()])
+    assert all(torch.isfinite(slope).all() for slope in slopes)
+    assert all(torch.count_nonzero(slope) > 0 for slope in slopes)
+    with torch.no_grad():
+        for layer in model.layers:
+            layer.weight.zero_()
+    slopes = torch.autograd.grad(Entropy(0.1)(model), [*model.parameters()])
+    assert all(torch.isfinite(slope).all() for slope in slopes)
+
+
 @pytest.mark.parametrize("basis", ["spline", "relu"])
 @pytest.mark.parametrize("masked", [False, True])
 def test_rows_are_those_of_autograd(basis, masked):
