@@ -1,5 +1,6 @@
 """Helmholtz's equation u_xx + u_yy + k² u = 0 with k = 20 in a square, values on the boundary."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -22,16 +23,19 @@ def helmholtz(u: Jet, x: Tensor) -> Tensor:
 
 
 def network() -> KAN:
-    corners = torch.cartesian_prod(*torch.tensor(BOX, dtype=DOUBLE))
-    return KAN([2, 14, 1], n=8, r=8, first="affine", dtype=DOUBLE).calibrate_(corners)
+    model = KAN([2, 20, 1], n=16, r=8, first="affine", dtype=DOUBLE)
+    angle = torch.arange(20, dtype=DOUBLE) * math.pi / 20  # waves that travel in all directions
+    with torch.no_grad():
+        model.layers[0].weight.copy_(torch.stack([angle.cos(), angle.sin()], dim=1))
+    return model.calibrate_(torch.cartesian_prod(*torch.tensor(BOX, dtype=DOUBLE)))
 
 
-def solve(starts: int = 2, epochs: Sequence[int] = (25, 50), count: int = 2500) -> Run[KAN]:
+def solve(starts: int = 1, epochs: Sequence[int] = (30, 60), count: int = 4000) -> Run[KAN]:
     inside = Sampler(BOX, count, every=3, dtype=DOUBLE)
     rim = Sampler(Box(BOX).boundary, count // 4, every=3, dtype=DOUBLE)
     loss = ResidualLoss(
         inside=Term(helmholtz, inside, pairs=[(0, 0), (1, 1)]),
-        rim=Term(lambda u, x: u.value - reference(x), rim, directions=(), weight=10.0),
+        rim=Term(lambda u, x: u.value - reference(x), rim, directions=(), weight=1e3),
     )
     field, keep = [network() for _ in range(starts)], [2, 1, 1][: len(epochs) - 1]
     return race(field, loss, epochs, keep=keep, optimizer=GaussNewton(), progress=False)

@@ -33,12 +33,12 @@ def network() -> HardConditions:
         "normalisation": "tanh",
         "init_scale": 0.3,
     }
-    kan = KAN([2, 4, 4, 1], n=4, r=8, domain=(-1, 1), dtype=DOUBLE, **options)
+    kan = KAN([2, 8, 8, 1], n=4, r=8, domain=(-1, 1), dtype=DOUBLE, **options)
     return HardConditions(kan, start, lambda x: x[:, 1:])
 
 
-def solve(starts: int = 2, epochs: Sequence[int] = (30, 30, 40), count: int = 1000) -> Run[Any]:
+def solve(starts: int = 2, epochs: Sequence[int] = (40, 60), count: int = 2000) -> Run[Any]:
     inside = Sampler(BOX, count, every=3, share=0.5, dtype=DOUBLE)
     loss = ResidualLoss(equation=Term(equation, inside, pairs=[(0, 0, 0, 0)]))
-    field, keep = [network() for _ in range(starts)], [2, 1][: len(epochs) - 1]
+    field, keep = [network() for _ in range(starts)], [1, 1][: len(epochs) - 1]
     return race(field, loss, epochs, keep=keep, optimizer=GaussNewton(), progress=False)
