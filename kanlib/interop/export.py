@@ -38,7 +38,8 @@ def to_numpy(model: nn.Module, file: str | Path) -> None:
     neither torch nor kanlib. It computes in float64.
 
     Args:
-        model: a KAN, MLP, or nn.Sequential of layers that these have.
+        model: a KAN, MLP, or nn.Sequential of layers that these have, without periodic coordinates,
+            hard conditions and GELU.
         file: path of the .npz file to write.
 
     Raises:

@@ -32,8 +32,8 @@ Data = float | Callable[[Tensor], Tensor]
 # place, an end of its interval.
 Given = Data | Mapping[tuple[int, float], Data] | None
 
-#: Relative places on a face where data are compared: the ends, and irrational ones, at which waves
-#: that fit the face do not vanish together.
+#: Relative places on a face where data are compared. Waves that fit the face do not vanish at all
+#: of them, since those within are irrational.
 PLACES = (0.0, math.sqrt(5) - 2, (math.sqrt(5) - 1) / 2, 1.0)
 
 
