@@ -102,7 +102,12 @@ class Fitting(BaseEstimator):
             patience = as_integer("patience", self.patience, minimum=1)
             schedule = Schedule(schedule.epochs, Stagnation(patience, GAIN, validate=best))
         # gradients are wanted whatever the mode of the caller
-        with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+        with (
+            torch.inference_mode(False),
+            torch.random.fork_rng(devices=[]),
+            warnings.catch_warnings(),
+        ):
+            warnings.filterwarnings("ignore", "training diverged")  # told below
             torch.manual_seed(seed)
             inputs, targets = _tensor(x), _tensor(y)
             model = self._network(widths, inputs)

@@ -137,6 +137,6 @@ def _diagonals(model: nn.Module, objective: Any, residuals: list[Residual]) -> d
     for residual in residuals:
         for part in residual.blocks(POINTS):
             block = Block(*rows(model, part, coordinates.parameters), residual.name)
-            squares = float(Jacobian(coordinates, [block]).squares().sum())
+            squares = float(Jacobian(coordinates, [block]).squares().sum().detach())
             sizes[residual.name] = sizes.get(residual.name, 0.0) + squares
     return sizes

@@ -149,7 +149,7 @@ def test_fitted_estimator_does_not_hold_the_data():
 
 def test_divergence_is_a_warning_of_scikit_learn():
     model = KANRegressor(optimizer="adam", learning_rate=1e300, schedule=(5,))
-    with pytest.warns(ConvergenceWarning, match="not finite|exploded|grew"):
+    with pytest.warns(ConvergenceWarning, match="loss became"):
         model.fit(*wave(50))
     assert np.isfinite(model.predict(wave(50)[0])).all()
 

@@ -26,7 +26,7 @@ def network() -> KAN:
     model = KAN([2, 20, 1], n=16, r=8, first="affine", dtype=DOUBLE)
     angle = torch.arange(20, dtype=DOUBLE) * math.pi / 20  # waves that travel in all directions
     with torch.no_grad():
-        model.layers[0].weight.copy_(torch.stack([angle.cos(), angle.sin()], dim=1))
+        next(model.parameters()).copy_(torch.stack([angle.cos(), angle.sin()], dim=1))
     return model.calibrate_(torch.cartesian_prod(*torch.tensor(BOX, dtype=DOUBLE)))
 
 
