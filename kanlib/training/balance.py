@@ -127,7 +127,7 @@ def _gradients(
 
 
 def _norm(parts: tuple[Tensor, ...]) -> float:
-    return float(torch.stack([part.norm() for part in parts]).norm())
+    return float(torch.stack([part.norm() for part in parts]).norm().detach())
 
 
 def _diagonals(model: nn.Module, objective: Any, residuals: list[Residual]) -> dict[str, float]:

@@ -171,7 +171,7 @@ def test_history_has_one_length_for_all_lists():
     model, objective = problem()
     history = train(model, objective, 3, progress=False).history
     assert (
-        {len(v) for k, v in vars(history).items() if k not in ("metrics", "terms")}
+        {len(v) for k, v in vars(history).items() if k not in ("metrics", "terms", "weights")}
         == {4}
         == {len(history)}
     )

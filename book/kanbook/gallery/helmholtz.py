@@ -37,5 +37,5 @@ def solve(starts: int = 1, epochs: Sequence[int] = (30, 60), count: int = 4000) 
         inside=Term(helmholtz, inside, pairs=[(0, 0), (1, 1)]),
         rim=Term(lambda u, x: u.value - reference(x), rim, directions=(), weight=1e3),
     )
-    field, keep = [network() for _ in range(starts)], [2, 1, 1][: len(epochs) - 1]
+    field, keep = [network() for _ in range(starts)], [1, 1, 1][: len(epochs) - 1]
     return race(field, loss, epochs, keep=keep, optimizer=GaussNewton(), progress=False)
