@@ -29,7 +29,7 @@ from kanlib.training.slabs import TimeSlabs, train_slabs
 from kanlib.training.stagnation import Stagnation
 from kanlib.training.trainer import train
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "KAN",
