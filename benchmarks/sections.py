@@ -422,7 +422,7 @@ def _descent(model: KAN, loss: Callable[[KAN], Tensor]) -> object:
 
 
 def second_order(effort: Effort) -> Iterator[Measurement]:
-    """The parts of a step of Gauss-Newton, without its solve: 40 edges, 4500 points inside.
+    """The parts of a step of Gauss-Newton, without the solve: 40 edges, 4500 points inside.
 
     "rows" are the nonzeros of the Jacobian, "Gram" its Gram matrix and right-hand side from them,
     and "step" both, with no more rows in memory than those of 4096 points.
