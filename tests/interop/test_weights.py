@@ -232,11 +232,12 @@ def test_loaded_network_has_derivatives_by_propagation():
 
 
 def test_loaded_network_goes_on_over_levels_with_gauss_newton():
+    torch.manual_seed(0)
     model, x = pykan("plain"), 0.9 * (2 * torch.rand(300, 2, dtype=torch.float64) - 1)
     objective = MeanSquaredError(x, torch.sin(3 * x[:, :1]) * x[:, 1:])
     before = float(objective(model).detach())
-    run = train_multilevel(model, objective, [8, 4], optimizer=GaussNewton(), progress=False)
-    assert run.loss < 0.05 * before
+    run = train_multilevel(model, objective, [20, 10], optimizer=GaussNewton(), progress=False)
+    assert run.loss < 1e-3 * before
     assert [level.n for level in run.levels] == [9, 18]
 
 
