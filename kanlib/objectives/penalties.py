@@ -29,7 +29,7 @@ from kanlib.objectives.squares import SumOfSquares
 from kanlib.splines.bspline import exact_breakpoints, local_basis, pieces
 from kanlib.splines.quadrature import quadrature
 
-#: What a norm adds under its root, and the least share of an edge: derivatives are finite at zero.
+# What a norm adds under its root, and the least share of an edge: derivatives are finite at zero.
 TINY = 1e-24
 
 
