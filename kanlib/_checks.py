@@ -2,6 +2,9 @@
 
 Every error is one sentence that names the argument, what it must be, and what came: a TypeError
 where the type is wrong, a ValueError where the value is.
+
+torch.compile follows some of these checks. There isinstance is given tuples of types, since
+compilers of older versions of torch do not know unions.
 """
 
 from __future__ import annotations
@@ -49,6 +52,16 @@ def as_integer(
     if number > maximum:
         raise ValueError(f"{name} must be at most {maximum}, got {shown(number)}{remedy}")
     return number
+
+
+def as_indices(name: str, indices: Sequence[int], size: int) -> list[int]:
+    """Return distinct integers from 0 to size - 1, at least one, or raise."""
+    found = [as_integer(name, i, 0, size - 1) for i in as_list(name, indices, "integers")]
+    if not found or len({*found}) < len(found):
+        raise ValueError(
+            f"{name} must hold different integers from 0 to {size - 1}, got {shown(indices)}"
+        )
+    return found
 
 
 def as_number(

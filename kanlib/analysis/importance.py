@@ -184,10 +184,10 @@ def _removals(
 
 def _on_domain(layer: SplineLayer) -> tuple[Tensor, Tensor, Tensor]:
     """Return the norm, mean and deviation of each edge over its domain, exact up to rounding."""
-    weight, columns = layer.to_basis("spline").weight.detach().cpu(), []
+    layer, columns = layer.to_basis("spline"), []
     for p, grid in enumerate(layer.grids):
         points, weights = quadrature(grid, grid.order)
-        values, weights = dense_basis(points, grid) @ weight[:, p].T, weights / weights.sum()
+        values, weights = edge_values(layer, p, points), weights / weights.sum()
         mean = weights @ values
         columns.append((weights @ values**2, mean, weights @ (values - mean) ** 2))
     square, means, variance = (torch.stack(each, dim=1) for each in zip(*columns, strict=True))
@@ -206,14 +206,15 @@ def contributions(layer: SplineLayer | nn.Linear, x: Tensor) -> Tensor:
     """
     if isinstance(layer, nn.Linear):
         return layer.weight * x[:, None]
-    weight = layer.to_basis("spline").weight
-    return torch.stack(
-        [
-            dense_basis(x[:, p].contiguous(), grid, extension=layer.extension) @ weight[:, p].T
-            for p, grid in enumerate(layer.grids)
-        ],
-        dim=-1,
-    )
+    layer = layer.to_basis("spline")
+    columns = enumerate(x.T.contiguous())
+    return torch.stack([edge_values(layer, p, column) for p, column in columns], dim=-1)
+
+
+def edge_values(layer: SplineLayer, p: int, x: Tensor) -> Tensor:
+    """Return the edges from input p of a layer in the spline basis at x (N,), of shape (N, Q)."""
+    basis = dense_basis(x, layer.grids[p], extension=layer.extension)
+    return basis @ layer.weight[:, p].to(basis).T
 
 
 def check_network(model: KAN) -> KAN:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
 from kanlib._checks import check_types, shown
-from kanlib.nn.spline_layer import SplineLayer
+from kanlib.nn.spline_layer import spline_layers
 
 Weights = Literal["all", "spline"]
 """All trainable parameters, or those of the spline layers."""
@@ -46,7 +46,7 @@ def jacobian(model: nn.Module, x: Tensor, weights: Weights = "all") -> Tensor:
     check_types(jacobian, locals())
     if x.ndim != 2 or not len(x):
         raise ValueError(f"x must have shape (N, P) with N >= 1, got {tuple(x.shape)}")
-    of_splines = {layer.weight for layer in model.modules() if isinstance(layer, SplineLayer)}
+    of_splines = {layer.weight for layer in spline_layers(model)}
     parameters = {
         name: weight.detach()
         for name, weight in model.named_parameters()

@@ -135,19 +135,15 @@ def count_edges(model: KAN) -> int:
         int(layer.weight[..., 0].numel() if layer.mask is None else layer.mask.sum())
         if isinstance(layer, SplineLayer)
         else len(layer.weight) * int(layer.weight.any(0).sum())
-        for layer in _layers(model)
+        for layer in model.edge_layers
     )
-
-
-def _layers(model: KAN) -> list[SplineLayer | nn.Linear]:
-    return [each for each in model.layers if isinstance(each, SplineLayer | nn.Linear)]
 
 
 def _plan(model: KAN, found: Importance, threshold: float) -> tuple[list[Tensor], list[list[int]]]:
     """Return the edges that stay, (Q, P) for each layer, and the units that stay."""
     alive = torch.ones(model.widths[-1], dtype=torch.bool)
     masks, units = [], [[*range(model.widths[-1])]]
-    pairs = zip(_layers(model), found.layers, strict=True)
+    pairs = zip(model.edge_layers, found.layers, strict=True)
     for layer, worth in reversed([*pairs]):
         mask = (worth.removal >= threshold) & (worth.units >= threshold)
         if isinstance(layer, nn.Linear):
@@ -173,7 +169,7 @@ def _without(model: KAN, found: Importance, masks: list[Tensor]) -> KAN:
     """Return the network with these edges, and with the means of the others."""
     plan = {
         id(layer): (worth, mask)
-        for layer, worth, mask in zip(_layers(model), found.layers, masks, strict=True)
+        for layer, worth, mask in zip(model.edge_layers, found.layers, masks, strict=True)
     }
 
     def masked(layer: SplineLayer) -> SplineLayer:
@@ -191,7 +187,7 @@ def _without(model: KAN, found: Importance, masks: list[Tensor]) -> KAN:
         return other
 
     other = model.mapped(masked)
-    first = _layers(other)[0]
+    first = other.edge_layers[0]
     if isinstance(first, nn.Linear):
         worth, gone = found.layers[0], ~masks[0].any(0)
         first.weight[:, gone.to(first.weight.device)] = 0.0

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kanlib.analysis.importance import edge_values
 from kanlib.nn.maps import InputMap, Normalisation
 from kanlib.nn.networks import KAN
 from kanlib.nn.spline_layer import SplineLayer
-from kanlib.splines.bspline import dense_basis
 
 #: Points in an interval, enough for what a spline of order r is compared with.
 EXTRA = 2
@@ -71,7 +71,7 @@ def _affine(before: nn.Module | None, layer: nn.Linear, found: list[Any], x: Ten
 
 
 def _of_layer(layer: SplineLayer, before: nn.Module | None, x: Tensor) -> list[list[Edge | None]]:
-    weight = layer.to_basis("spline").weight.detach().cpu()
+    splines = layer.to_basis("spline")
     rows: list[list[Edge | None]] = [[] for _ in range(layer.out_features)]
     for p, grid in enumerate(layer.grids):
         column = x[:, p].detach().cpu().double().numpy()
@@ -80,7 +80,7 @@ def _of_layer(layer: SplineLayer, before: nn.Module | None, x: Tensor) -> list[l
         inside = torch.from_numpy(points)
         if before is not None:
             inside = before(inside[:, None].repeat(1, x.shape[1]).to(x))[:, p].cpu()
-        values = dense_basis(inside, grid, extension=layer.extension) @ weight[:, p].T
+        values = edge_values(splines, p, inside)
         for q, row in enumerate(rows):
             kept = layer.mask is None or bool(layer.mask[q, p])
             row.append(Edge(points, values[:, q].numpy(), weights) if kept else None)

@@ -50,7 +50,10 @@ class Splines(NamedTuple):
     extension: Extension = "linear"
 
     def order(self) -> int:
-        """Order r, the number of functions that do not vanish on an interval."""
+        """Return the order r, the number of functions that do not vanish on an interval.
+
+        A method, since compilers of older versions of torch do not follow a property here.
+        """
         if self.table is not None:
             return self.table.shape[-1]
         return self.weight.shape[-1] // (self.breakpoints.shape[-1] - 1)

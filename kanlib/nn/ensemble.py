@@ -20,6 +20,7 @@ from torch.func import functional_call, vmap
 from kanlib._checks import check_types
 from kanlib.nn.described import Described, check_copyable, description, difference
 from kanlib.nn.jets import Jet, propagate, smoothness
+from kanlib.nn.networks import num_trainable
 
 
 class Ensemble(Described):
@@ -100,7 +101,7 @@ class Ensemble(Described):
     @property
     def num_parameters(self) -> int:
         """Number of trainable parameters of all networks together."""
-        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+        return num_trainable(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Evaluate all networks at x of shape (N, P) or (S, N, P)."""

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from kanlib._checks import as_list, as_number, check_function, check_tensor, check_types, shown
 from kanlib.nn.described import check_copyable
 from kanlib.nn.jets import Jet, propagate
+from kanlib.nn.networks import num_trainable
 from kanlib.nn.transfinite import (
     Folded,
     Given,
@@ -196,7 +197,7 @@ class HardConditions(nn.Module):
     @property
     def num_parameters(self) -> int:
         """Number of trainable parameters."""
-        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+        return num_trainable(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return u at points x of shape (..., P).

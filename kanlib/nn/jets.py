@@ -297,9 +297,8 @@ class Jet:
         position = {each: c for c, each in enumerate([(), *self._derivatives])}
         found = []
         for each in position:
-            counted = Counter(
-                zip(_parts(position, each), _parts(position, each)[::-1], strict=True)
-            )
+            parts = _parts(position, each)
+            counted = Counter(zip(parts, reversed(parts), strict=True))
             summands = [
                 count * self.channels[a] * other.channels[b] for (a, b), count in counted.items()
             ]

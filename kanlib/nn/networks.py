@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from kanlib._checks import (
     Basis,
     Extension,
+    as_indices,
     as_integer,
     as_interval,
     as_list,
@@ -25,7 +26,7 @@ from kanlib._checks import (
 from kanlib.nn.described import Described, alteration, check_copyable, check_same, reached
 from kanlib.nn.free_knots import Sharing
 from kanlib.nn.maps import NORMALISATIONS, Circle, InputMap, Kind, Normalisation
-from kanlib.nn.spline_layer import SplineLayer, as_indices
+from kanlib.nn.spline_layer import SplineLayer, spline_layers
 from kanlib.splines.knots import MAX_ORDER, KnotGrid
 
 First = Literal["spline", "affine", "linear"]
@@ -178,7 +179,12 @@ class KAN(nn.Module):
     @property
     def spline_layers(self) -> Iterator[SplineLayer]:
         """The spline layers, from input to output, those within other modules included."""
-        return (part for part in self.layers.modules() if isinstance(part, SplineLayer))
+        return iter(spline_layers(self.layers))
+
+    @property
+    def edge_layers(self) -> list[SplineLayer | nn.Linear]:
+        """The layers with edges, from input to output: spline layers and a leading linear map."""
+        return [layer for layer in self.layers if isinstance(layer, SplineLayer | nn.Linear)]
 
     @property
     def entering(self) -> list[int]:
@@ -194,7 +200,7 @@ class KAN(nn.Module):
     @property
     def num_parameters(self) -> int:
         """Number of trainable parameters."""
-        return _count(self)
+        return num_trainable(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Evaluate the network at x of shape (..., widths[0])."""
@@ -379,7 +385,6 @@ class KAN(nn.Module):
             raise ValueError(
                 f"x must have shape (N, {self.widths[0]}) with N >= 2, got {tuple(x.shape)}"
             )
-        check_input(x, self.widths[0], first.weight)
         if not torch.isfinite(x).all():
             raise ValueError("x must be finite, got NaN or infinite entries: remove those rows")
         a, b = next(self.spline_layers).domain
@@ -463,7 +468,7 @@ class MLP(Described):
     @property
     def num_parameters(self) -> int:
         """Number of trainable parameters."""
-        return _count(self)
+        return num_trainable(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Evaluate the network at x of shape (..., widths[0])."""
@@ -564,5 +569,6 @@ def _weight(layers: Iterable[nn.Module]) -> Tensor:
     return next(weight for weight in weights if isinstance(weight, Tensor))
 
 
-def _count(module: nn.Module) -> int:
+def num_trainable(module: nn.Module) -> int:
+    """Return the number of trainable parameters of a module."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)

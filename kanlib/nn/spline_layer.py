@@ -14,8 +14,8 @@ from kanlib._checks import (
     EXTENSIONS,
     Basis,
     Extension,
+    as_indices,
     as_integer,
-    as_list,
     as_number,
     check_factory,
     check_input,
@@ -550,14 +550,9 @@ class SplineLayer(Described):
         )
 
 
-def as_indices(name: str, indices: Sequence[int], size: int) -> list[int]:
-    """Return distinct integers from 0 to size - 1, at least one, or raise."""
-    found = [as_integer(name, i, 0, size - 1) for i in as_list(name, indices, "integers")]
-    if not found or len({*found}) < len(found):
-        raise ValueError(
-            f"{name} must hold different integers from 0 to {size - 1}, got {shown(indices)}"
-        )
-    return found
+def spline_layers(module: nn.Module) -> list[SplineLayer]:
+    """Return the spline layers of a module, those within others included, in their order."""
+    return [part for part in module.modules() if isinstance(part, SplineLayer)]
 
 
 def _as_list(grid: Grids, inputs: int) -> list[KnotGrid]:

@@ -14,7 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from kanlib._checks import BASES, Basis, check_option
-from kanlib.nn.spline_layer import SplineLayer, convert_gradients, convert_weights
+from kanlib.nn.spline_layer import (
+    SplineLayer,
+    convert_gradients,
+    convert_weights,
+    spline_layers,
+)
 from kanlib.objectives.unknowns import trained
 
 #: A linear map along the last dimension.
@@ -60,9 +65,7 @@ class Coordinates:
         self.parameters = [p for p in trained(model, objective) if p.requires_grad]
         if not self.parameters:
             raise ValueError("model must have a trainable parameter, got none")
-        self._layers = {
-            id(layer.weight): layer for layer in model.modules() if isinstance(layer, SplineLayer)
-        }
+        self._layers = {id(layer.weight): layer for layer in spline_layers(model)}
         self._basis = basis
         self._shapes = [p.shape or torch.Size([1]) for p in self.parameters]
         self._maps = [self._map(p) for p in self.parameters]

@@ -18,7 +18,7 @@ from torch.optim import LBFGS, Optimizer
 
 from kanlib.nn.hard_conditions import HardConditions
 from kanlib.nn.networks import KAN
-from kanlib.nn.spline_layer import SplineLayer, by_input
+from kanlib.nn.spline_layer import by_input, spline_layers
 from kanlib.objectives.unknowns import unknowns_of
 from kanlib.splines.prolongation import Prolongation, prolongation
 from kanlib.training.iterations import Iteration
@@ -94,9 +94,7 @@ def _twins(
 
     The state lives in the basis of an iteration's gradient, or in that of each layer.
     """
-    before, after = (
-        [layer for layer in m.modules() if isinstance(layer, SplineLayer)] for m in (coarse, fine)
-    )
+    before, after = spline_layers(coarse), spline_layers(fine)
     if any(layer.knots is not None for layer in (*before, *after)):
         raise ValueError(
             "optimizer_state='carried' needs fixed knots, but a layer has free knots, whose state "

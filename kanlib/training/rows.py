@@ -28,7 +28,7 @@ from kanlib.nn.free_knots import FreeKnots
 from kanlib.nn.hard_conditions import HardConditions
 from kanlib.nn.jets import Jet, named, propagate
 from kanlib.nn.networks import KAN, MLP
-from kanlib.nn.spline_layer import MODULES, SplineLayer
+from kanlib.nn.spline_layer import MODULES, SplineLayer, spline_layers
 from kanlib.objectives.penalties import EdgeRows, points_of
 from kanlib.objectives.squares import Residual, evaluate
 from kanlib.splines import bspline
@@ -164,7 +164,7 @@ def _by_transformation(
     values = {name: p.detach() for name, p in parameters.items()}
     with operator.backend("torch"):
         found = rows(values, jet.channels.detach(), cotangent)
-    layers = {id(m.weight): m for m in module.modules() if isinstance(m, SplineLayer)}
+    layers = {id(m.weight): m for m in spline_layers(module)}
     for name, parameter in parameters.items():
         layer = layers.get(id(parameter))
         yield _full(parameter, found[name] if layer is None else in_columns(layer, found[name]))

@@ -14,7 +14,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kanlib._checks import shown
 from kanlib.analysis.importance import Importance, LayerImportance
@@ -69,7 +69,7 @@ def draw_network(
     if not isinstance(model, KAN):
         raise TypeError(f"model must be a KAN, got {type(model).__name__}")
     check_parts(model)
-    layers = [each for each in model.layers if isinstance(each, SplineLayer | nn.Linear)]
+    layers = model.edge_layers
     widths = [layers[0].in_features, *model.widths[1:]]
     edges = max(p * q for p, q in pairwise(widths))
     if edges > MOST_EDGES:
