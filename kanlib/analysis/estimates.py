@@ -24,7 +24,15 @@ from kanlib._checks import as_list, check_types, shown
 from kanlib.objectives.squares import SumOfSquares
 from kanlib.objectives.unknowns import unknowns_of
 from kanlib.training.coordinates import Coordinates
-from kanlib.training.jacobian import POINTS, Block, Jacobian, blocks, check, triangular
+from kanlib.training.jacobian import (
+    POINTS,
+    Block,
+    Jacobian,
+    blocks,
+    check,
+    half_gradient,
+    triangular,
+)
 
 #: A squared share of an unknown in directions without effect that is more than rounding.
 UNSEEN = 1e-8
@@ -103,8 +111,9 @@ def estimates(
         raise ValueError(
             "objective must have unknown numbers, got none: give a Term unknowns=Unknowns(k=1.0)"
         )
+    expected = half_gradient(model, objective, coordinates)
     found = [*blocks(model, objective, coordinates, POINTS)]
-    check(model, objective, coordinates, Jacobian(coordinates, found).gradient())
+    check(Jacobian(coordinates, found).gradient(), *expected)
     data = _data(found, noisy)
     solution = _Solution(coordinates, found)
     rows = torch.stack([solution.row(index) for index in entries.values()])

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from kanlib._checks import as_integer, as_number, shown
-from kanlib.objectives.penalties import EdgeRows, Penalised, SquaredNorms
+from kanlib.objectives.penalties import Penalised, SquaredNorms
 from kanlib.objectives.squares import SumOfSquares
 from kanlib.training.coordinates import Coordinates
 from kanlib.training.jacobian import POINTS, Block, blocks, triangular
@@ -69,7 +69,7 @@ def smoothing_weight(
     derivative = as_integer("derivative", derivative, 0)
     if noise is not None:
         noise = as_number("noise", noise, above=0.0)
-    if not isinstance(objective, SumOfSquares) or isinstance(objective, Penalised):
+    if not isinstance(objective, SumOfSquares) or isinstance(objective, Penalised | SquaredNorms):
         raise TypeError(
             "objective must be a sum of squares without penalties, such as MeanSquaredError(x, y), "
             f"got {shown(objective)}"
@@ -104,7 +104,7 @@ class _Problem:
         factor, right, terms = triangular(coordinates, counted())
         self._factor, self._right = factor.double(), right.double()
         self._rest = sum(terms.values()) - float(self._right.square().sum())
-        penalty = _Rows(EdgeRows(SquaredNorms(1.0, derivative), ""))
+        penalty = SquaredNorms(1.0, derivative)
         rough, pull, _ = triangular(coordinates, blocks(model, penalty, coordinates, POINTS))
         self._rough, self._pull = rough.double(), pull.double()
         self._gram, self._matrix = (r.T @ r for r in (self._factor, self._rough))
@@ -126,16 +126,3 @@ class _Problem:
         left = self._right - self._factor @ solved[:, -1]
         loss = max(self._rest, 0.0) + float(left.square().sum())
         return loss, float(solved[:, :-1].diagonal().sum())
-
-
-class _Rows:
-    """The rows of a penalty as an objective of their own."""
-
-    def __init__(self, rows: EdgeRows) -> None:
-        self._rows = rows
-
-    def __call__(self, model: nn.Module) -> Tensor:
-        return self._rows.penalty(model)
-
-    def residuals(self) -> list[EdgeRows]:
-        return [self._rows]

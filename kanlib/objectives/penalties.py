@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from kanlib._checks import as_integer, as_number, check_function, shown
 from kanlib.nn.ensemble import Ensemble
-from kanlib.nn.spline_layer import SplineLayer, convert_weights
+from kanlib.nn.spline_layer import SplineLayer, convert_weights, spline_layers
 from kanlib.objectives.mean_squared_error import total
-from kanlib.objectives.squares import SumOfSquares
+from kanlib.objectives.squares import check_squares
 from kanlib.splines.bspline import exact_breakpoints, local_basis, pieces
 from kanlib.splines.quadrature import quadrature
 
@@ -70,7 +70,7 @@ def values_of(layer: SplineLayer, p: int, derivative: int) -> tuple[Tensor, Tens
 def _layers(model: nn.Module) -> list[SplineLayer]:
     if isinstance(model, Ensemble):
         raise ValueError("model must be one network for a penalty, got an Ensemble: train each")
-    found = [part for part in model.modules() if isinstance(part, SplineLayer)]
+    found = spline_layers(model)
     if not found:
         raise ValueError(
             f"model must have spline layers for a penalty on edges, got {type(model).__name__}: "
@@ -132,6 +132,10 @@ class SquaredNorms(_Penalty):
     def __call__(self, model: nn.Module) -> Tensor:
         """Return the penalty."""
         return self.weight * torch.stack([each.sum() for each in self.squares(model)]).sum()
+
+    def residuals(self, name: str = "") -> list[EdgeRows]:
+        """Return the rows of all edges, whose squares add up to the penalty."""
+        return [EdgeRows(self, name)]
 
 
 class Norms(_Penalty):
@@ -251,7 +255,7 @@ class Penalised:
                 raise TypeError(
                     f"penalty {name!r} must be SquaredNorms, Norms or Entropy, got {shown(penalty)}"
                 )
-        taken = {*getattr(objective, "terms", ["objective"])} & {*penalties}
+        taken = {*(getattr(objective, "terms", None) or ["objective"])} & {*penalties}
         if taken:
             raise ValueError(f"penalty {min(taken)!r} has the name of a term: rename it")
         self.objective, self.penalties = objective, penalties
@@ -272,21 +276,27 @@ class Penalised:
         Raises:
             TypeError: if the objective or a penalty is no sum of squares.
         """
-        if not isinstance(self.objective, SumOfSquares):
-            raise TypeError(
-                "objective must offer its residuals by a method residuals(), got "
-                f"{type(self.objective).__name__}: see kanlib.objectives.squares"
-            )
-        rows = []
+        check_squares(self.objective)
+        rows: list[Any] = []
         for name, penalty in self.penalties.items():
             if not isinstance(penalty, SquaredNorms):
                 raise TypeError(
                     f"penalty {name!r} is no sum of squares, which Gauss-Newton needs, got "
                     f"{penalty!r}: take SquaredNorms, or an optimizer of first order such as Adam"
                 )
-            rows.append(EdgeRows(penalty, name))
+            rows += penalty.residuals(name)
         own = (r if r.name else replace(r, name="objective") for r in self.objective.residuals())
         return [*own, *rows]
+
+    @property
+    def terms(self) -> dict[str, Any]:
+        """The terms of the objective, if it has some."""
+        return getattr(self.objective, "terms", {})
+
+    @property
+    def balanced(self) -> dict[str, float]:
+        """The weights of the terms of the objective, if a balance changes them."""
+        return getattr(self.objective, "balanced", {})
 
     @property
     def moves(self) -> bool:

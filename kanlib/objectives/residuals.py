@@ -309,6 +309,11 @@ class ResidualLoss:
         """The weight of each term, times the factor that balances it, if there is one."""
         return {name: self._factor(name) * term.weight for name, term in self.terms.items()}
 
+    @property
+    def balanced(self) -> dict[str, float]:
+        """The same, if there is one, for ``run.history.weights``."""
+        return {} if self.balance is None else self.weights
+
     def __call__(self, model: nn.Module) -> Tensor:
         """Return the loss."""
         return total(self.parts(model))

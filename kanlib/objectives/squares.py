@@ -184,3 +184,12 @@ def sum_of_squares(model: nn.Module, residuals: Iterable[Residual]) -> Tensor:
     if not parts:
         raise ValueError("residuals must hold at least one, got none: give the model an equation")
     return torch.stack(parts).sum()
+
+
+def check_squares(objective: Any) -> None:
+    """Raise TypeError unless an objective offers its residuals."""
+    if not isinstance(objective, SumOfSquares):
+        raise TypeError(
+            "objective must offer its residuals by a method residuals(), got "
+            f"{type(objective).__name__}: see kanlib.objectives.squares"
+        )

@@ -23,8 +23,7 @@ from kanlib._checks import as_integer, as_number, check_option
 from kanlib.objectives.squares import Residual
 from kanlib.objectives.unknowns import trained
 from kanlib.training.coordinates import Coordinates
-from kanlib.training.jacobian import POINTS, Block, Jacobian
-from kanlib.training.rows import rows
+from kanlib.training.jacobian import POINTS, Jacobian, blocks_of
 
 Measure = Literal["gradient", "diagonal"]
 
@@ -134,9 +133,7 @@ def _diagonals(model: nn.Module, objective: Any, residuals: list[Residual]) -> d
     """Return the sum of the diagonal of J^T J of each term."""
     coordinates = Coordinates(model, objective)
     sizes: dict[str, float] = {}
-    for residual in residuals:
-        for part in residual.blocks(POINTS):
-            block = Block(*rows(model, part, coordinates.parameters), residual.name)
-            squares = float(Jacobian(coordinates, [block]).squares().sum().detach())
-            sizes[residual.name] = sizes.get(residual.name, 0.0) + squares
+    for block in blocks_of(model, residuals, coordinates, POINTS):
+        squares = float(Jacobian(coordinates, [block]).squares().sum().detach())
+        sizes[block.term] = sizes.get(block.term, 0.0) + squares
     return sizes

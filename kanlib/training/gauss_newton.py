@@ -27,6 +27,7 @@ from kanlib.training.jacobian import (
     add_squares,
     blocks,
     check,
+    half_gradient,
     normal_equations,
     triangular,
 )
@@ -121,10 +122,12 @@ class LevenbergMarquardt:
         Raises:
             EndOfLevel: if no step lowers the loss.
         """
+        first = not self._checked
+        expected = half_gradient(self.model, self.objective, self.coordinates) if first else None
         system = self._system()
         self.terms = system.terms
-        if not self._checked:
-            check(self.model, self.objective, self.coordinates, system.gradient)
+        if expected is not None:
+            check(system.gradient, *expected)
             self._checked = True
         if not math.isfinite(system.loss):
             return system.loss

@@ -7,7 +7,7 @@ Galerkin coarsening go run by run, so that their work does not depend on the num
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from kanlib._checks import Basis, as_integer
 from kanlib.kernels import gram
 from kanlib.objectives.penalties import EdgeRows
-from kanlib.objectives.squares import SumOfSquares
+from kanlib.objectives.squares import SumOfSquares, check_squares
 from kanlib.objectives.unknowns import check_entered
 from kanlib.training.coordinates import Coordinates, Transfer
 from kanlib.training.rows import Run, edge_rows, rows
@@ -142,11 +142,10 @@ def jacobian(
         True
     """
     coordinates = Coordinates(model, objective, basis)
-    if isinstance(objective, SumOfSquares):
-        with torch.no_grad():
-            objective(model)  # the first weights of points may follow from it, as those of Causal
+    check_squares(objective)
+    half, loss = half_gradient(model, objective, coordinates)  # first: weights may follow from it
     found = Jacobian(coordinates, [*blocks(model, objective, coordinates, points)])
-    check(model, objective, coordinates, found.gradient())
+    check(found.gradient(), half, loss)
     return found
 
 
@@ -214,27 +213,31 @@ def _turned(total: Tensor, coordinates: Coordinates) -> Tensor:
     return coordinates.transposed(half.T.contiguous())
 
 
-def check(
-    model: nn.Module, objective: SumOfSquares, coordinates: Coordinates, found: Tensor
-) -> None:
+def half_gradient(
+    model: nn.Module, objective: SumOfSquares, coordinates: Coordinates
+) -> tuple[Tensor, float]:
+    """Return half the gradient of the loss, by backpropagation, and the loss.
+
+    Evaluated before the rows: weights of points may follow from the first evaluation.
+    """
+    loss = objective(model)
+    check_entered(objective, loss)
+    parts = torch.autograd.grad(loss, coordinates.parameters, materialize_grads=True)
+    return 0.5 * coordinates.gradient(parts), float(loss.detach())
+
+
+def check(found: Tensor, half: Tensor, loss: float) -> None:
     """Raise ValueError unless J^T r is half the gradient of the loss, up to rounding.
 
     It is not if a residual at one point depends on the model at others, or if a parameter acts on
     a residual by more than one way.
 
     Args:
-        model: the network.
-        objective: the objective.
-        coordinates: of its parameters.
         found: J^T r.
+        half: half the gradient, see :func:`half_gradient`.
+        loss: the loss.
     """
-    loss = objective(model)
-    check_entered(objective, loss)
-    parts = torch.autograd.grad(loss, coordinates.parameters, materialize_grads=True)
-    half = 0.5 * coordinates.gradient(parts)
-    tolerance = torch.finfo(half.dtype).eps ** 0.5 * max(
-        float(half.norm()), float(loss.detach()) ** 0.5
-    )
+    tolerance = torch.finfo(half.dtype).eps ** 0.5 * max(float(half.norm()), loss**0.5)
     difference = float((found - half).norm())
     if not difference <= tolerance:
         raise ValueError(
@@ -248,13 +251,16 @@ def blocks(
     model: nn.Module, objective: SumOfSquares, coordinates: Coordinates, points: int
 ) -> Iterator[Block]:
     """Yield the rows of up to that many points at a time."""
-    if not isinstance(objective, SumOfSquares):
-        raise TypeError(
-            f"objective must offer its residuals by a method residuals(), got "
-            f"{type(objective).__name__}: see kanlib.objectives.squares"
-        )
+    check_squares(objective)
+    yield from blocks_of(model, objective.residuals(), coordinates, points)
+
+
+def blocks_of(
+    model: nn.Module, residuals: Iterable[Any], coordinates: Coordinates, points: int
+) -> Iterator[Block]:
+    """Yield the rows of some residuals, up to that many points at a time."""
     points = as_integer("points", points, minimum=1)
-    for residual in objective.residuals():
+    for residual in residuals:
         if isinstance(residual, EdgeRows):
             yield from (
                 Block(*edge_rows(residual, *part), residual.name) for part in residual.parts(model)

@@ -249,8 +249,7 @@ def _increasing(times: Sequence[float]) -> list[float]:
 @torch.no_grad()
 def _check_meet(model: Any, former: Any, objective: Any, low: float, coordinate: int) -> None:
     """Raise ValueError unless a slab starts with what the one before ends with."""
-    loss = getattr(objective, "objective", objective)  # as of a Penalised
-    for term in getattr(loss, "terms", {}).values():
+    for term in getattr(objective, "terms", {}).values():
         if not any(torch.equal(jet.value, term.points) for jet in term.jets):
             continue
         x = term.points.clone()

@@ -27,6 +27,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm import TqdmWarning
 
 from kanlib._checks import as_integer, as_number, as_result, check_function, shown
+from kanlib.nn.networks import num_trainable
 from kanlib.objectives.mean_squared_error import Objective, Stateful, Summed, total
 from kanlib.objectives.unknowns import check_entered, leaves, unknowns_of
 from kanlib.training.optimizers import new_optimizer, optimized, rate, why_idle
@@ -454,8 +455,7 @@ class Trainer:
 
     def _weights(self) -> dict[str, float]:
         """Return the weights of the terms, if they change."""
-        loss: Any = getattr(self.objective, "objective", self.objective)  # as of a Penalised
-        return loss.weights if getattr(loss, "balance", None) is not None else {}
+        return getattr(self.objective, "balanced", {})
 
     def _record(
         self,
@@ -532,7 +532,7 @@ class Trainer:
         state.levels.append(
             Level(
                 n=getattr(state.model, "n", None),
-                num_parameters=sum(p.numel() for p in state.model.parameters() if p.requires_grad),
+                num_parameters=num_trainable(state.model),
                 epochs=state.epoch,
                 loss=loss,
                 work=state.work - sum(level.work for level in levels),
