@@ -36,7 +36,7 @@ from kanlib.paper.records import (
     save_record,
 )
 from kanlib.training.files import located, locked, sweep
-from kanlib.training.runs import History
+from kanlib.training.runs import History, Level
 
 #: About as many entries of a history are recorded.
 HISTORY = 300
@@ -228,19 +228,7 @@ def _computed(job: _Job) -> RecordedRun:
     if run.status == "interrupted":
         raise KeyboardInterrupt(run.message)
     errors = {row["level"]: row["error"] for row in run.history.metrics}
-    levels = [
-        RecordedLevel(
-            n=level.n,
-            num_parameters=level.num_parameters,
-            steps=level.epochs,
-            loss=level.loss,
-            error=errors[number],
-            work=level.work,
-            evaluations=level.evaluations,
-            seconds=level.seconds,
-        )
-        for number, level in enumerate(run.levels)
-    ]
+    levels = recorded_levels(run.levels, [errors[number] for number in range(len(run.levels))])
     first = job.seed == find_experiment(job.experiment).seeds[0]
     return RecordedRun(
         case=job.case,
@@ -255,6 +243,23 @@ def _computed(job: _Job) -> RecordedRun:
         provenance=provenance(),
         solutions=solutions if first else {},
     )
+
+
+def recorded_levels(levels: Sequence[Level], errors: Sequence[float | None]) -> list[RecordedLevel]:
+    """Return what is recorded of the levels of a run, and the errors at their ends."""
+    return [
+        RecordedLevel(
+            n=level.n,
+            num_parameters=level.num_parameters,
+            steps=level.epochs,
+            loss=level.loss,
+            error=error,
+            work=level.work,
+            evaluations=level.evaluations,
+            seconds=level.seconds,
+        )
+        for level, error in zip(levels, errors, strict=True)
+    ]
 
 
 def _thinned(history: History) -> RecordedHistory:

@@ -19,7 +19,6 @@ from kanbook.gallery import EXAMPLES, RECORD, Example
 from kanlib.analysis.estimates import estimates
 from kanlib.paper.records import (
     Record,
-    RecordedLevel,
     RecordedRun,
     add_run,
     find_run,
@@ -27,6 +26,7 @@ from kanlib.paper.records import (
     provenance,
     save_record,
 )
+from kanlib.paper.runner import recorded_levels
 
 SEED = 0
 
@@ -47,19 +47,7 @@ def solved(example: Example, **options: Any) -> RecordedRun:
     if getattr(run.objective, "unknowns", None):
         for name, found in estimates(run.model, run.objective, noisy=["data"]).items():
             metrics |= {name: found.value, f"{name} low": found.low, f"{name} high": found.high}
-    levels = [
-        RecordedLevel(
-            n=level.n,
-            num_parameters=level.num_parameters,
-            steps=level.epochs,
-            loss=level.loss,
-            error=None,
-            work=level.work,
-            evaluations=level.evaluations,
-            seconds=level.seconds,
-        )
-        for level in run.levels
-    ]
+    levels = recorded_levels(run.levels, [None] * len(run.levels))
     return RecordedRun(
         case=example.name,
         seed=SEED,
