@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import sympy
 import torch
+from resumption import whole_and_resumed
 from scipy.integrate import solve_bvp
 from scipy.interpolate import BPoly
 from torch import nn
@@ -234,20 +235,9 @@ def test_moving_points():
 
 @pytest.mark.parametrize("optimizer", [ADAM, GaussNewton()])
 def test_resumed_run_ends_with_the_same_numbers(optimizer, tmp_path):
-    def go(file, epochs):
-        return train_multilevel(
-            hard(r=4),
-            loss(),
-            epochs,
-            optimizer=optimizer,
-            checkpoint=tmp_path / file,
-            resume=True,
-            progress=False,
-        )
-
-    whole = go("whole.pt", [3, 4])
-    go("parts.pt", [3, 2])
-    resumed = go("parts.pt", [3, 4])
+    whole, resumed = whole_and_resumed(
+        lambda: (hard(r=4), loss()), tmp_path, 2, optimizer=optimizer
+    )
     assert resumed.history.loss == whole.history.loss
     x = points()
     torch.testing.assert_close(resumed.model(x), whole.model(x), rtol=0, atol=0)

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from resumption import whole_and_resumed
 
 from kanlib import (
     KAN,
@@ -94,21 +95,12 @@ def test_weights_follow_each_step(optimizer):
 
 @pytest.mark.parametrize("optimizer", [ADAM, GaussNewton()])
 def test_resumed_run_ends_with_the_same_numbers(optimizer, tmp_path):
-    def go(file, epochs):
+    def make():
         sampler = Sampler([(0, 1), (0, 1)], 40, share=0.5, dtype=torch.float64)
-        return train_multilevel(
-            network(),
-            problem(Causal((0, 1)), sampler),
-            epochs,
-            optimizer=optimizer,
-            checkpoint=tmp_path / file,
-            resume=True,
-            progress=False,
-        )
+        return network(), problem(Causal((0, 1)), sampler)
 
-    whole = go("whole.pt", [3, 4])
-    go("parts.pt", [3, 1])
-    assert go("parts.pt", [3, 4]).history.loss == whole.history.loss
+    whole, resumed = whole_and_resumed(make, tmp_path, 1, optimizer=optimizer)
+    assert resumed.history.loss == whole.history.loss
 
 
 def test_early_times_come_first_and_all_count_in_the_end():

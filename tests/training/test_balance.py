@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from resumption import whole_and_resumed
 from torch.func import functional_call
 
 from kanlib import (
@@ -18,7 +19,6 @@ from kanlib import (
     Unknowns,
     race,
     train,
-    train_multilevel,
 )
 from kanlib.objectives.penalties import Penalised, SquaredNorms
 
@@ -133,20 +133,11 @@ def test_history_has_no_weights_without_a_balance():
 @each_measure
 @pytest.mark.parametrize("optimizer", [ADAM, GaussNewton()])
 def test_resumed_run_ends_with_the_same_numbers(by, optimizer, tmp_path):
-    def go(file, epochs):
-        return train_multilevel(
-            network(),
-            problem(Balance(by, every=2), points=Sampler([(-1, 1)], 25, dtype=torch.float64)),
-            epochs,
-            optimizer=optimizer,
-            checkpoint=tmp_path / file,
-            resume=True,
-            progress=False,
-        )
+    def make():
+        points = Sampler([(-1, 1)], 25, dtype=torch.float64)
+        return network(), problem(Balance(by, every=2), points=points)
 
-    whole = go("whole.pt", [3, 4])
-    go("parts.pt", [3, 1])
-    resumed = go("parts.pt", [3, 4])
+    whole, resumed = whole_and_resumed(make, tmp_path, 1, optimizer=optimizer)
     assert resumed.history.loss == whole.history.loss
     assert resumed.history.weights == whole.history.weights
     assert resumed.objective.weights == whole.objective.weights
