@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import textwrap
 import zipfile
 from importlib.metadata import requires
 from pathlib import Path
@@ -78,3 +79,29 @@ def test_distributions_are_built_and_their_metadata_are_right(tmp_path):
     assert not [name for name in inside if name.startswith(("tests", "book", "benchmarks"))]
     for line in ("License-Expression: MIT", "Requires-Python: >=3.10", "Project-URL: Paper"):
         assert line in text
+
+
+@pytest.mark.parametrize("package", ["sympy", "scipy"])
+def test_formulas_say_what_to_install(package):
+    code = f"import sys; sys.modules[{package!r}] = None; import kanlib.formulas.formula"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "needs SymPy and SciPy" in done.stderr.splitlines()[-1]
+
+
+def test_core_needs_no_extra():
+    """The rooms of the core import without any of the extras."""
+    code = """
+        import importlib, pkgutil, sys
+        for package in ("scipy", "shapely", "sklearn", "plotly", "onnx", "numba"):
+            sys.modules[package] = None
+        import kanlib
+        extras = ("viz", "domains", "estimators", "formulas", "kernels.cpu")
+        for found in pkgutil.walk_packages(kanlib.__path__, "kanlib."):
+            if not found.name.startswith(tuple(f"kanlib.{room}" for room in extras)):
+                if not found.name.endswith("__main__"):
+                    importlib.import_module(found.name)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

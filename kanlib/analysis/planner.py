@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.optimize import nnls
 
 from kanlib._checks import as_integer, as_list, as_number, check_option, check_types, shown
 from kanlib.analysis.cost import measure
@@ -151,6 +150,10 @@ class CostModel:
                 f"measured must hold at least {len(terms)} layers, one a term, got {len(pairs)}: "
                 "measure more"
             )
+        try:
+            from scipy.optimize import nnls
+        except ModuleNotFoundError:
+            raise ModuleNotFoundError("CostModel.fit needs SciPy: pip install scipy") from None
         used = [TERMS.index(term) for term in terms]
         rows = np.array([[layer.terms[i] / seconds for i in used] for layer, seconds in pairs])
         scale = rows.max(axis=0)

@@ -18,16 +18,24 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import sympy
 import torch
 from torch import Tensor, nn
 
 from kanlib._checks import as_integer, as_list, check_tensor, shown
 from kanlib.analysis.importance import as_points, check_network
 from kanlib.formulas.edges import Edge, edges
-from kanlib.formulas.expressions import Array, Fitted, fit, rounding, scaled, simplified, tidy
-from kanlib.formulas.library import LIBRARY, Fit, Function, fits, score
 from kanlib.nn.networks import KAN
+
+try:
+    import sympy
+
+    from kanlib.formulas.expressions import Array, Fitted, fit, rounding, scaled, simplified, tidy
+    from kanlib.formulas.library import LIBRARY, Fit, Function, fits, score
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"kanlib.formulas needs SymPy and SciPy, and {error.name} is missing: "
+        "pip install 'kanlib[formulas]'"
+    ) from None
 
 #: A formula is as good as its network if its loss is at most this many times as large.
 AS_GOOD = 1.1

@@ -13,15 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-
-try:
-    import sympy
-    from scipy.optimize import minimize, minimize_scalar
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        f"kanlib.formulas needs SymPy and SciPy, and {error.name} is missing: "
-        "pip install 'kanlib[formulas]'"
-    ) from None
+import sympy
+from scipy.optimize import minimize, minimize_scalar
 
 #: Largest and smallest distance of a singularity from the range of x, in units of its length.
 FAR, NEAR = 1e2, 1e-6
