@@ -86,7 +86,7 @@ def _checked(name: str, layers: Any) -> list[Layer]:
 
 
 SHAPES = ((2, 5), (5, 1), (20, 20), (64, 64), (64, 1), (1, 64))
-#: Layers for :func:`calibrate`: narrow and wide, few points and many, coarse and fine.
+#: Layers that :func:`calibrate` measures, narrow and wide, of few and many points and intervals.
 CALIBRATION = [
     Layer(points, *shape, n, r)
     for points, shape, n, r in product((128, 4096), SHAPES, (5, 100), (2, 4, 6))

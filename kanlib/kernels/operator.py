@@ -245,7 +245,7 @@ def _transformations() -> set[Any]:
     return kinds
 
 
-#: What operators take: channels z (S, C, B, P) and splines of S networks, whose tensors come first,
+#: Operators take channels z (S, C, B, P) and splines of S networks, whose tensors come first,
 #: then the options and the directions of the higher derivatives, flattened.
 _GIVEN = (
     "Tensor z, Tensor weight, Tensor breakpoints, Tensor? table, bool uniform, str extension, "

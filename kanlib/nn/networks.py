@@ -183,7 +183,7 @@ class KAN(nn.Module):
 
     @property
     def edge_layers(self) -> list[SplineLayer | nn.Linear]:
-        """The layers with edges, from input to output: spline layers and a leading linear map."""
+        """The layers that have edges, which are spline layers and a leading linear map."""
         return [layer for layer in self.layers if isinstance(layer, SplineLayer | nn.Linear)]
 
     @property

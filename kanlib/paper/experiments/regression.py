@@ -19,7 +19,7 @@ COARSE_N = 5
 QUICK_POINTS, QUICK_DIVISOR = 2000, 4
 
 SPLINE: dict[str, Any] = {"widths": [2, 5, 1], "first": "affine", "init_scale": 0.1}
-#: Spline coefficients of scale 1 and clamped splines: the start that comes closest to Table 2.
+#: Spline coefficients of scale 1 and clamped splines, the start that comes closest to Table 2.
 RELU: dict[str, Any] = {**SPLINE, "basis": "relu", "init_scale": 1.0, "extension": "clamp"}
 MULTILEVEL = (32, 16, 8, 4)
 SCALES = (1.0, 0.03, 0.01, 1e-4)
