@@ -66,7 +66,7 @@ def updated(old: list[dict[str, Any]], measurements: list[dict[str, Any]]) -> li
 
 def record(measurements: list[dict[str, Any]], quick: bool) -> dict[str, Any]:
     """Return the record of some measurements, with the targets judged."""
-    made_by = asdict(provenance())
+    made_by = asdict(provenance("benchmarks"))
     del made_by["threads"]
     for package in (*peers.PACKAGES, "numba"):
         try:

@@ -192,9 +192,10 @@ def main(arguments: list[str] | None = None) -> None:
     content: dict[str, Any] = {"experiment": "formulas", "runs": []}
     if options.out.exists():
         content = json.loads(options.out.read_text(encoding="utf-8"))
-    made_by = asdict(provenance())
+        for run in content["runs"]:
+            run.setdefault("commit", content["provenance"]["commit"])
+    made_by = asdict(provenance("benchmarks"))
     made_by["versions"]["sympy"] = sympy.__version__
-    content["provenance"] = made_by
     known = {(run["formula"], run["noise"], run["seed"]) for run in content["runs"]}
     for seed in options.seeds:
         for name in options.only:
@@ -204,7 +205,8 @@ def main(arguments: list[str] | None = None) -> None:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", RuntimeWarning)
                     run = solve(name, noise, seed)
-                content["runs"].append(rounded(run))
+                content["runs"].append({**rounded(run), "commit": made_by["commit"]})
+                content["provenance"] = made_by  # of the newest run
                 write_atomically(options.out, (json.dumps(content, indent=1) + "\n").encode())
                 print(
                     f"{name:<9} {noise:<5} {seed} {run['seconds']:6.1f} s "

@@ -158,7 +158,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="default: the book's record, unless quick")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    made_by = asdict(provenance())
+    made_by = asdict(provenance("benchmarks"))
     half, repeats = (1, 1) if options.quick else (CALIBRATIONS // 2, 9)
 
     def calibrations() -> list[list[float]]:

@@ -253,7 +253,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=RECORD)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    made_by = asdict(provenance())
+    made_by = asdict(provenance("benchmarks"))
     for package in ("deepxde", "pina-mathlab"):
         made_by["versions"][package] = version(package)
     content: dict[str, Any] = {"experiment": "solvers", "provenance": made_by, "curves": {}}

@@ -17,6 +17,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -163,15 +164,19 @@ class _File:
     runs: list[Any]
 
 
-def provenance() -> Provenance:
+def provenance(*beside: str) -> Provenance:
     """Return commit, versions, machine and date of this run.
 
     The commit is None unless git has these files in a folder ``kanlib`` at the top of a repository;
     an installed kanlib has its version.
+
+    Args:
+        *beside: folders at the top of the repository, such as "benchmarks", whose changes count as
+            those of kanlib do.
     """
     import kanlib
 
-    commit, dirty = _git_state(Path(kanlib.__file__).resolve())
+    commit, dirty = _git_state(Path(kanlib.__file__).resolve(), beside)
     return Provenance(
         commit=commit,
         dirty=dirty,
@@ -372,7 +377,7 @@ def _digest(run: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _git_state(file: Path) -> tuple[str | None, bool | None]:
+def _git_state(file: Path, beside: Sequence[str] = ()) -> tuple[str | None, bool | None]:
     """Return commit and whether there are changes, if git has this file of kanlib."""
     folder = file.parent
     # Variables such as GIT_DIR, which git sets for its hooks, speak of another repository.
@@ -388,7 +393,8 @@ def _git_state(file: Path) -> tuple[str | None, bool | None]:
         git("ls-files", "--error-unmatch", "--", file.name)
         if Path(git("rev-parse", "--show-toplevel")).resolve() != folder.parent:
             return None, None
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".")
+        places = [".", *(f":/{each}" for each in beside)]
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", *places)
         return git("rev-parse", "HEAD"), bool(changed)
     except (OSError, subprocess.CalledProcessError):
         return None, None

@@ -410,6 +410,22 @@ def test_provenance_tells_commit_and_uncommitted_changes(tmp_path, monkeypatch):
     assert (provenance().commit, provenance().dirty) == (commit, True)
 
 
+def test_provenance_counts_changes_in_folders_beside_kanlib(tmp_path, monkeypatch):
+    module = an_installed_kanlib(tmp_path, monkeypatch)
+    script = tmp_path / "programs" / "run.py"
+    script.parent.mkdir()
+    script.write_text("first")
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "one")
+    assert provenance("programs").dirty is False
+    script.write_text("second")
+    assert (provenance().dirty, provenance("programs").dirty) == (False, True)
+    assert provenance("programs").commit is not None
+    module.write_text("second")
+    assert provenance().dirty is True
+
+
 def test_records_of_the_book_lie_beside_the_package():
     assert Path(__file__).resolve().parents[2] / "book" / "results" == RESULTS
     assert (RESULTS / "regression.json").is_file()

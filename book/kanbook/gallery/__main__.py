@@ -57,7 +57,7 @@ def solved(example: Example, **options: Any) -> RecordedRun:
         message=run.message,
         levels=levels,
         metrics=metrics,
-        provenance=provenance(),
+        provenance=provenance("book/kanbook"),
         solutions={run.model.n: [p.tolist() for p in run.model.parameters()]},
     )
 
@@ -80,7 +80,7 @@ def main(names: Sequence[str], out: Path = RECORD, **options: Any) -> None:
         run = solved(known[name], **options)
         record = load_record(out, "gallery") if out.exists() else record
         add_run(record, run)
-        record.provenance = provenance()
+        record.provenance = provenance("book/kanbook")
         save_record(out, record)
         shown = {key: f"{value:.3g}" for key, value in run.metrics.items() if value is not None}
         print(f"{name}: {shown}", flush=True)
