@@ -89,7 +89,7 @@ class Importance:
             edge = f"{row['input']:.0f} -> {row['output']:.0f}"
             lines.append(
                 f"{row['layer']:>5.0f}  {edge:<8} {row['norm']:>9.3g}   {row['deviation']:>9.3g} "
-                f"{row['share']:>9.2%} {row['removal']:>9.3g}"
+                f"{round(row['share'], 4) + 0:>9.2%} {row['removal']:>9.3g}"
             )
         return "\n".join(lines)
 

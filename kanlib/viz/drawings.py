@@ -265,7 +265,7 @@ def _numbers(worth: LayerImportance, p: int, q: int) -> str:
     return (
         f"edge {p} → {q}<br>norm {float(worth.norm[q, p]):.3g}"
         f"<br>standard deviation {float(worth.deviation[q, p]):.3g}"
-        f"<br>share of the variance {float(worth.share[q, p]):.1%}"
+        f"<br>share of the variance {round(float(worth.share[q, p]), 3) + 0:.1%}"
         f"<br>effect of removal {float(worth.removal[q, p]):.3g}"
     )
 

@@ -28,6 +28,7 @@ def draw_solution(
     output: int = 0,
     slices: Sequence[float] = (),
     points: int = 101,
+    names: Sequence[str] = ("x", "y"),
 ) -> go.Figure:
     """Draw a solution in one or two coordinates, and if asked for its error and residual.
 
@@ -44,14 +45,16 @@ def draw_solution(
         output: which output of the network, which column of the residual.
         slices: values of the second coordinate.
         points: number of points along a coordinate, at least 2.
+        names: names of the coordinates, for axes and legend, e.g. ("x", "t").
 
     Returns:
         A figure with the panels "solution", "error" and "residual", those that are known.
 
     Raises:
         TypeError: if an argument is of the wrong kind.
-        ValueError: if the box has neither one nor two intervals, slices are not in it, the network
-            lacks the output, or the reference returns another number of values.
+        ValueError: if the box has neither one nor two intervals, a coordinate has no name, slices
+            are not in the box, the network lacks the output, or the reference returns another
+            number of values.
 
     Examples:
         >>> from kanlib import KAN
@@ -71,6 +74,11 @@ def draw_solution(
     cuts = [as_number("slices", cut) for cut in as_list("slices", slices, "numbers")]
     if cuts and (len(intervals) < 2 or not all(_holds(intervals[1], cut) for cut in cuts)):
         raise ValueError(f"slices must lie in the second interval of box, got {cuts} and {box}")
+    labels = as_list("names", names, 'strings, such as ("x", "t")')
+    if not all(isinstance(each, str) for each in labels) or len(labels) < len(intervals):
+        raise ValueError(
+            f"names must be a string for each of {len(intervals)} coordinates, got {shown(names)}"
+        )
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     place: dict[str, Any] = {"dtype": like.dtype, "device": like.device}
     axes = [torch.linspace(a, b, count, **place) for a, b in intervals]
@@ -81,8 +89,8 @@ def draw_solution(
     shape = [len(axis) for axis in axes]
     grids = {name: values.reshape(shape).movedim(0, -1).tolist() for name, values in panels.items()}
     if len(axes) == 1 or cuts:
-        return _curves(grids, axes[0].tolist(), cuts)
-    return _maps({name: grids[name] for name in SCALES if name in grids}, axes)
+        return _curves(grids, axes[0].tolist(), cuts, labels)
+    return _maps({name: grids[name] for name in SCALES if name in grids}, axes, labels)
 
 
 def _box(box: Any) -> list[Any]:
@@ -135,28 +143,31 @@ def _column(values: Tensor, column: int) -> Tensor:
     return values[:, column]
 
 
-def _curves(grids: dict[str, Any], x: list[float], cuts: list[float]) -> go.Figure:
+def _curves(
+    grids: dict[str, Any], x: list[float], cuts: list[float], labels: Sequence[str]
+) -> go.Figure:
     """Return one panel below the other, with a curve for each slice."""
     names = [name for name in SCALES if name in grids]
     fig = make_subplots(rows=len(names), cols=1, shared_xaxes=True, vertical_spacing=0.07)
-    labels = [f"{cut:g}" for cut in cuts]
+    times = [f"{cut:g}" for cut in cuts]
     for row, name in enumerate(names, start=1):
         fig.update_yaxes(title=name, row=row)
         for i, values in enumerate(grids[name] if cuts else [grids[name]]):
             color = CURVES[i % len(CURVES)]
             own = {"legendgroup": str(i), "line": {"color": color}, "mode": "lines"}
-            label = labels[i] if cuts else name
+            label = times[i] if cuts else name
             fig.add_scatter(x=x, y=values, name=label, showlegend=row == 1, row=row, col=1, **own)
             if name == "solution" and "reference" in grids:
                 y = grids["reference"][i] if cuts else grids["reference"]
                 dots = own | {"line": {"color": GREY, "dash": "dot"}}
                 fig.add_scatter(x=x, y=y, name="reference", showlegend=i == 0, row=1, col=1, **dots)
-    title = "second coordinate" if cuts else None
+    title = labels[1] if cuts else None
+    fig.update_xaxes(title=labels[0], row=len(names))
     fig.update_layout(height=max(360, 240 * len(names)), legend_title_text=title)
     return fig.update_yaxes(exponentformat="power")
 
 
-def _maps(grids: dict[str, Any], axes: list[Tensor]) -> go.Figure:
+def _maps(grids: dict[str, Any], axes: list[Tensor], labels: Sequence[str]) -> go.Figure:
     """Return one map below the other."""
     gap, count = 0.12, len(grids)
     titles = [*grids] if count > 1 else None
@@ -178,5 +189,5 @@ def _maps(grids: dict[str, Any], axes: list[Tensor]) -> go.Figure:
             col=1,
             **signed,
         )
-    fig.update_layout(height=max(360, 260 * count))
-    return fig
+    fig.update_xaxes(title=labels[0], row=count).update_yaxes(title=labels[1])
+    return fig.update_layout(height=max(360, 260 * count))

@@ -74,6 +74,14 @@ def test_slices_are_curves_at_values_of_the_second_coordinate():
     np.testing.assert_allclose(dotted[1].y, [0, 0.5, 1], atol=1e-6)
 
 
+def test_coordinates_have_names():
+    fig = draw_solution(Known(), BOX, slices=[0.0], names=("x", "t"), points=3)
+    assert (fig.layout.xaxis.title.text, fig.layout.legend.title.text) == ("x", "t")
+    maps = draw_solution(Known(), BOX, reference=lambda x: x[:, 0], names=("a", "b"), points=3)
+    assert (maps.layout.xaxis2.title.text, maps.layout.xaxis.title.text) == ("a", None)
+    assert (maps.layout.yaxis.title.text, maps.layout.yaxis2.title.text) == ("b", "b")
+
+
 def test_one_coordinate_is_a_curve_and_features_come_before_the_network():
     net = KAN([1, 1], n=3, dtype=torch.float64)
     fig = draw_solution(net, [(0, 2)], features=lambda x: x / 2, points=9)
@@ -96,6 +104,8 @@ def test_one_coordinate_is_a_curve_and_features_come_before_the_network():
         ({"model": 3}, "model must be a network, got 3"),
         ({"term": "u"}, "term must be a Term, got 'u'"),
         ({"reference": 1.0}, "reference must be a function"),
+        ({"names": ["x"]}, r"names must be a string for each of 2 coordinates, got \['x'\]"),
+        ({"names": "xt"}, "names must be a list of strings"),
     ],
 )
 def test_mistakes_are_named(arguments, message):
