@@ -1,9 +1,10 @@
-"""Sphinx extension: serve plotly.js and the book's style sheet from the site itself.
+"""Sphinx extension: serve plotly.js and the book's own style and scripts from the site itself.
 
 plotly.js comes from the installed plotly package and is loaded once, on pages that have a figure,
-before every other script, so that an AMD loader cannot claim it.  MathJax is served in the same way
-by the extension ``sphinx-mathjax-offline``.  jupyter-book puts every script it finds under a static
-path of its own on every page; files staged here, after it has looked, are left alone.
+before every other script that waits for the text of the page; no text waits for it.  MathJax is
+served in the same way by the extension ``sphinx-mathjax-offline``.  jupyter-book puts every script
+it finds under a static path of its own on every page; files staged here, after it has looked, are
+left alone, and the extensions that need one load it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from sphinx.environment import BuildEnvironment
 PLOTLY = "plotly.min.js"
 STYLE = "book.css"
 FIRST = 1
-"""Priority of a script that comes before all others."""
+"""Priority of a script that comes before all others of its kind."""
 
 
 def stage(app: Sphinx) -> None:
@@ -28,7 +29,9 @@ def stage(app: Sphinx) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     plotly = files("plotly") / "package_data" / PLOTLY
     (folder / PLOTLY).write_bytes(plotly.read_bytes())
-    shutil.copy(Path(__file__).with_name(STYLE), folder)
+    for own in (STYLE, "book_*.js"):
+        for file in Path(__file__).parent.glob(own):
+            shutil.copy(file, folder)
     app.config.html_static_path.append(str(folder))
     app.add_css_file(STYLE)
 
@@ -44,7 +47,7 @@ def load_plotly(
 ) -> None:
     """Load plotly.js on a page that draws a figure."""
     if "Plotly." in context.get("body", ""):
-        app.add_js_file(PLOTLY, priority=FIRST)
+        app.add_js_file(PLOTLY, priority=FIRST, loading_method="defer")
 
 
 def drop_thebe(

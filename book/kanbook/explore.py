@@ -229,7 +229,7 @@ class Explorer:
             f'<div class="controls">{controls}</div><div role="img"></div>'
             '<figcaption aria-live="polite"></figcaption>'
             f'<script type="application/json">{_script_json(data)}</script></figure>'
-            f"<script>{script}</script>"
+            f'<script type="module">{script}</script>'
         )
 
 

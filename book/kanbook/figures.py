@@ -73,7 +73,8 @@ TEMPLATE = go.layout.Template(
 class BookRenderer(MimetypeRenderer):
     """Emit a figure as plotly's own type, for JupyterLab, and as HTML, for the book.
 
-    The HTML expects plotly.js on the page, which the book loads once from its own files.
+    The HTML expects plotly.js on the page, which the book loads once from its own files. As a
+    module it waits until all of the text is there, and plotly.js with it.
     """
 
     def to_mimebundle(self, fig_dict: dict[str, Any]) -> dict[str, Any]:
@@ -86,7 +87,8 @@ class BookRenderer(MimetypeRenderer):
             full_html=False,
             validate=False,
         )
-        return {**PlotlyRenderer(CONFIG).to_mimebundle(fig_dict), "text/html": html}
+        deferred = html.replace('<script type="text/javascript">', '<script type="module">')
+        return {**PlotlyRenderer(CONFIG).to_mimebundle(fig_dict), "text/html": deferred}
 
 
 def with_height(figure: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,86 @@
+"""What the extensions of Sphinx do with the pages of the book."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from docutils import nodes
+
+FOLDER = Path(__file__).parents[2] / "book" / "_ext"
+
+
+def extension(name):
+    """Import an extension, which is in no package."""
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+code, figures = extension("book_code"), extension("book_figures")
+
+
+@pytest.mark.parametrize(
+    ("source", "lines"),
+    [
+        ("x = 1\nprint(x)", []),
+        ("assert x\nx = 1", [1]),
+        ("for i in y:\n    claim(\n        'a', i\n    )\nprint(x)", [2, 3, 4]),
+        ("claims = claim\nreclaim(x)", []),
+        ("%matplotlib inline\nassert x", []),
+    ],
+)
+def test_guards_are_found(source, lines):
+    assert code.guards(source) == lines
+
+
+def page_of(source):
+    """Return a page with one cell."""
+    page = nodes.document(None, None)
+    page += nodes.container("", nodes.literal_block(source, source), classes=["cell_input"])
+    return page
+
+
+def test_a_cell_of_guards_alone_is_hidden_whole():
+    page = page_of("assert x\n\nclaim('a')")
+    code.mark(None, page)
+    assert page[0]["classes"] == ["cell_input", code.GUARD]
+    other = page_of("assert x\nprint(x)")
+    code.mark(None, other)
+    assert other[0]["classes"] == ["cell_input"]
+    assert other[0][0]["highlight_args"] == {"hl_lines": [1]}
+
+
+@pytest.mark.parametrize(
+    ("page", "start"),
+    [
+        ("book/05-2-1-poisson", "5.2.1."),
+        ("book/03-gradient-descent", "3."),
+        ("book/P-2-refinement", "P.2."),
+        ("book/B-proofs", "B."),
+        ("book/gallery", ""),
+        ("book/index", ""),
+    ],
+)
+def test_figures_are_numbered_within_their_chapter(page, start):
+    assert figures.prefix(page) == start
+
+
+def test_a_number_stands_before_a_caption_and_is_a_link():
+    page = nodes.document(None, None)
+    figure = nodes.raw("", '<div><figure role="img">plot</figure></div>', format="html")
+    caption = nodes.paragraph("", "What it shows.")
+    explorer = nodes.raw(
+        "", '<figure class="explorer"><figcaption></figcaption></figure>', format="html"
+    )
+    bare = nodes.raw("", '<figure role="img">plot</figure>', format="html")
+    page += nodes.container("", figure, caption, classes=["cell_output"])
+    page += nodes.container("", explorer, classes=["cell_output"])
+    page += nodes.container("", bare, classes=["cell_output"])
+    figures.number(None, page, "book/02-3-cost")
+    link = '<a class="figure-number" href="#figure-{0}">Figure 2.3.{0}</a>'
+    assert '<a id="figure-1"></a><figure role="img">' in figure.astext()
+    assert "Figure" not in figure.astext()
+    assert caption[0].astext().strip() == link.format(1)
+    assert link.format(2) + "<figcaption>" in explorer.astext()
+    assert link.format(3) + "</figure>" in bare.astext()

@@ -1,0 +1,73 @@
+"""What helps to read a page: code that one may skip, numbers of figures, text before scripts."""
+
+import re
+from pathlib import Path
+
+import pytest
+from built import HTML, pages, stem
+
+MOST_BLOCKING = 1e6
+"""Bytes of style sheets and scripts that the first text waits for, a second at 8 Mbit/s."""
+HIDDEN = """[...document.querySelectorAll(
+  ".bd-article :is(details.above-input, .tag_parameters .cell_input, .cell_input.guard, .hll)"
+)].filter((node) => node.getClientRects().length).length"""
+TOGGLE = "document.querySelector('.code-toggle')"
+
+
+def test_one_button_shows_and_hides_the_code_that_one_may_skip(browser, site):
+    page = browser.open(f"{site}/book/02-1-change-of-basis.html", 1440)
+    assert page.evaluate(HIDDEN) == 0
+    page.evaluate(f"{TOGGLE}.click()")
+    everything = page.evaluate(HIDDEN)
+    assert everything > 10
+    assert page.evaluate("document.querySelectorAll('details.above-input[open]').length") > 0
+    page.close()
+    later = browser.open(f"{site}/book/02-2-eigenstructure.html", 1440)
+    assert later.evaluate(HIDDEN) > 0  # the choice holds for all pages
+    later.evaluate(f"{TOGGLE}.click()")
+    assert later.evaluate(HIDDEN) == 0
+    later.close()
+
+
+@pytest.mark.parametrize("path", pages(), ids=stem)
+def test_every_figure_has_a_number_and_a_link(path):
+    text = path.read_text()
+    count = len(re.findall(r'<figure (?:role="img"|class="explorer")', text))
+    numbers = re.findall(r'<a class="figure-number" href="#(figure-\d+)">Figure [^<]*</a>', text)
+    assert numbers == [f"figure-{i}" for i in range(1, count + 1)]
+    assert all(text.count(f'id="{number}"') == 1 for number in numbers)
+
+
+def blocking(path: Path) -> list[Path]:
+    """Return the files of a page that its first text waits for."""
+    head = path.read_text().split("</head>")[0]
+    scripts = re.findall(r"<script(?![^>]*(?:defer|async))[^>]* src=\"([^\"?]+)", head)
+    styles = re.findall(r"<link href=\"([^\"?]+)[^>]*rel=\"stylesheet\"", head)
+    styles += re.findall(r"<link rel=\"stylesheet\"[^>]* href=\"([^\"?]+)", head)
+    return [(path.parent / name).resolve() for name in scripts + styles]
+
+
+@pytest.mark.parametrize("path", pages(), ids=stem)
+def test_the_first_text_waits_for_little(path):
+    found = blocking(path)
+    assert {HTML / "_static" / "book.css", HTML / "searchindex.js"} <= set(found)
+    assert sum(each.stat().st_size for each in found) <= MOST_BLOCKING
+    assert HTML / "_static" / "plotly.min.js" not in found
+
+
+def test_a_field_filters_the_rows_of_long_tables(browser, site):
+    page = browser.open(f"{site}/book/claims.html", 1440)
+    shown = "[...document.querySelectorAll('.bd-article tbody tr')].filter((r) => r.offsetHeight)"
+    everything = page.evaluate(f"{shown}.length")
+
+    def type_in(text):
+        field = "document.querySelector('.table-filter input')"
+        page.evaluate(f"{field}.value = '{text}', {field}.dispatchEvent(new Event('input'))")
+        return page.evaluate(f"{shown}.map((row) => row.textContent.toLowerCase())")
+
+    found = type_in("Lemma 6")
+    assert 0 < len(found) < everything
+    assert all("lemma" in row and "6" in row for row in found)
+    assert type_in("no such words") == []
+    assert len(type_in("")) == everything
+    page.close()
