@@ -16,7 +16,7 @@
     const draw = (shown) => {
       document.documentElement.classList.toggle("fold-code", !shown);
       document.querySelectorAll(".bd-article details.above-input").forEach((d) => { d.open = shown; });
-      button.textContent = shown ? "Hide the code behind the figures" : "Show all code";
+      button.textContent = shown ? "Hide code" : "Show all code";
       button.setAttribute("aria-pressed", String(shown));
     };
     button.addEventListener("click", () => {

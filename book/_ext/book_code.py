@@ -13,6 +13,8 @@ from docutils import nodes
 from sphinx.application import Sphinx
 
 SCRIPT = "book_code.js"
+BEFORE_THE_ASSETS = 400
+"""Priority of a handler that comes before those of `book_assets`, which make the final list."""
 FOLDED = {"tag_hide-input", "tag_parameters"}
 GUARD = "guard"
 """Class of a cell that holds nothing but guards."""
@@ -71,5 +73,5 @@ def load(
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connect the extension to the build."""
     app.connect("doctree-read", mark)
-    app.connect("html-page-context", load)
+    app.connect("html-page-context", load, priority=BEFORE_THE_ASSETS)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -8,6 +8,8 @@ from docutils import nodes
 from sphinx.application import Sphinx
 
 SCRIPT = "book_tables.js"
+BEFORE_THE_ASSETS = 400
+"""Priority of a handler that comes before those of `book_assets`, which make the final list."""
 LONG = 60
 """Rows of all tables from which on a page has the field."""
 
@@ -22,5 +24,5 @@ def load(
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connect the extension to the build."""
-    app.connect("html-page-context", load)
+    app.connect("html-page-context", load, priority=BEFORE_THE_ASSETS)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -17,6 +17,7 @@ grid and text are a grey that both themes leave legible.
 
 from __future__ import annotations
 
+import re
 from html import escape
 from typing import Any
 
@@ -87,7 +88,7 @@ class BookRenderer(MimetypeRenderer):
             full_html=False,
             validate=False,
         )
-        deferred = html.replace('<script type="text/javascript">', '<script type="module">')
+        deferred = re.sub(r"<script[^>]*>", '<script type="module">', html)
         return {**PlotlyRenderer(CONFIG).to_mimebundle(fig_dict), "text/html": deferred}
 
 
