@@ -20,6 +20,7 @@ BEYOND = [
     "performance",
     "cost-planner",
     "other-solvers",
+    "leaderboard",
     "solve-your-own-pde",
     "pde-toolbox",
     "gallery",
