@@ -22,7 +22,7 @@ LIBRARY = $(addprefix tests/,splines kernels nn objectives training)
 export OMP_NUM_THREADS = 1
 export PYDEVD_DISABLE_FILE_VALIDATION = 1
 
-.PHONY: help book pdf test check test-lowest reproduce bench lab format clean install
+.PHONY: help book test check test-lowest reproduce bench lab format clean install
 .PHONY: html lint types unit doctest nbval papermill planted browser
 
 help:  ## list the targets
@@ -46,9 +46,6 @@ reproduce: install  ## compute every record of book/results anew, or go on where
 		$(BIN)/python -m kanlib run $$name --out book/results/$$name.json --resume --workers $(JOBS) || exit 1; \
 	done
 	@PYTHONPATH=book $(BIN)/python -m kanbook.gallery
-
-pdf: install $(FRESH)  ## print the book as one PDF; Chromium must be installed
-	@$(BIN)/python scripts/pdf.py
 
 bench: $(PEERS)/.installed  ## measure kanlib side by side with its peers; keep the machine quiet for half an hour
 	@$(PEERS)/bin/python -m benchmarks
