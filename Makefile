@@ -12,7 +12,7 @@ EXPERIMENTS = regression poisson burgers allen-cahn knots refinement second-orde
 INSTALLED = $(VENV)/.installed
 FRESH = $(SOURCE)/_build/.fresh
 # What a chapter's outputs depend on beside its own cells.
-INPUTS = $(wildcard kanlib/*.py kanlib/*/*.py kanlib/*/*/*.py book/kanbook/*.py book/claims/*.json book/results/*.json) requirements.txt
+INPUTS = $(wildcard kanlib/*.py kanlib/*/*.py kanlib/*/*/*.py book/kanbook/*.py book/kanbook/scripts/*.js book/claims/*.json book/results/*.json) requirements.txt
 PYTEST = $(BIN)/python -m pytest
 SHORT = --no-header -q
 # The tests of the library itself, which need none of the book's packages.
