@@ -54,11 +54,12 @@ SCRIPT = """\
     : Array.isArray(v) ? v.map(read)
     : "$" in v ? read(store.shared[v.$])
     : Object.fromEntries(Object.entries(v).map(([key, value]) => [key, read(value)]));
-  const controls = [...root.querySelectorAll("select, input")];
+  const controls = [...root.querySelectorAll("select, input[type=range], [role=radiogroup]")];
+  const chosen = (control) => Number((control.querySelector("input:checked") ?? control).value);
   const draw = () => {
     let at = 0;
     controls.forEach((control, i) => {
-      at = at * store.values[i].length + Number(control.value);
+      at = at * store.values[i].length + chosen(control);
       if (control.type === "range") {
         const text = store.values[i][control.value];
         control.setAttribute("aria-valuetext", text);
@@ -110,7 +111,8 @@ def explorer(
             list of its control lacks is added to it.
         play: name of a slider that a button moves through its values, one after the other.
         pause: milliseconds that each of them is shown then.
-        **controls: the values of each control: numbers make a slider, anything else a menu.
+        **controls: the values of each control: two numbers make buttons, more of them, or two that
+            are played, a slider, anything else a menu.
 
     Returns:
         The explorer, which a notebook displays.
@@ -197,7 +199,9 @@ class Explorer:
 
     def _control(self, name: str) -> widgets.Widget:
         values = self.values[name]
-        kind = widgets.SelectionSlider if _is_numeric(values) else widgets.Dropdown
+        kind = {"buttons": widgets.ToggleButtons, "slider": widgets.SelectionSlider}.get(
+            _kind(values, name == self.play), widgets.Dropdown
+        )
         return kind(options=values, value=self.initial[name], description=name)
 
     def html(self) -> str:
@@ -215,7 +219,9 @@ class Explorer:
         }
         identity = f"explorer-{uuid4()}"
         controls = "".join(
-            _html_control(name, values, values.index(self.initial[name]))
+            _html_control(
+                name, values, values.index(self.initial[name]), _kind(values, name == self.play)
+            )
             for name, values in self.values.items()
         )
         if self.play is not None:
@@ -267,8 +273,26 @@ def _is_numeric(values: Sequence[Any]) -> bool:
     return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
-def _html_control(name: str, values: Sequence[Any], start: int) -> str:
-    if _is_numeric(values):
+def _kind(values: Sequence[Any], played: bool) -> str:
+    """Return how the values of a control are chosen."""
+    if not _is_numeric(values):
+        return "menu"
+    return "buttons" if len(values) == 2 and not played else "slider"
+
+
+def _html_control(name: str, values: Sequence[Any], start: int, kind: str) -> str:
+    if kind == "buttons":
+        group = f"choice-{uuid4()}"
+        buttons = "".join(
+            f'<label><input type="radio" name="{group}" value="{i}" autocomplete="off"'
+            f"{' checked' * (i == start)}>{escape(str(value))}</label>"
+            for i, value in enumerate(values)
+        )
+        return (
+            f'<span class="choice" role="radiogroup" aria-label="{escape(name)}">'
+            f"<span>{escape(name)}</span>{buttons}</span>"
+        )
+    if kind == "slider":
         field = (
             f'<input type="range" min="0" max="{len(values) - 1}" value="{start}" '
             'autocomplete="off"><output></output>'

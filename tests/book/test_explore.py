@@ -122,6 +122,35 @@ def test_explorer_refuses_to_have_no_control():
         explorer(waves, alt="x")
 
 
+def test_two_numbers_are_buttons():
+    explored = make(r=[1, 4], initial={"r": 4})
+    html = explored.html()
+    assert 'role="radiogroup" aria-label="r"' in html
+    radios = [attributes for tag, attributes in Page(html).controls if tag == "input"]
+    assert [(each["type"], each["value"], "checked" in each) for each in radios] == [
+        ("radio", "0", False),
+        ("radio", "1", True),
+    ]
+    assert len({each["name"] for each in radios}) == 1
+    controls, output = explored.widget().children
+    buttons = controls.children[0]
+    assert buttons.options == (1, 4)
+    buttons.value = 1
+    title = output.outputs[0]["data"]["application/vnd.plotly.v1+json"]["layout"]["title"]["text"]
+    assert title == "sine 1"
+
+
+def test_two_groups_of_buttons_do_not_share_a_name():
+    first, second = (Page(make(r=[1, 4]).html()).controls[0][1]["name"] for _ in range(2))
+    assert first != second
+
+
+def test_two_numbers_that_are_played_stay_a_slider():
+    explored = make(r=[1, 4], play="r")
+    assert Page(explored.html()).controls[0][1]["type"] == "range"
+    assert explored.widget().children[0].children[0].index == 0
+
+
 def test_play_moves_a_slider_through_its_values():
     html = make(play="r").html()
     assert '<button type="button" data-control="0">Play</button>' in html

@@ -108,15 +108,18 @@ FIGURES = """(() => {
 EXPLORERS = "document.querySelectorAll('.explorer').length"
 
 CONTROLS = """(() => [...document.querySelectorAll(".explorer")].map((root) =>
-  [...root.querySelectorAll("select, input")].map((control) => control.type)))()"""
+  [...root.querySelectorAll("select, input[type=range], [role=radiogroup]")]
+    .map((control) => control.type ?? "buttons")))()"""
 
 FIND = """((i, j) => {
   const root = document.querySelectorAll(".explorer")[i];
-  const control = root.querySelectorAll("select, input")[j];
+  const place = root.querySelectorAll("select, input[type=range], [role=radiogroup]")[j];
+  const control = place.querySelector("input:checked") ?? place;
   root.scrollIntoView({behavior: "instant", block: "start"});
   scrollBy({top: -100, behavior: "instant"});
   control.focus({preventScroll: true});
-  const {x, y, width, height} = control.getBoundingClientRect();
+  const target = place.querySelector("input:not(:checked)") ?? control;
+  const {x, y, width, height} = target.getBoundingClientRect();
   const at = (Number(control.value) - Number(control.min)) / (control.max - control.min);
   return {x, y, width, height, at, value: control.value};
 })(%d, %d)"""
@@ -189,8 +192,8 @@ def explorers(page: Page) -> list[str]:
     found = []
     for i, controls in enumerate(page.evaluate(CONTROLS)):
         for j, kind in enumerate(controls):
-            ways = {"key": press} | ({"mouse": drag} if kind == "range" else {"mouse": choose})
-            for name, way in ways.items():
+            by_mouse = {"range": drag, "buttons": click}.get(kind, choose)
+            for name, way in {"key": press, "mouse": by_mouse}.items():
                 before = page.evaluate(SHOWN % i)
                 way(page, page.evaluate(FIND % (i, j)), i, j)
                 if page.evaluate(SHOWN % i) == before:
@@ -233,6 +236,12 @@ def drag(page: Page, control: dict[str, Any], i: int, j: int) -> None:
     left = control["x"] + THUMB / 2
     end = left if control["at"] > 0.5 else left + reach
     page.drag((left + control["at"] * reach, y), (end, y))
+
+
+def click(page: Page, control: dict[str, Any], i: int, j: int) -> None:
+    """Press the button that is not pressed."""
+    middle = (control["x"] + control["width"] / 2, control["y"] + control["height"] / 2)
+    page.drag(middle, middle)
 
 
 def choose(page: Page, control: dict[str, Any], i: int, j: int) -> None:
