@@ -1,14 +1,15 @@
 """Sphinx extension: serve plotly.js and the book's own style and scripts from the site itself.
 
-plotly.js comes from the installed plotly package and is loaded once, on pages that have a figure,
-before every other script that waits for the text of the page; no text waits for it.  MathJax is
-served in the same way by the extension ``sphinx-mathjax-offline``.  jupyter-book puts every script
-it finds under a static path of its own on every page; files staged here, after it has looked, are
-left alone, and the extensions that need one load it.
+plotly.js comes from the installed plotly package and is loaded once, on pages that have a figure.
+It is deferred, and the scripts of figures are modules, which run after it: the text of a page waits
+for neither.  MathJax is served in the same way
+by the extension ``sphinx-mathjax-offline``.  jupyter-book puts every script it finds under a static
+path of its own on every page; files staged here, after it has looked, are left alone.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 from importlib.resources import files
 from pathlib import Path
@@ -19,8 +20,10 @@ from sphinx.environment import BuildEnvironment
 
 PLOTLY = "plotly.min.js"
 STYLE = "book.css"
+OPTIONS = "documentation_options"
+"""The script whose values scripts within a page change, and which they cannot wait for."""
 FIRST = 1
-"""Priority of a script that comes before all others of its kind."""
+"""Priority of a script that comes before all others, so that an AMD loader cannot claim it."""
 
 
 def stage(app: Sphinx) -> None:
@@ -59,10 +62,29 @@ def drop_thebe(
     ]
 
 
+def defer(html: str) -> str:
+    """Return a page whose scripts of the theme wait for the text; all but one, which is small.
+
+    >>> defer('<script src="a.js"></script><script src="b.js" defer></script>')
+    '<script defer src="a.js"></script><script src="b.js" defer></script>'
+    """
+    blocking = rf"<script (?=[^>]*\bsrc=)(?![^>]*\bdefer\b)(?![^>]*{OPTIONS})"
+    return re.sub(blocking, "<script defer ", html)
+
+
+def defer_scripts(app: Sphinx, exception: Exception | None) -> None:
+    """Defer the scripts of all pages, those in the templates of the theme and the search index."""
+    for path in [] if exception else Path(app.outdir).rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        if (changed := defer(text)) != text:
+            path.write_text(changed, encoding="utf-8")
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connect the extension to the build."""
     app.connect("builder-inited", stage)
     app.connect("env-updated", drop_widget_state)
     app.connect("html-page-context", load_plotly)
     app.connect("html-page-context", drop_thebe)
+    app.connect("build-finished", defer_scripts)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

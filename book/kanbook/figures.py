@@ -74,8 +74,8 @@ TEMPLATE = go.layout.Template(
 class BookRenderer(MimetypeRenderer):
     """Emit a figure as plotly's own type, for JupyterLab, and as HTML, for the book.
 
-    The HTML expects plotly.js on the page, which the book loads once from its own files. As a
-    module it waits until all of the text is there, and plotly.js with it.
+    The HTML expects plotly.js on the page, which the book loads once from its own files, deferred;
+    its script is a module, and so runs after that.
     """
 
     def to_mimebundle(self, fig_dict: dict[str, Any]) -> dict[str, Any]:
@@ -88,8 +88,8 @@ class BookRenderer(MimetypeRenderer):
             full_html=False,
             validate=False,
         )
-        deferred = re.sub(r"<script[^>]*>", '<script type="module">', html)
-        return {**PlotlyRenderer(CONFIG).to_mimebundle(fig_dict), "text/html": deferred}
+        html = re.sub("<script[^>]*>", '<script type="module">', html, count=1)
+        return {**PlotlyRenderer(CONFIG).to_mimebundle(fig_dict), "text/html": html}
 
 
 def with_height(figure: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,91 @@
+"""Sphinx extension: what a page shows of itself where its address is shared, and to search engines.
+
+Every page gets a description, the first paragraph of its text, and the tags of the Open Graph
+protocol with the picture of the book.  Addresses are absolute where ``html_baseurl`` is set.
+"""
+
+from __future__ import annotations
+
+import re
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+
+PICTURE = "preview.png"
+SIZE = (1200, 630)
+"""Pixels of the picture, which is stored in book/images."""
+LONGEST = 200
+"""Characters of a description."""
+ALT = "A spline on three grids: its points come nearer, the curve stays."
+
+
+def description(doctree: nodes.document) -> str:
+    """Return the first paragraph of a page as plain text, cut at a sentence or at a word.
+
+    >>> from docutils.core import publish_doctree
+    >>> description(publish_doctree("Title\\n=====\\n\\n*One* sentence. Two."))
+    'One sentence. Two.'
+    """
+    for paragraph in doctree.findall(nodes.paragraph):
+        inside = paragraph.parent
+        if not isinstance(inside, nodes.section | nodes.document):
+            continue
+        text = re.sub(r"\s+", " ", paragraph.astext()).strip()
+        if len(text) > LONGEST:
+            start = text[:LONGEST]
+            ends = [found.end() for found in re.finditer(r"[.?!](?= )", start)]
+            text = start[: ends[-1]] if ends else start.rsplit(" ", 1)[0] + " …"
+        if text:
+            return text
+    return ""
+
+
+def tags(title: str, text: str, address: str, picture: str, site: str) -> str:
+    """Return the tags of a page."""
+    properties = {
+        "og:type": "article",
+        "og:site_name": site,
+        "og:title": title,
+        "og:description": text,
+        "og:url": address,
+        "og:image": picture,
+        "og:image:width": str(SIZE[0]),
+        "og:image:height": str(SIZE[1]),
+        "og:image:alt": ALT,
+    }
+    names = {"description": text, "twitter:card": "summary_large_image"}
+    lines = [f'<meta property="{k}" content="{escape(v)}">' for k, v in properties.items() if v]
+    lines += [f'<meta name="{k}" content="{escape(v)}">' for k, v in names.items() if v]
+    return "\n".join(lines)
+
+
+def describe(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
+    """Add the tags to a page of the book."""
+    if doctree is None:
+        return
+    base = app.config.html_baseurl.rstrip("/")
+    address = f"{base}/{page}.html" if base else ""
+    picture = f"{base}/_static/{PICTURE}" if base else context["pathto"](f"_static/{PICTURE}", 1)
+    title = re.sub(r"<[^>]+>", "", context.get("title", "")) or app.config.html_title
+    shown = tags(title, description(doctree), address, picture, app.config.html_title)
+    context["metatags"] = context.get("metatags", "") + "\n" + shown
+
+
+def stage(app: Sphinx) -> None:
+    """Serve the picture from a static path of its own."""
+    folder = Path(app.doctreedir) / "preview"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / PICTURE).write_bytes((Path(app.srcdir) / "book" / "images" / PICTURE).read_bytes())
+    app.config.html_static_path.append(str(folder))
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Connect the extension to the build."""
+    app.connect("builder-inited", stage)
+    app.connect("html-page-context", describe)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
