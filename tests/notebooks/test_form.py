@@ -13,7 +13,7 @@ import yaml
 from scripts import notebooks
 
 ROOT = Path(__file__).parents[2]
-START = ["ten-minutes"]
+START = ["ten-minutes", "train-it-here"]
 BEYOND = [
     "gauss-newton",
     "where-levels-pay",
@@ -28,7 +28,7 @@ BEYOND = [
     "other-peoples-code",
 ]
 REFERENCE = [
-    *["results", "errata", "claims", "provenance"],
+    *["figures", "results", "errata", "claims", "provenance"],
     *["api", "contributing", "glossary", "bibliography"],
 ]
 SECTIONS = "1 2.1 2.2 2.3 3 4.1 4.2 4.3 5.1 5.2.1 5.2.2 5.2.3 6 A B C D E P.1 P.2 P.3".split()
