@@ -394,3 +394,31 @@ def test_a_prolonged_start_is_the_coarse_function(shown):
     click(page, "prolonged")
     fine = page.evaluate(TRAINED)
     assert (fine["network"], "on 40 intervals" in fine["text"]) == (coarse, True)
+
+
+BANDS = """(() => {
+  const tops = [...document.querySelectorAll(".band")].map((bar) => Number(bar.getAttribute("y")));
+  const whole = [...document.querySelectorAll(".whole")].map((l) => Number(l.getAttribute("y1")));
+  const [unit, low] = [...document.querySelectorAll("[aria-label^=Error] > line:not(.whole)")]
+    .map((l) => Number(l.getAttribute("y1"))).sort((a, b) => a - b);
+  return tops.map((top, b) => (whole[b] - top) / (low - unit) * 2);
+})()"""
+"""Decades of the error of each band above the target's; lines are two decades apart."""
+
+
+@pytest.mark.parametrize("start", ["small", "rough"])
+def test_in_relu_weights_only_the_longest_waves_fall_in_spline_weights_all_that_are_resolved(
+    start, shown
+):
+    page, left = shown("train", seed=2), {}
+    for name in ("one spline", "40 at once", start):
+        click(page, name)
+    for basis in ("spline", "ReLU"):
+        click(page, f"gradient, {basis} weights")
+        click(page, "Start")
+        page.evaluate(FINISHED)
+        left[basis] = page.evaluate(BANDS)
+    resolved = 5  # half waves 1 to 31, on 40 intervals
+    assert max(left["spline"][:resolved]) < -2
+    assert left["ReLU"][0] < -0.3
+    assert min(left["ReLU"][2:resolved]) > -0.3

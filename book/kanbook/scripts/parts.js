@@ -55,12 +55,13 @@ globalThis.kanParts ??= (() => {
     return () => cancelAnimationFrame(frame);
   };
 
-  // Call `act(width)` now and whenever the width of a figure changes.
+  // Call `act(width)` now and whenever the width of what a figure holds changes.
   const onWidth = (node, act) => {
     let last = 0;
     const look = () => {
-      const width = Math.round(node.getBoundingClientRect().width);
-      if (width && width !== last) act((last = width));
+      const {paddingLeft, paddingRight} = getComputedStyle(node);
+      const width = Math.floor(node.clientWidth - parseFloat(paddingLeft) - parseFloat(paddingRight));
+      if (width > 0 && width !== last) act((last = width));
     };
     new ResizeObserver(look).observe(node);
     look();

@@ -183,8 +183,11 @@ globalThis.kanLive.train ??= (root, {seed: startSeed, colors}) => {
       ...attributes});
     views.loss.replaceChildren(
       ...marks,
-      svg("text", {x: (box.left + box.right) / 2, y: box.bottom + 22, "text-anchor": "middle"},
-        "work: share of the budget"),
+      svg("text", {x: (box.left + box.right) / 2, y: box.bottom + 28, "text-anchor": "middle", class: "small"},
+        "work, as a share of all"),
+      ...[0, 0.5, 1].map((share) => svg("text", {
+        x: box.left + share * (box.right - box.left), y: box.bottom + 14, "text-anchor": "middle",
+        class: "small"}, String(share))),
       ...runs.map((each) => line(each.history, {stroke: "currentColor", opacity: 0.4})),
       line(history, {stroke: colors.curve, "stroke-width": 2.5}),
       svg("circle", {cx: left(last(history)[0]), cy: y(Math.min(1, last(history)[1])), r: 4,
@@ -208,7 +211,7 @@ globalThis.kanLive.train ??= (root, {seed: startSeed, colors}) => {
         svg("rect", {x: at + room * 0.2, width: room * 0.6, y: high, height: box.bottom - high,
                      fill: colors.left, class: "band"}),
         svg("line", {x1: at + room * 0.05, x2: at + room * 0.95, y1: reach, y2: reach,
-                     stroke: colors.target, "stroke-width": 3}),
+                     stroke: colors.target, "stroke-width": 3, class: "whole"}),
         svg("text", {x: at + room / 2, y: box.bottom + 14, "text-anchor": "middle", class: "small"},
           String(BANDS[b][0] || 1))];
     });
