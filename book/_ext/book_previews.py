@@ -1,6 +1,6 @@
 """Sphinx extension: what a page shows of itself where its address is shared, and to search engines.
 
-Every page gets a description, the first paragraph of its text, and the tags of the Open Graph
+Every page gets a description, the first paragraph of its text or else its title, and the tags of the Open Graph
 protocol with the picture of the book.  Addresses are absolute where ``html_baseurl`` is set.
 """
 
@@ -72,7 +72,8 @@ def describe(
     address = f"{base}/{page}.html" if base else ""
     picture = f"{base}/_static/{PICTURE}" if base else context["pathto"](f"_static/{PICTURE}", 1)
     title = re.sub(r"<[^>]+>", "", context.get("title", "")) or app.config.html_title
-    shown = tags(title, description(doctree), address, picture, app.config.html_title)
+    text = description(doctree) or f"{title}. {app.config.html_title}."
+    shown = tags(title, text, address, picture, app.config.html_title)
     context["metatags"] = context.get("metatags", "") + "\n" + shown
 
 

@@ -1,5 +1,6 @@
 """Every page of the built book, as a reader meets it: at a desk and on a telephone."""
 
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -71,3 +72,24 @@ def test_page_offers_its_notebook_without_and_with_outputs(path):
     for folder in ("_sources", "_executed"):
         assert f'href="../{folder}/book/{path.stem}.ipynb"' in text
         assert (HTML / folder / "book" / f"{path.stem}.ipynb").exists()
+
+
+@pytest.mark.parametrize("path", pages(), ids=stem)
+def test_text_waits_for_no_script_but_a_small_one(path):
+    waited = [
+        name
+        for tag, name in re.findall(r'(<script[^>]*\bsrc="([^"?]+)[^>]*>)', path.read_text())
+        if "defer" not in tag
+    ]
+    assert sum((path.parent / name).stat().st_size for name in waited) < 1000
+
+
+@pytest.mark.parametrize("path", pages(), ids=stem)
+def test_page_has_a_description_and_a_picture_where_it_is_shared(path):
+    found = dict(
+        re.findall(r'<meta (?:property|name)="([\w:]+)" content="([^"]*)"', path.read_text())
+    )
+    assert len(found["description"]) > 20
+    assert found["og:description"] == found["description"]
+    assert len(found["og:title"]) > 2
+    assert (path.parent / found["og:image"]).stat().st_size < 200_000
