@@ -2,9 +2,9 @@
 
 plotly.js comes from the installed plotly package and is loaded once, on pages that have a figure.
 It is deferred, and the scripts of figures are modules, which run after it: the text of a page waits
-for neither.  MathJax is served in the same way
-by the extension ``sphinx-mathjax-offline``.  jupyter-book puts every script it finds under a static
-path of its own on every page; files staged here, after it has looked, are left alone.
+for neither.  MathJax is served in the same way by the extension ``sphinx-mathjax-offline``.
+jupyter-book puts every script it finds under a static path of its own on every page; files staged
+here, after it has looked, are left alone, and the extensions that need one load it.
 """
 
 from __future__ import annotations

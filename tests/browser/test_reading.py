@@ -1,13 +1,10 @@
-"""What helps to read a page: code that one may skip, numbers of figures, text before scripts."""
+"""What helps to read a page: code that one may skip, numbers of figures, filters of tables."""
 
 import re
-from pathlib import Path
 
 import pytest
-from built import HTML, pages, stem
+from built import pages, stem
 
-MOST_BLOCKING = 1e6
-"""Bytes of style sheets and scripts that the first text waits for, a second at 8 Mbit/s."""
 HIDDEN = """[...document.querySelectorAll(
   ".bd-article :is(details.above-input, .tag_parameters .cell_input, .cell_input.guard, .hll)"
 )].filter((node) => node.getClientRects().length).length"""
@@ -36,23 +33,6 @@ def test_every_figure_has_a_number_and_a_link(path):
     numbers = re.findall(r'<a class="figure-number" href="#(figure-\d+)">Figure [^<]*</a>', text)
     assert numbers == [f"figure-{i}" for i in range(1, count + 1)]
     assert all(text.count(f'id="{number}"') == 1 for number in numbers)
-
-
-def blocking(path: Path) -> list[Path]:
-    """Return the files of a page that its first text waits for."""
-    head = path.read_text().split("</head>")[0]
-    scripts = re.findall(r"<script(?![^>]*(?:defer|async))[^>]* src=\"([^\"?]+)", head)
-    styles = re.findall(r"<link href=\"([^\"?]+)[^>]*rel=\"stylesheet\"", head)
-    styles += re.findall(r"<link rel=\"stylesheet\"[^>]* href=\"([^\"?]+)", head)
-    return [(path.parent / name).resolve() for name in scripts + styles]
-
-
-@pytest.mark.parametrize("path", pages(), ids=stem)
-def test_the_first_text_waits_for_little(path):
-    found = blocking(path)
-    assert HTML / "_static" / "book.css" in found
-    assert sum(each.stat().st_size for each in found) <= MOST_BLOCKING
-    assert HTML / "_static" / "plotly.min.js" not in found
 
 
 def test_a_field_filters_the_rows_of_long_tables(browser, site):
