@@ -22,7 +22,9 @@ from kanlib.objectives.unknowns import Unknowns
 from kanlib.splines.knots import KnotGrid
 from kanlib.splines.prolongation import prolongation
 from kanlib.training.adaptive import refine_adaptively
+from kanlib.training.additive import Additive
 from kanlib.training.balance import Balance
+from kanlib.training.cycles import Cycle
 from kanlib.training.gauss_newton import GaussNewton
 from kanlib.training.multilevel import train_multilevel
 from kanlib.training.optimizers import lbfgs, paper_lbfgs
@@ -40,10 +42,12 @@ __version__ = "0.2.0"
 __all__ = [
     "KAN",
     "MLP",
+    "Additive",
     "Attention",
     "Balance",
     "Causal",
     "Chebyshev",
+    "Cycle",
     "EndOfLevel",
     "Ensemble",
     "ExpansionKAN",
