@@ -8,6 +8,7 @@ from kanlib.paper.experiments import (
     allen_cahn,
     bases,
     burgers,
+    cycles,
     knots,
     poisson,
     refinement,
@@ -27,6 +28,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "refinement": refinement.EXPERIMENT,
     "second-order": second_order.EXPERIMENT,
     "bases": bases.EXPERIMENT,
+    "cycles": cycles.EXPERIMENT,
 }
 
 
