@@ -18,6 +18,7 @@ BEYOND = [
     "gauss-newton",
     "where-levels-pay",
     "bases",
+    "cycles",
     "performance",
     "cost-planner",
     "other-solvers",
