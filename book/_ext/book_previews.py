@@ -1,7 +1,8 @@
 """Sphinx extension: what a page shows of itself where its address is shared, and to search engines.
 
-Every page gets a description, the first paragraph of its text or else its title, and the tags of the Open Graph
-protocol with the picture of the book.  Addresses are absolute where ``html_baseurl`` is set.
+Every page gets a description, the first paragraph of its text or else its title, and the tags of
+the Open Graph protocol with the picture of the book.  Addresses are absolute where
+``html_baseurl`` is set.
 """
 
 from __future__ import annotations
