@@ -1,13 +1,14 @@
 """Sphinx extension: what a page shows of itself where its address is shared, and to search engines.
 
-Every page gets a description, the first paragraph of its text or else its title, and the tags of
-the Open Graph protocol with the picture of the book.  Addresses are absolute where
+Every page gets a description, the answer in its box, or else its first paragraph or its title, and
+the tags of the Open Graph protocol with the picture of the book.  Addresses are absolute where
 ``html_baseurl`` is set.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -24,24 +25,41 @@ ALT = "A spline on three grids: its points come nearer, the curve stays."
 
 
 def description(doctree: nodes.document) -> str:
-    """Return the first paragraph of a page as plain text, cut at a sentence or at a word.
+    """Return the answer in the box of a page, or else its first paragraph, as plain text.
+
+    It is cut at a sentence or at a word.
 
     >>> from docutils.core import publish_doctree
     >>> description(publish_doctree("Title\\n=====\\n\\n*One* sentence. Two."))
     'One sentence. Two.'
     """
+    texts = [*_answers(doctree), *_paragraphs(doctree)]
+    text = next(filter(None, texts), "")
+    if len(text) <= LONGEST:
+        return text
+    start = text[:LONGEST]
+    ends = [found.end() for found in re.finditer(r"[.?!](?= )", start)]
+    return text[: ends[-1]] if ends else start.rsplit(" ", 1)[0] + " …"
+
+
+def _answers(doctree: nodes.document) -> Iterator[str]:
+    """Yield what follows the word Answer in the box that a chapter opens with."""
+    for box in doctree.findall(nodes.admonition):
+        if "in-short" in box["classes"]:
+            for paragraph in box.findall(nodes.paragraph):
+                _, answer, text = _plain(paragraph).partition("Answer. ")
+                yield text if answer else ""
+
+
+def _paragraphs(doctree: nodes.document) -> Iterator[str]:
+    """Yield the paragraphs that stand in no box, list or table."""
     for paragraph in doctree.findall(nodes.paragraph):
-        inside = paragraph.parent
-        if not isinstance(inside, nodes.section | nodes.document):
-            continue
-        text = re.sub(r"\s+", " ", paragraph.astext()).strip()
-        if len(text) > LONGEST:
-            start = text[:LONGEST]
-            ends = [found.end() for found in re.finditer(r"[.?!](?= )", start)]
-            text = start[: ends[-1]] if ends else start.rsplit(" ", 1)[0] + " …"
-        if text:
-            return text
-    return ""
+        if isinstance(paragraph.parent, nodes.section | nodes.document):
+            yield _plain(paragraph)
+
+
+def _plain(paragraph: nodes.paragraph) -> str:
+    return re.sub(r"\s+", " ", paragraph.astext()).strip()
 
 
 def tags(title: str, text: str, address: str, picture: str, site: str) -> str:

@@ -68,7 +68,7 @@ class MultiscaleSplines(FunctionBasis):
 
     @cached_property
     def matrix(self) -> Tensor:
-        """The float64 matrix T of the change of coordinates: u = T c are weights of B-splines."""
+        """The float64 matrix T, where u = T c are weights of B-splines."""
         grid = self.coarsest
         matrix = torch.eye(grid.num_basis, dtype=torch.float64, device="cpu")
         for _ in range(self.levels):

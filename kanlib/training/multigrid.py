@@ -35,7 +35,7 @@ from kanlib.training.tridiagonal import BlockTridiagonal
 
 #: Levels of at most this many parameters are solved directly.
 DIRECT = 1500
-#: Columns of a window of the banded matrices, at least: fewer and larger products are faster.
+#: Columns of a window of the banded matrices, at least, since fewer and larger products are faster.
 WINDOW = 64
 ALTERED = (
     "solver='multigrid' needs spline layers that compute what SplineLayer computes, got one with "

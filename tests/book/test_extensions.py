@@ -1,21 +1,8 @@
 """What the extensions of Sphinx do with the pages of the book."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 from docutils import nodes
-
-FOLDER = Path(__file__).parents[2] / "book" / "_ext"
-
-
-def extension(name):
-    """Import an extension, which is in no package."""
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
+from extensions import extension
 
 code, figures = extension("book_code"), extension("book_figures")
 

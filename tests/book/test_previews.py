@@ -2,24 +2,16 @@
 
 import struct
 from html.parser import HTMLParser
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from docutils.core import publish_doctree
+from extensions import extension
 
 BOOK = Path(__file__).parents[2] / "book"
 
 
-def extension(name: str) -> ModuleType:
-    """Return an extension of the book."""
-    spec = spec_from_file_location(name, BOOK / "_ext" / f"{name}.py")
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
+BOX = ".. admonition:: In short\n   :class: in-short\n"
 previews, assets = extension("book_previews"), extension("book_assets")
 
 
@@ -44,6 +36,7 @@ class Metas(HTMLParser):
         (f"First sentence? {'word ' * 60}end.", "First sentence?"),
         ("word " * 60, "word " * 39 + "word …"),
         (".. note:: A box.", ""),
+        (f"{BOX}\n   **Question.** Why?\n\n   **Answer.** For a reason.\n\nText.", "For a reason."),
     ],
 )
 def test_description_is_the_first_paragraph(text, expected):
