@@ -23,7 +23,7 @@ ROOMS = {
     "objectives": "squares mean_squared_error attention causal samplers interfaces unknowns"
     " residuals penalties",
     "training": "optimizers iterations files checkpoints adaptive coordinates rows"
-    " jacobian tridiagonal multigrid balance runs gauss_newton quasi_newton hierarchy"
+    " hierarchy jacobian tridiagonal multigrid balance runs gauss_newton quasi_newton"
     " displacements stagnation schedule schedulers options snapshot cycles additive trainer"
     " optimizer_state multilevel race slabs",
     "domains": "shapes polygons",

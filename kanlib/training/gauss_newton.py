@@ -31,7 +31,7 @@ from kanlib.training.jacobian import (
     normal_equations,
     triangular,
 )
-from kanlib.training.multigrid import DIRECT, Hierarchy, check_basis
+from kanlib.training.multigrid import DIRECT, GalerkinHierarchy, check_basis
 from kanlib.training.runs import EndOfLevel
 
 SCALINGS = ("marquardt", "identity")
@@ -333,7 +333,7 @@ class Multigrid:
         direct: int = DIRECT,
     ) -> None:
         found = [*blocks(model, objective, coordinates, points)]
-        self.hierarchy = Hierarchy(model, coordinates, found, direct)
+        self.hierarchy = GalerkinHierarchy(model, coordinates, found, direct)
         self.terms: dict[str, float] = {}
         for block in found:
             add_squares(self.terms, block)

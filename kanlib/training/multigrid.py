@@ -29,6 +29,7 @@ from kanlib.objectives.squares import SumOfSquares
 from kanlib.splines.knots import KnotGrid
 from kanlib.splines.prolongation import Prolongation, prolongation
 from kanlib.training.coordinates import Coordinates
+from kanlib.training.hierarchy import coarsened
 from kanlib.training.jacobian import POINTS, Block, blocks, half_gradient
 from kanlib.training.rows import Run
 from kanlib.training.tridiagonal import BlockTridiagonal
@@ -41,17 +42,6 @@ ALTERED = (
     "solver='multigrid' needs spline layers that compute what SplineLayer computes, got one with "
     "hooks or a forward of its own: use solver='cg'"
 )
-
-
-def every_second(grid: KnotGrid) -> KnotGrid:
-    """Return the grid of every second breakpoint and the last, of (n + 1) // 2 intervals.
-
-    Examples:
-        >>> every_second(KnotGrid(3, [0.0, 0.1, 0.4, 1.0])).breakpoints
-        tensor([0.0000, 0.4000, 1.0000], dtype=torch.float64)
-    """
-    points = grid.breakpoints
-    return KnotGrid(grid.order, torch.cat([points[:-1:2], points[-1:]]))
 
 
 @dataclass(frozen=True)
@@ -96,7 +86,7 @@ class Part:
 
     def coarsened(self) -> Part:
         """Return the part on every second breakpoint."""
-        return replace(self, grids=tuple(every_second(grid) for grid in self.grids))
+        return replace(self, grids=tuple(coarsened(grid) for grid in self.grids))
 
 
 class Step:
@@ -387,7 +377,7 @@ class Level:
         return [own.by_interval() for own in self.columns]
 
 
-class Hierarchy:
+class GalerkinHierarchy:
     """The levels of a Gauss-Newton system, the finest first.
 
     Use :func:`hierarchy` to build one.
@@ -422,7 +412,7 @@ class Hierarchy:
             self.levels.append(Level(parts, finest, found, numbers))
         self._gram = _gram(self.levels[-1], found, numbers)
 
-    def damped(self, diagonal: Tensor) -> Cycle | None:
+    def damped(self, diagonal: Tensor) -> VCycle | None:
         """Return the V-cycle for J^T J + D, or None if a matrix is not positive definite.
 
         Args:
@@ -445,7 +435,7 @@ class Hierarchy:
         ]
         if failed or any(each.failed for level in smoothers for each in level):
             return None
-        return Cycle(self, diagonal, smoothers, factor)
+        return VCycle(self, diagonal, smoothers, factor)
 
     def work(self, level: Level) -> int:
         """Return the multiplications of a level in one cycle: products with J, or the factors."""
@@ -461,7 +451,7 @@ class Hierarchy:
         return "\n".join(lines)
 
 
-class Cycle:
+class VCycle:
     """A V-cycle: the preconditioner of J^T J + D.
 
     Args:
@@ -473,7 +463,7 @@ class Cycle:
 
     def __init__(
         self,
-        hierarchy: Hierarchy,
+        hierarchy: GalerkinHierarchy,
         diagonal: Tensor,
         smoothers: Sequence[Sequence[Factors]],
         factor: Tensor,
@@ -514,7 +504,7 @@ class Cycle:
 
 def hierarchy(
     model: nn.Module, objective: SumOfSquares, *, direct: int = DIRECT, points: int = POINTS
-) -> Hierarchy:
+) -> GalerkinHierarchy:
     """Return the levels of the Gauss-Newton system of a model and its objective.
 
     Args:
@@ -541,7 +531,7 @@ def hierarchy(
     coordinates = Coordinates(model, objective, "spline")
     half_gradient(model, objective, coordinates)  # first: weights may follow from it
     found = [*blocks(model, objective, coordinates, points)]
-    return Hierarchy(model, coordinates, found, direct)
+    return GalerkinHierarchy(model, coordinates, found, direct)
 
 
 def check_basis(coordinates: Coordinates) -> None:

@@ -26,8 +26,9 @@ from kanlib.objectives.penalties import Penalised, SquaredNorms
 from kanlib.training import gauss_newton, multigrid
 from kanlib.training.coordinates import Coordinates
 from kanlib.training.gauss_newton import conjugate_gradients
+from kanlib.training.hierarchy import coarsened
 from kanlib.training.jacobian import jacobian
-from kanlib.training.multigrid import every_second, hierarchy
+from kanlib.training.multigrid import hierarchy
 
 torch.manual_seed(3)
 X = 2 * torch.rand(90, 2, dtype=torch.float64) - 1
@@ -119,7 +120,7 @@ def transfers(model, coordinates, levels):
             else torch.eye(p.numel(), dtype=torch.float64)
             for p in coordinates.parameters
         ])  # fmt: skip
-        grids = {key: [every_second(grid) for grid in each] for key, each in grids.items()}
+        grids = {key: [coarsened(grid) for grid in each] for key, each in grids.items()}
 
 
 def system(model, objective, damping=1e-3):
