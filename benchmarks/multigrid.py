@@ -42,8 +42,9 @@ from kanlib.training.gauss_newton import (
     Multigrid,
     conjugate_gradients,
 )
+from kanlib.training.hierarchy import coarsened
 from kanlib.training.jacobian import POINTS
-from kanlib.training.multigrid import DIRECT, every_second
+from kanlib.training.multigrid import DIRECT
 
 RECORD = Path(__file__).resolve().parents[1] / "book" / "results" / "multigrid.json"
 SEED, NUMBER = 1, 4000
@@ -207,7 +208,7 @@ class Dense:
         edges = sum(layer.in_features * layer.out_features for layer in model.spline_layers)
         while n > 8:
             self.sweeps.append(self._sweeps(self.matrices[-1], smoothers(model, n)[name]))
-            coarse = every_second(grid)
+            coarse = coarsened(grid)
             P = prolongation(coarse, grid).dense()
             self.transfers.append((P, edges))
             half = self._down(self.matrices[-1], -1)
@@ -312,7 +313,7 @@ def spectrum(systems: Systems) -> dict[str, Any]:
     kinds = gauges(systems.model, system._gram)
     Q = torch.linalg.qr(scale[:, None] * torch.cat([*kinds.values()], dim=1)).Q
     grid = next(systems.model.spline_layers).grid
-    P = prolongation(every_second(grid), grid).dense()
+    P = prolongation(coarsened(grid), grid).dense()
     edges = len(D) // len(P)
     coarse = torch.linalg.qr(scale[:, None] * torch.block_diag(*[P] * edges)).Q
     live = system.squares > FLOOR * float(system.squares.max())
@@ -373,7 +374,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if key in content.setdefault(section, {}):
             return
         content[section][key] = function()
-        made_by = asdict(provenance())
+        made_by = asdict(provenance("benchmarks"))
         content["provenance"] = made_by
         write_atomically(options.out, (json.dumps(content, indent=1) + "\n").encode())
         print(section, key, content[section][key], flush=True)
