@@ -59,7 +59,8 @@ class GaussNewton:
         solver: "cholesky" of the normal equations; "qr" of J, which does not square the condition
             number and so reaches smaller losses; "cg", conjugate gradients, for many parameters;
             "multigrid", the same with a V-cycle over coarse grids as preconditioner, see
-            :mod:`kanlib.training.multigrid`.
+            :mod:`kanlib.training.multigrid`. As long as the matrix fits into memory, "cholesky" is
+            the fastest that was measured.
         tries: dampings that are tried in a step.
         points: points whose rows are computed at a time, which bounds the memory.
 

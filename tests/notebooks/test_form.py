@@ -17,8 +17,9 @@ START = ["ten-minutes", "train-it-here"]
 BEYOND = [
     "gauss-newton",
     "where-levels-pay",
-    "bases",
     "cycles",
+    "multigrid",
+    "bases",
     "performance",
     "cost-planner",
     "other-solvers",
