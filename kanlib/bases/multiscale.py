@@ -69,13 +69,14 @@ class MultiscaleSplines(FunctionBasis):
     @cached_property
     def matrix(self) -> Tensor:
         """The float64 matrix T, where u = T c are weights of B-splines."""
-        grid = self.coarsest
-        matrix = torch.eye(grid.num_basis, dtype=torch.float64, device="cpu")
-        for _ in range(self.levels):
-            fine = grid.refine()
-            matrix = torch.cat([prolongation(grid, fine).dense() @ matrix, self._new(grid)], dim=1)
-            grid = fine
-        return matrix
+        with torch.inference_mode(False):  # it is kept, and others may train with it
+            grid = self.coarsest
+            matrix = torch.eye(grid.num_basis, dtype=torch.float64, device="cpu")
+            for _ in range(self.levels):
+                fine = grid.refine()
+                inserted = prolongation(grid, fine).dense() @ matrix
+                matrix, grid = torch.cat([inserted, self._new(grid)], dim=1), fine
+            return matrix
 
     def _new(self, grid: KnotGrid) -> Tensor:
         """Return the coefficients of the n new functions, in B-splines on the halved grid."""

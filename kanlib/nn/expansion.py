@@ -8,6 +8,7 @@ that their cost grows with its size, where splines need r functions however many
 from __future__ import annotations
 
 import copy
+import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
@@ -195,7 +196,7 @@ class ExpansionLayer(Described):
         return {
             "basis": type(self.basis).__name__,
             "n": self.n,
-            "options": self.basis.describe(),
+            "options": json.loads(json.dumps(self.basis.describe())),  # as a file has them
             "in_features": self.in_features,
             "out_features": self.out_features,
         }
@@ -218,7 +219,9 @@ class ExpansionKAN(nn.Module):
         first: "basis" for edges in the first layer, too; "affine" ("linear") for a trainable map
             with (without) bias there.
         hidden_basis: the basis behind the first layer, if not ``basis``.
-        init_scale: standard deviation of the initial coefficients.
+        init_scale: standard deviation of the initial coefficients. Polynomials and wavelets grow
+            fast outside of their domain, so that behind hidden values that leave it the start is
+            wild: take domain=(-1, 1), a ``normalisation``, or less.
         input_domain: one interval (low, high) for each coordinate, mapped affinely onto the domain
             of the basis; by default inputs enter as they are.
         periodic: coordinates in which the network is periodic, see :class:`kanlib.nn.maps.Circle`.

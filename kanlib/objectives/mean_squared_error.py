@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from kanlib._checks import check_dtype
 from kanlib.nn.described import reached
 from kanlib.nn.ensemble import Ensemble
+from kanlib.nn.expansion import ExpansionLayer
 from kanlib.nn.jets import Jet
 from kanlib.nn.networks import KAN, MLP
 from kanlib.nn.spline_layer import SplineLayer
@@ -122,7 +123,7 @@ class Inside:
         module, z = reached(model, x, _takes_points) or (None, x)
         if isinstance(module, Ensemble):
             self._check(module.template, z.flatten(0, -2))
-        if not isinstance(module, SplineLayer):
+        if not isinstance(module, SplineLayer | ExpansionLayer):
             return
         a, b = module.domain
         slack = max(1e-6, 4 * torch.finfo(z.dtype).eps) * (b - a)
@@ -131,9 +132,12 @@ class Inside:
             row = int(outside.flatten(0, -2).any(dim=1).nonzero()[0])
             point, entered = (v.flatten(0, -2)[row].tolist() for v in (x, z))
             mapped = "" if point == entered else f", which enters the splines as {entered}"
+            built = "the network with domain=(low, high), or with"
+            if isinstance(module, ExpansionLayer):
+                built = "the basis with domain=(low, high), or the network with"
             raise ValueError(
                 f"{self.name} must lie in the model's domain [{a:g}, {b:g}], got {point} at point "
-                f"{row}{mapped}: build the network with domain=(low, high), or with "
+                f"{row}{mapped}: build {built} "
                 "input_domain=[(low, high), ...] for each coordinate"
             )
 

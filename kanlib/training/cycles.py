@@ -48,7 +48,7 @@ class Cycle:
     """V- and W-cycles for ``train(..., optimizer=Cycle())``; an epoch is a cycle.
 
     With ``train_multilevel`` there are cycles on every level, down to the coarsest grid: full
-    multigrid. There ``optimizer_state="carried"`` keeps the state of the smoothers of all levels
+    multigrid. There ``optimizer_state="carried"`` keeps the state of the smoothers on all grids
     that there were. Work is counted by what levels are visited: a step of the smoother on half the
     intervals is half an epoch.
 
@@ -90,6 +90,11 @@ class Cycle:
         check_option("coarse", self.coarse, get_args(Coarse))
         as_integer("steps", self.steps, minimum=1)
         as_integer("coarsest", self.coarsest, minimum=1)
+        if isinstance(self.smoother, GaussNewton) and self.smoother.solver == "multigrid":
+            raise ValueError(
+                "smoother must solve on its own grid, got GaussNewton(solver='multigrid'), which "
+                "is a cycle itself: use solver='cholesky' or 'cg'"
+            )
         if self.coarse == "fas" and isinstance(self.smoother, GaussNewton):
             raise ValueError(
                 "coarse must be 'subspace' with Gauss-Newton, got 'fas', whose loss is no sum of "
@@ -246,10 +251,16 @@ class Cycling:
         return improves
 
     def refined(self, model: nn.Module, objective: Any) -> Cycling:
-        """Return the optimizer of a refined model, with the smoothers of all levels of this one."""
+        """Return the optimizer of a refined model, with the smoothers of the levels of this one.
+
+        Levels are the same if their grids are; on others the smoothers are new.
+        """
         finer = self.options.bind(model, objective)
-        for old, new in zip(self.smoothers, finer.smoothers, strict=False):
-            load_optimizer(new, old.state_dict())
+        levels = [level.grids for level in self.hierarchy.levels]
+        for level, smoother in zip(finer.hierarchy.levels, finer.smoothers, strict=True):
+            if level.grids in levels:
+                old = self.smoothers[levels.index(level.grids)]
+                load_optimizer(smoother, old.state_dict())
         return finer
 
     def state_dict(self) -> dict[str, Any]:

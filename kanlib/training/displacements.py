@@ -67,10 +67,15 @@ class Displacements(nn.Module):
             for each in self.displaced:
                 each.zero_()
 
-    def objective(self, _: Any = None) -> Tensor:
+    def forward(self, _: Any = None) -> Tensor:
         """Return the loss with the present displacements, which the network then has."""
         loss: Tensor = _Loss.apply(self, *self.displaced)
         return loss
+
+    @property
+    def moves(self) -> bool:
+        """Whether the points of the objective change between steps."""
+        return bool(getattr(self._held[1], "moves", False))
 
     def loss(self) -> float:
         """Return the loss of the network where it is."""
@@ -163,7 +168,7 @@ def optimizer_of(name: str, make: OptimizerFactory, displacements: Displacements
             f"{name} must be an optimizer of parameters alone here, got {shown(make)}: a basis is "
             "chosen by model.to_basis(), and Gauss-Newton is for the levels of a Cycle"
         )
-    optimizer = new_optimizer(make, displacements, displacements.objective)
+    optimizer = new_optimizer(make, displacements, displacements)
     if isinstance(optimizer, Optimizer):
         for group in optimizer.param_groups:
             for key in DECAYS:
@@ -185,7 +190,7 @@ def step(optimizer: Any, displacements: Displacements) -> float:
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = displacements.objective()
+        loss: Tensor = displacements()
         losses.append(float(loss.detach()))
         loss.backward()
         return loss

@@ -200,14 +200,18 @@ class LevenbergMarquardt:
         )
 
     def _fall_back(self) -> System:
-        """Return the system by QR, which stays the solver of this level."""
+        """Return the system by another solver, which stays that of this level.
+
+        It is QR, which squares no condition number; after multigrid, which is for systems that are
+        too large for it, conjugate gradients with the diagonal.
+        """
+        self.solver = "cg" if self.solver == "multigrid" else "qr"
         warnings.warn(
             f"J^T J with damping {self.rate:.3g} is not positive definite up to rounding: "
-            "GaussNewton goes on with QR of J, as with solver='qr'",
+            f"GaussNewton goes on as with solver={self.solver!r}",
             RuntimeWarning,
             stacklevel=2,
         )
-        self.solver = "qr"
         return self._system()
 
     @torch.no_grad()

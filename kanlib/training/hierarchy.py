@@ -75,6 +75,7 @@ class GridLevel:
     """One level of a hierarchy.
 
     Attributes:
+        grids: the grids of each layer, one for all inputs or one for each.
         n: intervals of the splines (the largest number, should layers differ).
         num_parameters: trainable numbers of a network on this grid.
         transfers: the prolongation of each parameter to the network's own grid, or None for one
@@ -82,6 +83,7 @@ class GridLevel:
         work: what an epoch costs in epochs of the finest level, counted by intervals.
     """
 
+    grids: tuple[list[KnotGrid], ...]
     n: int
     num_parameters: int
     transfers: tuple[LayerTransfer | None, ...]
@@ -161,7 +163,7 @@ class Hierarchy:
             size += round(parameter.numel() * shrunk)
         n = max(each[0].n for each in grids.values())
         finest = max(layer.n for layer in self._layers.values())
-        return GridLevel(n, size, tuple(transfers), n / finest)
+        return GridLevel((*grids.values(),), n, size, tuple(transfers), n / finest)
 
     def __len__(self) -> int:
         return len(self.levels)

@@ -34,6 +34,8 @@ from kanlib.training.jacobian import POINTS, Block, blocks, half_gradient
 from kanlib.training.rows import Run
 from kanlib.training.tridiagonal import BlockTridiagonal
 
+#: For each fine function the first of r coarse ones, (F,), and its coefficients in them, (F, r).
+Window = tuple[Tensor, Tensor]
 #: Levels of at most this many parameters are solved directly.
 DIRECT = 1500
 #: Columns of a window of the banded matrices, at least, since fewer and larger products are faster.
@@ -126,11 +128,12 @@ class Step:
                 pieces[number] = u.permute(1, 2, 0).flatten()
         return torch.cat(pieces)
 
-    def matrices(self) -> Iterator[Tensor]:
-        """Yield P of each input of each part, of basis functions."""
+    def windows(self) -> Iterator[Window]:
+        """Yield the rows of P of each input of each part, of basis functions."""
         for part, transfers in zip(self._sides[0], self._transfers, strict=True):
-            dense = [each.dense() for each in transfers] or [torch.ones(1, 1, dtype=torch.float64)]
-            yield from dense * (part.inputs // len(dense))
+            one = torch.zeros(1, dtype=torch.int64), torch.ones(1, 1, dtype=torch.float64)
+            each = [_window(transfer, part) for transfer in transfers] or [one]
+            yield from each * (part.inputs // len(each))
 
     def product(self, block: Block, numbers: dict[int, int]) -> Block:
         """Return the rows J P, from the rows J.
@@ -160,6 +163,15 @@ class Step:
             width = coarse[k].width
             found.append(replace(run, start=p * width, offset=offset, values=values, size=width))
         return block._replace(runs=found)
+
+
+def _window(transfer: Prolongation, coarse: Part) -> Window:
+    """Return the first of r coarse functions for each fine one, and its coefficients in them."""
+    columns, known = transfer.columns, transfer.values != 0
+    first = torch.where(known, columns, coarse.basis).amin(1).clamp(max=coarse.n - 1)
+    offset = torch.where(known, columns - first[:, None], 0)
+    rows = transfer.values.new_zeros(len(first), coarse.order)
+    return first, rows.scatter_add(1, offset, transfer.values)
 
 
 def _local(coarse: Part, fine: Part, transfer: Prolongation) -> tuple[Tensor, Tensor]:
@@ -234,17 +246,15 @@ class Columns:
         parts = values[interval.argsort()].split(counts.tolist())
         return torch.stack([part.T @ part for part in parts])
 
-    def damping(self, transfer: Tensor, diagonal: Tensor) -> Tensor:
+    def damping(self, window: Window, diagonal: Tensor) -> Tensor:
         """Return P^T D P by interval, as the Gram matrices are.
 
         Args:
-            transfer: P from these basis functions to those of the finest level.
+            window: the rows of P from these basis functions to those of the finest level.
             diagonal: the diagonal of D on the finest level.
         """
-        part = self.part
-        first = (transfer != 0).int().argmax(1).clamp(max=part.n - 1)
-        index = first[:, None] + torch.arange(part.order, device=transfer.device)
-        rows = transfer.gather(1, index).to(diagonal)
+        part, (first, rows) = self.part, window
+        rows = rows.to(diagonal)
         products = torch.einsum("fi,fj,fq->fqij", rows, rows, diagonal.view(-1, part.outputs))
         shape = (part.n, part.outputs, part.order, part.order)
         sums = products.new_zeros(shape).index_add_(0, first.to(products.device), products)
@@ -342,7 +352,10 @@ class Level:
             for start, part in zip(self.starts[:-1], parts, strict=True)
             for p in range(part.inputs)
         ]
-        self._transfers = [each.to(like.device) for each in self._to_finest.matrices()]
+        self._windows = [
+            (first.to(like.device), rows.to(like.device))
+            for first, rows in self._to_finest.windows()
+        ]
         self._above = [part.width for part in finest for _ in range(part.inputs)]
         self.nonzeros = sum(own.nonzeros for own in self.columns)
 
@@ -367,9 +380,9 @@ class Level:
 
     def dampings(self, diagonal: Tensor) -> Iterator[Tensor]:
         """Yield P^T D P of each group of columns, by interval."""
-        parts = zip(self.columns, self._transfers, diagonal.split(self._above), strict=True)
-        for own, transfer, part in parts:
-            yield own.damping(transfer, part)
+        parts = zip(self.columns, self._windows, diagonal.split(self._above), strict=True)
+        for own, window, part in parts:
+            yield own.damping(window, part)
 
     @functools.cached_property
     def grams(self) -> list[Tensor]:
@@ -402,6 +415,11 @@ class GalerkinHierarchy:
         layers = {id(layer.weight): layer for layer in spline_layers(model)}
         numbers = {id(p): number for number, p in enumerate(coordinates.parameters)}
         finest = [_part(p, layers.get(id(p))) for p in coordinates.parameters]
+        if not any(part.grids for part in finest):
+            raise ValueError(
+                "solver='multigrid' needs spline layers that train, whose grids it coarsens, got "
+                f"a {type(model).__name__} without one: use solver='cg'"
+            )
         self.levels, self.steps = [Level(finest, finest, found, numbers)], []
         parts = finest
         while self.levels[-1].size > direct and any(part.n > 1 for part in parts):

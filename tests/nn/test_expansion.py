@@ -31,6 +31,7 @@ from kanlib.bases.fourier import Fourier
 from kanlib.bases.multiscale import HierarchicalSplines, SplineWavelets
 from kanlib.bases.polynomials import Chebyshev, Legendre
 from kanlib.bases.projections import nesting_error
+from kanlib.bases.protocol import FunctionBasis
 from kanlib.bases.radial import Radial
 from kanlib.formulas.formula import formula
 from kanlib.interop.export import to_numpy
@@ -487,3 +488,45 @@ def test_gauss_newton_carries_its_damping():
 def test_errors_are_one_sentence(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_points_outside_the_domain_are_refused():
+    x = torch.rand(20, 2, dtype=torch.float64) - 0.5
+    model = ExpansionKAN([2, 1], Fourier(3), dtype=torch.float64)
+    objective = MeanSquaredError(x, x[:, :1])
+    with pytest.raises(ValueError, match=r"domain \[0, 1\].*the basis with"):
+        objective(model)
+    wide = ExpansionKAN([2, 1], Fourier(3), input_domain=[(-1, 1)] * 2, dtype=torch.float64)
+    assert torch.isfinite(objective(wide))
+
+
+def test_a_description_with_a_tuple_is_that_of_a_file():
+    class Powers(FunctionBasis):
+        def __init__(self, size):
+            self.size, self.domain = size, (0.0, 1.0)
+
+        def derivatives(self, x, order):
+            found = [x[..., None] ** torch.arange(self.size, dtype=x.dtype)]
+            return torch.stack(found + [0 * found[0]] * order)
+
+        def refine(self):
+            return Powers(self.size + 1)
+
+        def prolongation(self, finer):
+            return torch.eye(finer.size, self.size, dtype=torch.float64)
+
+        def describe(self):
+            return {"size": self.size, "domain": self.domain}
+
+    model = ExpansionKAN([1, 1], Powers(3), dtype=torch.float64)
+    model.load_state_dict(model.state_dict())
+
+
+@pytest.mark.parametrize("kind", [HierarchicalSplines, SplineWavelets])
+def test_an_evaluation_in_inference_mode_leaves_a_basis_that_trains(kind):
+    basis = kind(KnotGrid.uniform(4, 4), 1)
+    x = torch.rand(20, 2, dtype=torch.float64)
+    with torch.inference_mode():
+        ExpansionKAN([2, 1], basis, dtype=torch.float64)(x)
+    run = train(ExpansionKAN([2, 1], basis, dtype=torch.float64), MeanSquaredError(x, x[:, :1]), 1)
+    assert run.loss < 1

@@ -204,7 +204,7 @@ def test_loss_of_displacements_has_the_gradient_of_autograd(basis, coarsest):
     names = [name for name, _ in model.named_parameters()]
     prediction = torch.func.functional_call(model, dict(zip(names, moved, strict=True)), X)
     expected = (prediction - Y).square().mean()
-    found = space.objective()
+    found = space()
     found.backward()
     slopes = torch.autograd.grad(expected, leaves)
     assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-12)
@@ -578,3 +578,38 @@ def test_what_is_no_factory_is_refused(make, name):
 def test_what_does_not_go_with_levels_is_refused(optimizer, model, text):
     with pytest.raises(ValueError, match=text):
         train(model(), DATA, 1, optimizer=optimizer, progress=False)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+@pytest.mark.parametrize("smoother", [lbfgs, GaussNewton()], ids=["lbfgs", "gauss-newton"])
+def test_smoothers_are_carried_between_equal_grids_only(n, smoother):
+    model = KAN([2, 1], n=n, dtype=torch.float64)
+    options = {"optimizer": Cycle(smoother), "optimizer_state": "carried", "progress": False}
+    run = train_multilevel(model, MeanSquaredError(X, Y), [2, 2, 2], **options)
+    assert run.status == "completed"
+    old = Cycle(smoother).bind(model, MeanSquaredError(X, Y))
+    third = model.refine(torch.linspace(0, 1, 3 * n + 1, dtype=torch.float64))
+    new = old.refined(third, MeanSquaredError(X, Y))
+    shared = [level.grids for level in new.hierarchy.levels if level.grids in old.hierarchy.levels]
+    assert shared == []
+
+
+class Moving:
+    """A loss that no step lowers, on points that move."""
+
+    moves = True
+
+    def __call__(self, model):
+        return 0 * sum(p.square().sum() for p in model.parameters()) + 1
+
+
+@pytest.mark.parametrize("make", [Cycle, Additive])
+def test_levels_know_that_points_move(make):
+    model = KAN([1, 1], n=8, dtype=torch.float64)
+    run = train(model, Moving(), 3, optimizer=make(QuasiNewton()), progress=False)
+    assert run.levels[0].epochs == 3
+
+
+def test_a_cycle_is_no_smoother_of_a_cycle():
+    with pytest.raises(ValueError, match=r"solver='multigrid'.*use solver='cholesky' or 'cg'"):
+        Cycle(GaussNewton(solver="multigrid"))

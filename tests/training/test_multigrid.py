@@ -315,3 +315,31 @@ def test_hierarchy_names_the_mistake(options, error, text):
 def test_hierarchy_of_other_losses_is_refused():
     with pytest.raises(TypeError, match="must offer its residuals"):
         hierarchy(network(), lambda model: model(X).square().mean())
+
+
+def test_a_network_without_grids_is_refused():
+    x = torch.rand(30, 2, dtype=torch.float64)
+    model = MLP([2, 4, 1], dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"needs spline layers that train.*use solver='cg'"):
+        hierarchy(model, MeanSquaredError(x, x[:, :1]))
+
+
+def test_a_failed_factor_leads_to_conjugate_gradients_and_not_to_a_dense_matrix():
+    x = torch.rand(40, 1)
+    model = KAN([1, 1], n=400)
+    options = {"optimizer": GaussNewton(solver="multigrid", damping=1e-6), "progress": False}
+    with pytest.warns(RuntimeWarning, match="goes on as with solver='cg'"):
+        run = train(model, MeanSquaredError(x, torch.sin(6 * x)), 3, **options)
+    assert run.loss < run.history.loss[0]
+
+
+def test_prolongations_are_held_by_their_nonzeros():
+    """Memory of the levels grows with the intervals, not with their square."""
+
+    def held(n):
+        x = torch.rand(20, 1, dtype=torch.float64)
+        model = KAN([1, 1], n=n, dtype=torch.float64)
+        levels = hierarchy(model, MeanSquaredError(x, x), direct=20).levels
+        return sum(t.numel() for level in levels for window in level._windows for t in window)
+
+    assert held(1600) < 8 * held(400)  # a level more, too
