@@ -1,7 +1,7 @@
 """Networks whose edges are expansions in any basis, beside those of splines.
 
 A basis is an object that offers what :class:`kanlib.bases.protocol.FunctionBasis` says: those of
-:mod:`kanlib.bases`, or one of your own. Layers evaluate all functions of a basis at each point, so
+``kanlib.bases``, or one of your own. Layers evaluate all functions of a basis at each point, so
 that their cost grows with its size, where splines need r functions however many there are.
 """
 

@@ -63,3 +63,12 @@ def test_a_colon_in_the_docstring_of_a_property_is_seen():
     assert mistaken(body) == ["All: of them."]
     assert mistaken("x = 1\n#: Points: at a time.\ny = 2\n") == [" Points: at a time."]
     assert mistaken(body.replace("All: of", "All ``a: b`` of")) == []
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "kanlib").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_docstrings_refer_to_modules_that_the_reference_has(path):
+    listed = (ROOT / "book" / "api.md").read_text(encoding="utf-8")
+    named = re.findall(r":mod:`(kanlib[\w.]*)`", path.read_text(encoding="utf-8"))
+    assert [name for name in named if f".. automodule:: {name}\n" not in listed + "\n"] == []
