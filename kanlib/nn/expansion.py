@@ -211,7 +211,8 @@ class ExpansionKAN(nn.Module):
 
     It trains, refines, races and is saved as a :class:`kanlib.nn.networks.KAN` is, and has jets and
     Jacobians. What is about splines needs a KAN: free knots, masks and pruning, importance,
-    formulas, pictures of the network, penalties on edges, and export.
+    formulas, pictures of the network, penalties on edges, export, carried optimizer states, and
+    levels within an optimizer (Cycle, Additive, multigrid).
 
     Args:
         widths: layer widths, e.g. [2, 5, 1].

@@ -230,17 +230,22 @@ class Cycling:
         self._ended.append(end)
         if not self.squares:
             changes = [p.detach() - q for p, q in zip(self.parameters, start, strict=True)]
-            self._accept(space, start, changes)
+            if not self._accept(space, start, changes):
+                forget_last_step(smoother)
 
-    def _accept(self, space: Displacements, start: list[Tensor], changes: list[Tensor]) -> None:
-        """Stay where a way from the start has led, or on its first halving that lowers the loss."""
+    def _accept(self, space: Displacements, start: list[Tensor], changes: list[Tensor]) -> bool:
+        """Stay where a way from the start has led, or on its first halving that lowers the loss.
+
+        Returns whether the whole way was gone.
+        """
         if self._improves(space):
-            return
+            return True
         for halving in range(HALVINGS):
             move(self.parameters, start, changes, 0.5 ** (halving + 1))
             if self._improves(space):
-                return
+                return False
         put(self.parameters, start)
+        return False
 
     def _improves(self, space: Displacements) -> bool:
         """Return whether the loss of a level is not above what it was, and note it if so."""
