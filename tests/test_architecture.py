@@ -17,7 +17,8 @@ ROOMS = {
     "splines": "knots bspline quadrature truncated_power change_of_basis prolongation",
     "kernels": "chain_rule reference interrupts cpu_vectors cpu_numba cpu gpu_triton operator"
     " cpu_gram gram",
-    "nn": "described maps free_knots spline_layer networks jets transfinite"
+    "bases": "protocol projections polynomials fourier multiscale radial",
+    "nn": "described maps free_knots spline_layer networks expansion jets transfinite"
     " hard_conditions ensemble",
     "objectives": "squares mean_squared_error attention causal samplers interfaces unknowns"
     " residuals penalties",

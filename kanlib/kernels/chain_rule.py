@@ -48,6 +48,32 @@ def closed(wanted: Iterable[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
     return tuple(sorted(known, key=len))
 
 
+def check_channels(shape: Sequence[int], higher: Higher) -> int:
+    """Return the number D of directions of channels (1 + D + K, ..., P), or raise.
+
+    Raises:
+        ValueError: if shape or directions do not fit.
+    """
+    directions = shape[0] - 1 - len(higher) if len(shape) > 1 else -1
+    if directions < 0:
+        raise ValueError(
+            f"channels must have shape (1 + D + K, ..., P) with K = {len(higher)} pairs, "
+            f"got {tuple(shape)}"
+        )
+    if any(direction not in range(directions) for pair in higher for direction in pair):
+        raise ValueError(
+            f"pairs must hold directions from 0 to D - 1 = {directions - 1}, got {higher}"
+        )
+    if any(not 2 <= len(each) <= HIGHEST for each in higher):
+        raise ValueError(f"pairs must hold two to four directions each, got {higher}")
+    missing = {*closed(higher)} - {tuple(sorted(each)) for each in higher}
+    if missing:
+        raise ValueError(
+            f"pairs must hold all parts of each derivative, got {higher}: add {sorted(missing)}"
+        )
+    return directions
+
+
 def products(directions: int, higher: tuple[tuple[int, ...], ...]) -> list[list[Product]]:
     """Return the terms of each higher derivative, more factors first.
 

@@ -31,6 +31,7 @@ from torch.overrides import TorchFunctionMode
 from kanlib._checks import as_integer, check_function, check_input, check_tensor, shown
 from kanlib.kernels.chain_rule import HIGHEST, closed, products, total
 from kanlib.nn.described import alteration
+from kanlib.nn.expansion import ExpansionKAN, ExpansionLayer
 from kanlib.nn.maps import Circle, InputMap, Normalisation
 from kanlib.nn.networks import KAN, MLP
 from kanlib.nn.spline_layer import SplineLayer
@@ -465,6 +466,8 @@ def smoothness(module: nn.Module) -> float:
     """Return how many derivatives a layer has, not counting its children."""
     if isinstance(module, SplineLayer):
         return module.order - 1
+    if isinstance(module, ExpansionLayer):
+        return module.basis.smoothness
     if isinstance(module, KINKED) or (isinstance(module, nn.ELU) and module.alpha != 1):
         return 1
     return 2 if isinstance(module, BENT) else math.inf
@@ -543,8 +546,9 @@ def named(module: Any, jet: Jet) -> Jet:
     return replace(jet, outputs=names) if given else jet
 
 
-@propagate.register
-def _(module: SplineLayer, jet: Jet) -> Jet:
+@propagate.register(SplineLayer)
+@propagate.register(ExpansionLayer)
+def _(module: SplineLayer | ExpansionLayer, jet: Jet) -> Jet:
     check_input(jet.value, module.in_features, module.weight)
     channels = module.propagate(jet.channels, jet.pairs)
     return replace(jet, channels=channels, smoothness=min(jet.smoothness, smoothness(module)))
@@ -560,8 +564,9 @@ def _(module: nn.Linear, jet: Jet) -> Jet:
     return replace(jet, channels=channels)
 
 
-@propagate.register
-def _(module: KAN, jet: Jet) -> Jet:
+@propagate.register(KAN)
+@propagate.register(ExpansionKAN)
+def _(module: KAN | ExpansionKAN, jet: Jet) -> Jet:
     for layer in module.layers:
         jet = propagate(layer, jet)
     return jet

@@ -121,9 +121,9 @@ class KAN(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.widths = _checked_widths(widths)
+        self.widths = checked_widths(widths)
         if outputs is not None:
-            self.outputs = _checked_names(outputs, self.widths[-1])
+            self.outputs = checked_names(outputs, self.widths[-1])
         check_option("first", first, FIRST_LAYERS)
         if normalisation is not None:
             check_option("normalisation", normalisation, NORMALISATIONS)
@@ -148,11 +148,11 @@ class KAN(nn.Module):
         if prolonged_from is not None and not isinstance(prolonged_from, KnotGrid):
             prolonged_from = as_integer("prolonged_from", prolonged_from, minimum=1)
         place = device, dtype
-        layers = _maps(input_domain, periodic, self.widths[0], grid.domain, *place)
-        widths = [_entering(layers, self.widths[0]), *self.widths[1:]]
+        layers = input_maps(input_domain, periodic, self.widths[0], grid.domain, *place)
+        widths = [entering_width(layers, self.widths[0]), *self.widths[1:]]
         for position, (p, q) in enumerate(pairwise(widths)):
             if position == 0 and first != "spline":
-                layers.append(_linear(p, q, first == "affine", device, dtype))
+                layers.append(linear_map(p, q, first == "affine", device, dtype))
                 continue
             own = hidden_grid if position else grid
             if position and normalisation is not None:
@@ -204,7 +204,7 @@ class KAN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Evaluate the network at x of shape (..., widths[0])."""
-        check_input(x, self.widths[0], _weight(self.layers))
+        check_input(x, self.widths[0], first_weight(self.layers))
         for layer in self.layers:
             x = layer(x)
         return x
@@ -344,7 +344,6 @@ class KAN(nn.Module):
             check_same(self, other, self.widths[0], user)
         return other
 
-    @torch.no_grad()
     def calibrate_(self, x: Tensor) -> KAN:
         """Rescale the leading linear map so that its outputs on x cover the spline domain.
 
@@ -363,47 +362,7 @@ class KAN(nn.Module):
             ValueError: if the first layer is a spline layer or altered, hidden values are
                 normalised, or x is not a finite (N, P) tensor.
         """
-        maps = [layer for layer in self.layers if isinstance(layer, InputMap | Circle)]
-        first = self.layers[len(maps)]
-        if not isinstance(first, nn.Linear):
-            raise ValueError(
-                "calibrate_ needs first='affine' or first='linear'; for a spline first layer "
-                "choose domain, or input_domain, to cover the data"
-            )
-        if any(isinstance(layer, Normalisation) for layer in self.layers):
-            raise ValueError(
-                "calibrate_ is of no use where hidden values are normalised: choose "
-                "normalisation=None, or do without it"
-            )
-        if alteration(first, nn.Linear) or "weight" not in first._parameters:
-            raise ValueError(
-                "calibrate_ needs a plain first layer, but it overrides forward, has hooks, or its "
-                "weight is computed from others: calibrate before that"
-            )
-        check_input(x, self.widths[0], first.weight)
-        if x.ndim != 2 or x.shape[0] < 2:
-            raise ValueError(
-                f"x must have shape (N, {self.widths[0]}) with N >= 2, got {tuple(x.shape)}"
-            )
-        if not torch.isfinite(x).all():
-            raise ValueError("x must be finite, got NaN or infinite entries: remove those rows")
-        a, b = next(self.spline_layers).domain
-        entered = reached(self, x, lambda module: module is first)
-        if entered is None:
-            raise ValueError("calibrate_ needs a network whose forward evaluates its layers")
-        z = first(entered[1])
-        low, high = z.min(dim=0).values, z.max(dim=0).values
-        if first.bias is not None:
-            spread = high - low
-            constant = spread <= 64 * torch.finfo(z.dtype).eps * z.abs().amax(dim=0)
-            scale = torch.where(constant, 1.0, (b - a) / spread)
-            first.bias.copy_((first.bias - low) * scale + a)
-        else:
-            reach = torch.full_like(high, torch.inf)
-            reach = torch.where(high > 0, b / high, reach)
-            scale = torch.minimum(reach, torch.where(low < 0, a / low, torch.inf))
-            scale = torch.where((scale > 0) & scale.isfinite(), scale, 1.0)
-        first.weight.mul_(scale[:, None])
+        calibrate(self, x, next(self.spline_layers).domain)
         return self
 
     def extra_repr(self) -> str:
@@ -450,19 +409,19 @@ class MLP(Described):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.widths = _checked_widths(widths)
+        self.widths = checked_widths(widths)
         if outputs is not None:
-            self.outputs = _checked_names(outputs, self.widths[-1])
+            self.outputs = checked_names(outputs, self.widths[-1])
         check_option("activation", activation, ACTIVATIONS)
         check_factory(device, dtype)
         self.activation = activation
         place = device, dtype
-        layers = _maps(input_domain, periodic, self.widths[0], (-1.0, 1.0), *place)
-        widths = [_entering(layers, self.widths[0]), *self.widths[1:]]
+        layers = input_maps(input_domain, periodic, self.widths[0], (-1.0, 1.0), *place)
+        widths = [entering_width(layers, self.widths[0]), *self.widths[1:]]
         for p, q in pairwise(widths[:-1]):
-            layers += [_linear(p, q, True, device, dtype), ACTIVATIONS[activation]()]
+            layers += [linear_map(p, q, True, device, dtype), ACTIVATIONS[activation]()]
         p, q = widths[-2:]
-        layers.append(_linear(p, q, False, device, dtype))
+        layers.append(linear_map(p, q, False, device, dtype))
         self.layers = nn.Sequential(*layers)
 
     @property
@@ -472,7 +431,7 @@ class MLP(Described):
 
     def forward(self, x: Tensor) -> Tensor:
         """Evaluate the network at x of shape (..., widths[0])."""
-        check_input(x, self.widths[0], _weight(self.layers))
+        check_input(x, self.widths[0], first_weight(self.layers))
         return self.layers(x)
 
     def describe(self) -> dict[str, Any]:
@@ -484,7 +443,59 @@ class MLP(Described):
         return f"widths={self.widths}, parameters={self.num_parameters}"
 
 
-def _maps(
+@torch.no_grad()
+def calibrate(model: Any, x: Tensor, domain: tuple[float, float]) -> None:
+    """Rescale the leading linear map of a network of layers, see :meth:`KAN.calibrate_`.
+
+    Args:
+        model: a network with ``widths`` and ``layers``.
+        x: representative inputs.
+        domain: what the outputs of the map shall cover.
+    """
+    maps = [layer for layer in model.layers if isinstance(layer, InputMap | Circle)]
+    first = model.layers[len(maps)]
+    if not isinstance(first, nn.Linear):
+        raise ValueError(
+            "calibrate_ needs first='affine' or first='linear'; for a spline first layer "
+            "choose domain, or input_domain, to cover the data"
+        )
+    if any(isinstance(layer, Normalisation) for layer in model.layers):
+        raise ValueError(
+            "calibrate_ is of no use where hidden values are normalised: choose "
+            "normalisation=None, or do without it"
+        )
+    if alteration(first, nn.Linear) or "weight" not in first._parameters:
+        raise ValueError(
+            "calibrate_ needs a plain first layer, but it overrides forward, has hooks, or its "
+            "weight is computed from others: calibrate before that"
+        )
+    check_input(x, model.widths[0], first.weight)
+    if x.ndim != 2 or x.shape[0] < 2:
+        raise ValueError(
+            f"x must have shape (N, {model.widths[0]}) with N >= 2, got {tuple(x.shape)}"
+        )
+    if not torch.isfinite(x).all():
+        raise ValueError("x must be finite, got NaN or infinite entries: remove those rows")
+    a, b = domain
+    entered = reached(model, x, lambda module: module is first)
+    if entered is None:
+        raise ValueError("calibrate_ needs a network whose forward evaluates its layers")
+    z = first(entered[1])
+    low, high = z.min(dim=0).values, z.max(dim=0).values
+    if first.bias is not None:
+        spread = high - low
+        constant = spread <= 64 * torch.finfo(z.dtype).eps * z.abs().amax(dim=0)
+        scale = torch.where(constant, 1.0, (b - a) / spread)
+        first.bias.copy_((first.bias - low) * scale + a)
+    else:
+        reach = torch.full_like(high, torch.inf)
+        reach = torch.where(high > 0, b / high, reach)
+        scale = torch.minimum(reach, torch.where(low < 0, a / low, torch.inf))
+        scale = torch.where((scale > 0) & scale.isfinite(), scale, 1.0)
+    first.weight.mul_(scale[:, None])
+
+
+def input_maps(
     intervals: Sequence[tuple[float, float]] | None,
     periodic: Sequence[int],
     features: int,
@@ -517,12 +528,12 @@ def _maps(
     return layers
 
 
-def _entering(maps: Sequence[nn.Module], features: int) -> int:
+def entering_width(maps: Sequence[nn.Module], features: int) -> int:
     """Return how many inputs the first layer has, where fixed maps lie before it."""
     return features + sum(len(each.coordinates) for each in maps if isinstance(each, Circle))
 
 
-def _linear(
+def linear_map(
     p: int, q: int, bias: bool, device: torch.device | str | None, dtype: torch.dtype | None
 ) -> nn.Linear:
     """Return a linear map; like spline weights it is drawn on the CPU in float64."""
@@ -541,7 +552,7 @@ def _rows(layer: nn.Linear, inputs: list[int], outputs: list[int]) -> nn.Linear:
     return other
 
 
-def _checked_names(outputs: Sequence[str], count: int) -> tuple[str, ...]:
+def checked_names(outputs: Sequence[str], count: int) -> tuple[str, ...]:
     """Return the names of the outputs."""
     names = as_list("outputs", outputs, "names")
     distinct = {name for name in names if isinstance(name, str)}
@@ -552,7 +563,8 @@ def _checked_names(outputs: Sequence[str], count: int) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _checked_widths(widths: Sequence[int]) -> list[int]:
+def checked_widths(widths: Sequence[int]) -> list[int]:
+    """Return the widths of layers as a list."""
     try:
         unordered = isinstance(widths, dict | set | frozenset | str | bytes)
         sizes = [] if unordered else [as_integer("width", w, minimum=1) for w in widths]
@@ -563,7 +575,7 @@ def _checked_widths(widths: Sequence[int]) -> list[int]:
     return sizes
 
 
-def _weight(layers: Iterable[nn.Module]) -> Tensor:
+def first_weight(layers: Iterable[nn.Module]) -> Tensor:
     """Return the weights of the first layer that has some; replicas have no parameters."""
     weights = (getattr(layer, "weight", None) for layer in layers)
     return next(weight for weight in weights if isinstance(weight, Tensor))

@@ -23,7 +23,7 @@ from kanlib._checks import (
     shown,
 )
 from kanlib.kernels import operator
-from kanlib.kernels.chain_rule import HIGHEST, Higher, closed
+from kanlib.kernels.chain_rule import Higher, check_channels
 from kanlib.kernels.reference import Splines
 from kanlib.nn.described import Described, alteration, check_copyable, check_same
 from kanlib.nn.free_knots import SHARING, FreeKnots, Sharing
@@ -274,23 +274,7 @@ class SplineLayer(Described):
             True
         """
         check_input(channels, self.in_features, self.weight, "channels")
-        directions = len(channels) - 1 - len(pairs) if channels.ndim > 1 else -1
-        if directions < 0:
-            raise ValueError(
-                f"channels must have shape (1 + D + K, ..., P) with K = {len(pairs)} pairs, "
-                f"got {tuple(channels.shape)}"
-            )
-        if any(direction not in range(directions) for pair in pairs for direction in pair):
-            raise ValueError(
-                f"pairs must hold directions from 0 to D - 1 = {directions - 1}, got {pairs}"
-            )
-        if any(not 2 <= len(each) <= HIGHEST for each in pairs):
-            raise ValueError(f"pairs must hold two to four directions each, got {pairs}")
-        missing = {*closed(pairs)} - {tuple(sorted(each)) for each in pairs}
-        if missing:
-            raise ValueError(
-                f"pairs must hold all parts of each derivative, got {pairs}: add {sorted(missing)}"
-            )
+        check_channels(channels.shape, pairs)
         return self._compute(channels, pairs)
 
     def _compute(self, channels: Tensor, pairs: Higher) -> Tensor:

@@ -6,7 +6,8 @@ a residual component therefore gives, at the outputs of each layer, every point'
 
     J[s; q, p, i] = sum_c g[c, s, q] B[c, s, p, i]:
 
-r entries an edge, however many intervals there are. The columns of input p of a layer are kept as
+r entries an edge, however many intervals there are (all of them, where the functions of a basis
+have no local support). The columns of input p of a layer are kept as
 (basis function, output), so that the entries of a row are one run of r Q numbers; runs of other
 parameters are as long as these.
 """
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jacfwd, vmap
 
 from kanlib.kernels import operator, reference
+from kanlib.nn.expansion import ExpansionLayer
 from kanlib.nn.free_knots import FreeKnots
 from kanlib.nn.hard_conditions import HardConditions
 from kanlib.nn.jets import Jet, named, propagate
@@ -81,6 +83,13 @@ def _(module: nn.Linear, jet: Jet, cotangent: Tensor) -> Iterator[Run]:
         yield _full(module.weight, values)
     if module.bias is not None and module.bias.requires_grad:
         yield _full(module.bias, cotangent[:, 0].transpose(0, 1))
+
+
+@runs.register
+def _(module: ExpansionLayer, jet: Jet, cotangent: Tensor) -> Iterator[Run]:
+    if module.weight.requires_grad:
+        basis = module.jets(jet.channels, jet.pairs)
+        yield _full(module.weight, torch.einsum("kcnq,cnpi->nkqpi", cotangent, basis))
 
 
 @runs.register

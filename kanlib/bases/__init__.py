@@ -1,0 +1,1 @@
+"""Bases of the functions on edges, by one protocol: polynomials, waves, splines by scales."""
