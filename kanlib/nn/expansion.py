@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
@@ -316,11 +316,14 @@ class ExpansionKAN(nn.Module):
             x = layer(x)
         return x
 
-    def refine(self, basis: FunctionBasis | None = None) -> ExpansionKAN:
+    def refine(
+        self, basis: FunctionBasis | Callable[[FunctionBasis], FunctionBasis] | None = None
+    ) -> ExpansionKAN:
         """Return a new network in a finer basis, which is the same function if bases are nested.
 
         Args:
-            basis: the finer basis of all layers, by default what the ``refine()`` of each returns.
+            basis: the finer basis of all layers, or a function from the basis of a layer to the
+                finer one; by default what the ``refine()`` of each returns.
 
         Returns:
             A new network; this one is untouched.
@@ -333,8 +336,10 @@ class ExpansionKAN(nn.Module):
             RuntimeWarning: if the bases are not nested, how much the functions may change.
         """
         check_copyable(self, "a copy of a network")
-        layers = [*self.expansion_layers]
-        other = copy.deepcopy(self, {id(layer): layer.refine(basis) for layer in layers})
+        layers, fixed = [*self.expansion_layers], isinstance(basis, FunctionBasis)
+        finer = [basis(v.basis) if callable(basis) and not fixed else basis for v in layers]
+        pairs = zip(layers, finer, strict=True)
+        other = copy.deepcopy(self, {id(layer): layer.refine(own) for layer, own in pairs})
         if alteration(self, ExpansionKAN) and all(layer.basis.nested for layer in layers):
             check_same(self, other, self.widths[0], "refine")
         return other

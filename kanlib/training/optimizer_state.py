@@ -107,7 +107,14 @@ def _twins(
         if len(old.distinct_grids) == len(new.distinct_grids) == 1:
             pairs = pairs[:1]
         found[old.weight] = [prolongation(*pair, basis or old.basis) for pair in pairs]
-    both = zip(coarse.parameters(), fine.parameters(), strict=True)
+    both = [*zip(coarse.parameters(), fine.parameters(), strict=True)]
+    for old, new in both:
+        if old not in found and old.shape != new.shape:
+            raise ValueError(
+                "optimizer_state='carried' needs layers of splines, but a refinement takes weights "
+                f"of shape {(*old.shape,)} to {(*new.shape,)} in another basis: use "
+                "optimizer_state='fresh'"
+            )
     return {old: (new, found.get(old)) for old, new in both}
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from kanlib.paper.experiments import (
     allen_cahn,
+    bases,
     burgers,
     knots,
     poisson,
@@ -25,6 +26,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "knots": knots.EXPERIMENT,
     "refinement": refinement.EXPERIMENT,
     "second-order": second_order.EXPERIMENT,
+    "bases": bases.EXPERIMENT,
 }
 
 
