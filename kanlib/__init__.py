@@ -1,7 +1,13 @@
 """kanlib: Kolmogorov-Arnold networks with exact refinement and multilevel training."""
 
+from kanlib.bases.fourier import Fourier
+from kanlib.bases.multiscale import HierarchicalSplines, SplineWavelets
+from kanlib.bases.polynomials import Chebyshev, Legendre
+from kanlib.bases.protocol import FunctionBasis
+from kanlib.bases.radial import Radial
 from kanlib.kernels.operator import backend
 from kanlib.nn.ensemble import Ensemble
+from kanlib.nn.expansion import ExpansionKAN, ExpansionLayer
 from kanlib.nn.hard_conditions import HardConditions
 from kanlib.nn.jets import Jet, propagate
 from kanlib.nn.networks import KAN, MLP
@@ -37,20 +43,29 @@ __all__ = [
     "Attention",
     "Balance",
     "Causal",
+    "Chebyshev",
     "EndOfLevel",
     "Ensemble",
+    "ExpansionKAN",
+    "ExpansionLayer",
+    "Fourier",
+    "FunctionBasis",
     "GaussNewton",
     "HardConditions",
+    "HierarchicalSplines",
     "Interface",
     "Jet",
     "KnotGrid",
+    "Legendre",
     "MeanSquaredError",
     "QuasiNewton",
+    "Radial",
     "ResidualLoss",
     "Run",
     "Sampler",
     "Schedule",
     "SplineLayer",
+    "SplineWavelets",
     "Stagnation",
     "State",
     "Stop",

@@ -36,6 +36,7 @@ from kanlib.analysis import (
     smoothing,
     spectra,
 )
+from kanlib.bases import projections
 from kanlib.domains.polygons import Polygon
 from kanlib.domains.shapes import Box, Difference, Disc
 from kanlib.formulas import formula
@@ -75,6 +76,7 @@ BAD = {
 
 torch.manual_seed(0)
 GRID, FINE = KnotGrid.uniform(3, 4), KnotGrid.uniform(3, 8)
+BASIS = kanlib.Legendre(3)
 X, MODEL, LAYER = (
     torch.rand(5, 2).double(),
     KAN([2, 1], dtype=torch.float64),
@@ -130,6 +132,32 @@ CALLS = [
     (MODEL.to_basis, {"basis": "relu"}),
     (MODEL.free, {"per": "input", "floor": 0.1}),
     (KAN([2, 3, 1], first="affine", dtype=torch.float64).calibrate_, {"x": X}),
+    (
+        kanlib.ExpansionKAN,
+        {"widths": [2, 3, 1], "basis": BASIS, "first": "basis", "hidden_basis": None}
+        | {"init_scale": 0.1, "input_domain": None, "periodic": [1], "normalisation": None}
+        | {"outputs": ["u"], **FACTORY},
+    ),
+    (
+        kanlib.ExpansionLayer,
+        {"in_features": 2, "out_features": 1, "basis": BASIS, "init_scale": 0.1, **FACTORY},
+    ),
+    (kanlib.ExpansionLayer(2, 1, BASIS).refine, {"basis": BASIS.refine()}),
+    (kanlib.ExpansionKAN([2, 1], BASIS).refine, {"basis": BASIS.refine()}),
+    (kanlib.ExpansionKAN([2, 1], BASIS, dtype=torch.float64).forward, {"x": X}),
+    # bases
+    (BASIS.prolongation, {"finer": BASIS.refine()}),
+    (kanlib.Chebyshev, {"degree": 3, "domain": (0, 1)}),
+    (kanlib.Legendre, {"degree": 3, "domain": (0, 1)}),
+    (kanlib.Fourier, {"frequencies": 3, "domain": (0, 1), "period": None}),
+    (kanlib.HierarchicalSplines, {"coarsest": GRID, "levels": 1}),
+    (kanlib.SplineWavelets, {"coarsest": GRID, "levels": 1}),
+    (kanlib.Radial, {"n": 3, "domain": (0, 1)}),
+    (kanlib.Radial(2).prolongation, {"finer": kanlib.Radial(4)}),
+    (projections.gram, {"basis": BASIS, "derivative": 1}),
+    (projections.least_squares, {"coarse": BASIS, "finer": BASIS.refine()}),
+    (projections.nesting_error, {"coarse": BASIS, "finer": BASIS.refine()}),
+    (projections.check_basis, {"basis": BASIS}),
     (MODEL.forward, {"x": X}),
     (MLP([2, 1], dtype=torch.float64).forward, {"x": X}),
     (
@@ -340,6 +368,7 @@ MODULES = (
     estimates,
     ntk,
     planner,
+    projections,
     refit,
     relaxation,
     smoothing,
@@ -351,6 +380,7 @@ ALIASES = {"breakpoints": "fine", "schedule": "epochs"}
 SLOW = {"kanlib.analysis.planner.calibrate"}
 #: Results, settings of torch's own optimizers and schedulers, and what other tests try.
 ELSEWHERE = {
+    "FunctionBasis",  # has no arguments
     *("EndOfLevel", "Run", "State", "Stop", "lbfgs", "paper_lbfgs"),
 }
 

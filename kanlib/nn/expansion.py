@@ -11,7 +11,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -336,10 +336,10 @@ class ExpansionKAN(nn.Module):
             RuntimeWarning: if the bases are not nested, how much the functions may change.
         """
         check_copyable(self, "a copy of a network")
-        layers, fixed = [*self.expansion_layers], isinstance(basis, FunctionBasis)
-        finer = [basis(v.basis) if callable(basis) and not fixed else basis for v in layers]
-        pairs = zip(layers, finer, strict=True)
-        other = copy.deepcopy(self, {id(layer): layer.refine(own) for layer, own in pairs})
+        layers, given = [*self.expansion_layers], cast(Any, basis)
+        own = callable(basis) and not isinstance(basis, FunctionBasis | type)
+        changed = {id(v): v.refine(given(v.basis) if own else given) for v in layers}
+        other = copy.deepcopy(self, changed)
         if alteration(self, ExpansionKAN) and all(layer.basis.nested for layer in layers):
             check_same(self, other, self.widths[0], "refine")
         return other

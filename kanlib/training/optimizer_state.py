@@ -108,14 +108,14 @@ def _twins(
             pairs = pairs[:1]
         found[old.weight] = [prolongation(*pair, basis or old.basis) for pair in pairs]
     both = [*zip(coarse.parameters(), fine.parameters(), strict=True)]
-    for old, new in both:
-        if old not in found and old.shape != new.shape:
+    for p, q in both:
+        if p not in found and p.shape != q.shape:
             raise ValueError(
                 "optimizer_state='carried' needs layers of splines, but a refinement takes weights "
-                f"of shape {(*old.shape,)} to {(*new.shape,)} in another basis: use "
+                f"of shape {(*p.shape,)} to {(*q.shape,)} in another basis: use "
                 "optimizer_state='fresh'"
             )
-    return {old: (new, found.get(old)) for old, new in both}
+    return {p: (q, found.get(p)) for p, q in both}
 
 
 def _carried(key: str, state: dict[str, Any], p: Transfers) -> Any:
