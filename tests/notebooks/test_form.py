@@ -17,6 +17,7 @@ START = ["ten-minutes"]
 BEYOND = [
     "gauss-newton",
     "where-levels-pay",
+    "bases",
     "performance",
     "cost-planner",
     "other-solvers",
