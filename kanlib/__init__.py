@@ -16,7 +16,9 @@ from kanlib.objectives.unknowns import Unknowns
 from kanlib.splines.knots import KnotGrid
 from kanlib.splines.prolongation import prolongation
 from kanlib.training.adaptive import refine_adaptively
+from kanlib.training.additive import Additive
 from kanlib.training.balance import Balance
+from kanlib.training.cycles import Cycle
 from kanlib.training.gauss_newton import GaussNewton
 from kanlib.training.multilevel import train_multilevel
 from kanlib.training.optimizers import lbfgs, paper_lbfgs
@@ -34,9 +36,11 @@ __version__ = "0.2.0"
 __all__ = [
     "KAN",
     "MLP",
+    "Additive",
     "Attention",
     "Balance",
     "Causal",
+    "Cycle",
     "EndOfLevel",
     "Ensemble",
     "GaussNewton",

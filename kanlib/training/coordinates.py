@@ -69,6 +69,7 @@ class Coordinates:
         self._basis = basis
         self._shapes = [p.shape or torch.Size([1]) for p in self.parameters]
         self._maps = [self._map(p) for p in self.parameters]
+        self._lifts: list[Map] = [_same] * len(self.parameters)
         sizes = [p.numel() for p in self.parameters]
         ends = torch.tensor(sizes, device="cpu").cumsum(0).tolist()
         starts = [end - size for end, size in zip(ends, sizes, strict=True)]
@@ -118,8 +119,10 @@ class Coordinates:
 
     @torch.no_grad()
     def add(self, step: Tensor) -> None:
-        """Add a step (size,) to the parameters."""
-        for parameter, part in zip(self.parameters, self.split(step), strict=True):
+        """Add a step (size,) to the parameters; that of a coarse network is prolonged."""
+        parts = zip(self.parameters, self._lifts, self.split(step), strict=True)
+        for parameter, lift, part in parts:
+            part = lift(part)
             layer = self._layers.get(id(parameter))
             if layer is not None and self._basis is not None:
                 part = convert_weights(part, layer.distinct_grids, self._basis, layer.basis)
@@ -129,7 +132,8 @@ class Coordinates:
         """Return the coordinates of a coarse network in the columns of this one.
 
         Args:
-            transfers: the prolongation of each parameter, or None for one that stays.
+            transfers: the prolongation of each parameter, or None for one that stays. It is that
+                of the basis that counts here.
 
         Raises:
             ValueError: if there is not one entry for each parameter.
@@ -143,6 +147,8 @@ class Coordinates:
         coarse.__dict__.update(self.__dict__)
         coarse.order = None
         coarse._maps = [_composed(*each) for each in zip(self._maps, transfers, strict=True)]
+        pairs = zip(self._lifts, transfers, strict=True)
+        coarse._lifts = [lift if t is None else _after(lift, t) for lift, t in pairs]
         coarse._shapes = [
             shape if t is None else torch.Size([*shape[:-1], t.shape[1]])
             for shape, t in zip(self._shapes, transfers, strict=True)
@@ -170,6 +176,14 @@ class Coordinates:
             return g
 
         return to, back
+
+
+def _same(v: Tensor) -> Tensor:
+    return v
+
+
+def _after(lift: Map, transfer: Transfer) -> Map:
+    return lambda v: lift(transfer.apply(v))
 
 
 def _composed(maps: tuple[Map, Map], transfer: Transfer | None) -> tuple[Map, Map]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from kanlib._checks import BASES, Basis, as_integer, as_number, check_option
 from kanlib.objectives.squares import SumOfSquares
-from kanlib.training.coordinates import Coordinates
+from kanlib.training.coordinates import Coordinates, Transfer
 from kanlib.training.jacobian import (
     POINTS,
     Jacobian,
@@ -89,9 +89,25 @@ class GaussNewton:
         as_integer("tries", self.tries, minimum=1)
         as_integer("points", self.points, minimum=1)
 
-    def bind(self, model: nn.Module, objective: Any) -> LevenbergMarquardt:
-        """Return the optimizer of a model."""
-        return LevenbergMarquardt(self, model, objective)
+    def bind(
+        self,
+        model: nn.Module,
+        objective: Any,
+        transfers: Sequence[Transfer | None] | None = None,
+    ) -> LevenbergMarquardt:
+        """Return the optimizer of a model, or of its splines on a coarser grid.
+
+        Args:
+            model: the network.
+            objective: what is minimised.
+            transfers: prolongations P, as in
+                :meth:`kanlib.training.coordinates.Coordinates.coarsened`; steps are then P delta
+                with delta of the Galerkin system, in which J P stands for J.
+        """
+        coordinates = Coordinates(model, objective, self.geometry)
+        if transfers is not None:
+            coordinates = coordinates.coarsened(transfers)
+        return LevenbergMarquardt(self, model, objective, coordinates)
 
 
 class LevenbergMarquardt:
@@ -104,9 +120,15 @@ class LevenbergMarquardt:
         terms: the loss before the last step, by the names of its terms.
     """
 
-    def __init__(self, options: GaussNewton, model: nn.Module, objective: SumOfSquares) -> None:
+    def __init__(
+        self,
+        options: GaussNewton,
+        model: nn.Module,
+        objective: SumOfSquares,
+        coordinates: Coordinates,
+    ) -> None:
         self.options, self.model, self.objective = options, model, objective
-        self.coordinates = Coordinates(model, objective, options.geometry)
+        self.coordinates = coordinates
         self.param_groups = [{"params": self.coordinates.parameters}]
         self.rate, self.growth, self.evaluations = float(options.damping), 2.0, 0
         self.solver, self._checked = options.solver, False
@@ -198,7 +220,7 @@ class LevenbergMarquardt:
 
     def refined(self, model: nn.Module, objective: SumOfSquares) -> LevenbergMarquardt:
         """Return the optimizer of a refined model, which goes on with the damping of this one."""
-        finer = LevenbergMarquardt(self.options, model, objective)
+        finer = self.options.bind(model, objective)
         finer.rate = self.rate
         return finer
 

@@ -42,8 +42,9 @@ class Bound(Protocol):
     """An optimizer that knows its model and objective, and evaluates them itself.
 
     It is stepped once an epoch. ``evaluations`` counts its evaluations of the loss, accumulated. An
-    attribute ``rate``, if there is one, is recorded as the learning rate, else 1; an attribute
-    ``terms`` holds the terms of the last loss that ``step`` returned, where the objective is
+    attribute ``rate``, if there is one, is recorded as the learning rate, else 1; ``work`` is what
+    a step costs in epochs on the grid of the model, else 1; an attribute ``terms`` holds the terms
+    of the last loss that ``step`` returned, where the objective is
     :class:`kanlib.objectives.mean_squared_error.Summed`; ``param_groups``, as of a torch optimizer,
     tell what it trains beside the model.
     """

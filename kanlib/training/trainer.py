@@ -205,7 +205,7 @@ class Trainer:
         self.reads_checked = False
         losses = state.history.loss
         self.lowest = min(losses, default=math.inf)
-        cost = self.cost(state.model)
+        cost = self.cost(state.model) * getattr(state.optimizer, "work", 1.0)
         self.bar.set_description(f"level {state.level}" if len(self.epochs) > 1 else "training")
         found = None
         try:
