@@ -7,7 +7,7 @@ LOWEST ?= .venv-lowest
 JOBS ?= 2
 SOURCE ?= .
 CHAPTERS ?= $(wildcard book/*.ipynb)
-EXPERIMENTS = regression poisson burgers allen-cahn knots refinement second-order
+EXPERIMENTS = regression poisson burgers allen-cahn knots refinement second-order cycles
 
 INSTALLED = $(VENV)/.installed
 FRESH = $(SOURCE)/_build/.fresh

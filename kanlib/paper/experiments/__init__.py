@@ -7,6 +7,7 @@ from typing import Any
 from kanlib.paper.experiments import (
     allen_cahn,
     burgers,
+    cycles,
     knots,
     poisson,
     refinement,
@@ -25,6 +26,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "knots": knots.EXPERIMENT,
     "refinement": refinement.EXPERIMENT,
     "second-order": second_order.EXPERIMENT,
+    "cycles": cycles.EXPERIMENT,
 }
 
 
