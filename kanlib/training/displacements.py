@@ -73,14 +73,12 @@ class Displacements(nn.Module):
         return loss
 
     def loss(self) -> float:
-        """Return the loss of the network where it is, without derivatives."""
-        with torch.no_grad():
-            return float(self._evaluated())
+        """Return the loss of the network where it is."""
+        return float(self._evaluated().detach())
 
     def gradient(self) -> list[Tensor]:
         """Return the gradient of the loss in the parameters of the network, where it is."""
-        with torch.enable_grad():
-            return [*torch.autograd.grad(self._evaluated(), self._held[2], materialize_grads=True)]
+        return [*torch.autograd.grad(self._evaluated(), self._held[2], materialize_grads=True)]
 
     @torch.no_grad()
     def place(self) -> None:
@@ -97,7 +95,9 @@ class Displacements(nn.Module):
             for number, transfer in self._parts
         ]
 
+    @torch.enable_grad()
     def _evaluated(self) -> Tensor:
+        """Evaluate with a graph, which objectives may need for derivatives of their own."""
         model, objective, parameters = self._held
         self.evaluations += 1
         terms = objective.parts(model) if isinstance(objective, Summed) else {}
@@ -116,12 +116,9 @@ class _Loss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, displacements: Displacements, *displaced: Tensor) -> Tensor:
         displacements.place()
-        if not any(ctx.needs_input_grad):
-            return torch.as_tensor(displacements._evaluated())
-        with torch.enable_grad():
-            loss = displacements._evaluated()
-            own = displacements._held[2]
-            slopes = torch.autograd.grad(loss, own, materialize_grads=True)
+        loss = displacements._evaluated()
+        own = displacements._held[2]
+        slopes = torch.autograd.grad(loss, own, materialize_grads=True)
         ctx.slopes = displacements.restricted(slopes)
         return loss.detach()
 

@@ -447,6 +447,17 @@ def test_terms_and_unknowns_train_on_all_levels():
         np.testing.assert_allclose(sums, run.history.loss, rtol=1e-12)
 
 
+@pytest.mark.parametrize("optimizer", [Cycle(short), Cycle(short, coarse="fas"), Additive(short)])
+def test_objective_may_take_derivatives_by_autograd(optimizer):
+    def slope(model):
+        x = torch.linspace(0, 1, 40, dtype=torch.float64)[:, None].requires_grad_()
+        (found,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+        return (found - torch.cos(3 * x)).square().mean()
+
+    model = KAN([1, 1], n=8, dtype=torch.float64)
+    assert train(model, slope, 4, optimizer=optimizer, progress=False).loss < 1e-5
+
+
 def test_network_behind_hard_conditions_has_levels():
     x = torch.rand(40, 1, dtype=torch.float64)
     inner = KAN([1, 1], n=8, dtype=torch.float64)
