@@ -17,6 +17,7 @@ START = ["ten-minutes"]
 BEYOND = [
     "gauss-newton",
     "where-levels-pay",
+    "cycles",
     "performance",
     "cost-planner",
     "other-solvers",

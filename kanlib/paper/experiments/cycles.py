@@ -1,10 +1,10 @@
 """One way up, cycles, and all levels at once, with the same smoothers and at equal cost.
 
 The networks and points are those of the paper, but for fewer points on the equations of Burgers, a
-quarter, and of Allen and Cahn, a tenth. An evaluation of the loss costs the same on all grids of a problem, so that equal evaluations are equal
-time; a record also has the paper's work, an epoch on n intervals costing n / n_coarse. The epochs
-of all cases of a problem and a smoother are chosen for about the same evaluations, those of one way
-up, on the other problems at half the epochs that regression has.
+quarter, and of Allen and Cahn, a tenth. An evaluation of the loss costs the same on all grids of a
+problem, so that equal evaluations are equal time; a record also has the paper's work, an epoch on n
+intervals costing n / n_coarse. The epochs of all cases of a problem and a smoother are chosen for
+about the same evaluations, those of one way up; on the equations for half of those on regression.
 """
 
 from __future__ import annotations
