@@ -220,7 +220,6 @@ def run_cycles(
         objective,
         error,
         divisor=QUICK_DIVISOR if quick else 1,
-        measurements=30,
         optimizer=optimizer_of(case),
         **options,
     )
