@@ -213,7 +213,8 @@ class Cycling:
         start = copies(self.parameters)
         if not self.squares:
             space.start(tilt)
-            forget_last_step(smoother)
+            if len(self.spaces) > 1:  # others have moved the network
+                forget_last_step(smoother)
         end = None
         for done in range(self.options.steps):
             try:

@@ -1,4 +1,7 @@
-"""Multilevel training (Algorithm 1): train on a coarse grid, prolong, continue on a finer one."""
+"""Multilevel training (Algorithm 1): train on a coarse grid, prolong, continue on a finer one.
+
+With cycles on each level, an optimizer of :mod:`kanlib.training.cycles`, it is full multigrid.
+"""
 
 from __future__ import annotations
 

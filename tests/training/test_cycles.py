@@ -530,6 +530,15 @@ def test_lbfgs_learns_nothing_of_what_other_levels_did():
             np.testing.assert_allclose(change.numpy(), expected, rtol=1e-6, atol=1e-12)
 
 
+def test_cycle_on_one_grid_is_its_smoother():
+    whole, cycled = network(n=4), network(n=4)
+    options = {"max_eval": 200}  # torch's own would end a step before its last iteration
+    train(whole, DATA, 1, optimizer=partial(lbfgs, max_iter=12, **options), progress=False)
+    smoother = partial(lbfgs, max_iter=3, **options)
+    train(cycled, DATA, 4, optimizer=Cycle(smoother), progress=False)
+    torch.testing.assert_close(flat(whole), flat(cycled), rtol=1e-6, atol=1e-8)
+
+
 # Bad arguments
 
 
