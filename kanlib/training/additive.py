@@ -92,7 +92,7 @@ class AdditiveLevels:
         self.defaults = {**vars(options), "make": described(self.optimizer)}
 
     def __repr__(self) -> str:
-        return f"Additive levels with {self.defaults['make']}\n{self.hierarchy!r}"
+        return f"Additive levels with {type(self.optimizer).__name__}\n{self.hierarchy!r}"
 
     @property
     def rate(self) -> float:

@@ -140,7 +140,7 @@ class Cycling:
         self.defaults = {**vars(options), "smoother": described(self.smoothers[-1])}
 
     def __repr__(self) -> str:
-        kind, smoother = self.options.kind, self.defaults["smoother"]
+        kind, smoother = self.options.kind, type(self.smoothers[-1]).__name__
         return f"{kind}-cycles of {self.work:g} epochs with {smoother}\n{self.hierarchy!r}"
 
     @property
