@@ -22,8 +22,8 @@ ROOMS = {
     "objectives": "squares mean_squared_error attention causal samplers interfaces unknowns"
     " residuals penalties",
     "training": "optimizers iterations files checkpoints adaptive coordinates rows"
-    " jacobian balance runs gauss_newton quasi_newton stagnation schedule schedulers options"
-    " snapshot trainer optimizer_state multilevel race slabs",
+    " jacobian tridiagonal multigrid balance runs gauss_newton quasi_newton stagnation schedule"
+    " schedulers options snapshot trainer optimizer_state multilevel race slabs",
     "domains": "shapes polygons",
     "analysis": "relaxation spectra ntk conditioning cost planner estimates smoothing"
     " importance pruning",

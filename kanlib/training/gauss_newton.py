@@ -31,10 +31,11 @@ from kanlib.training.jacobian import (
     normal_equations,
     triangular,
 )
+from kanlib.training.multigrid import DIRECT, Hierarchy, check_basis
 from kanlib.training.runs import EndOfLevel
 
 SCALINGS = ("marquardt", "identity")
-SOLVERS = ("cholesky", "qr", "cg")
+SOLVERS = ("cholesky", "qr", "cg", "multigrid")
 #: Squares of columns count as at least this share of the largest.
 FLOOR = 1e-12
 #: Conjugate gradients end at this reduction of the residual.
@@ -56,7 +57,9 @@ class GaussNewton:
             measured; by default that of each layer. With either, steps are the same functions
             whichever basis the layers hold (see :class:`kanlib.training.iterations.Iteration`).
         solver: "cholesky" of the normal equations; "qr" of J, which does not square the condition
-            number and so reaches smaller losses; "cg", conjugate gradients, for many parameters.
+            number and so reaches smaller losses; "cg", conjugate gradients, for many parameters;
+            "multigrid", the same with a V-cycle over coarse grids as preconditioner, see
+            :mod:`kanlib.training.multigrid`.
         tries: dampings that are tried in a step.
         points: points whose rows are computed at a time, which bounds the memory.
 
@@ -107,6 +110,8 @@ class LevenbergMarquardt:
     def __init__(self, options: GaussNewton, model: nn.Module, objective: SumOfSquares) -> None:
         self.options, self.model, self.objective = options, model, objective
         self.coordinates = Coordinates(model, objective, options.geometry)
+        if options.solver == "multigrid":
+            check_basis(self.coordinates)
         self.param_groups = [{"params": self.coordinates.parameters}]
         self.rate, self.growth, self.evaluations = float(options.damping), 2.0, 0
         self.solver, self._checked = options.solver, False
@@ -285,26 +290,79 @@ class ConjugateGradients:
 
     def solve(self, diagonal: Tensor) -> Tensor | None:
         """Return the step, up to a reduction of the residual by TOLERANCE."""
-        precondition = 1 / (self.squares + diagonal).clamp(min=torch.finfo(diagonal.dtype).tiny)
-        step, residual = torch.zeros_like(self.gradient), -self.gradient
-        direction = precondition * residual
-        power = start = float(residual @ direction)
-        for _ in range(len(step)):
-            if not power > TOLERANCE**2 * start:
-                break
-            image = self._jacobian.transposed(self._jacobian.product(direction))
-            image += diagonal * direction
-            length = power / float(direction @ image)
-            step += length * direction
-            residual -= length * image
-            scaled = precondition * residual
-            before, power = power, float(residual @ scaled)
-            direction = scaled + power / before * direction
+        scale = 1 / (self.squares + diagonal).clamp(min=torch.finfo(diagonal.dtype).tiny)
+        step, _ = conjugate_gradients(
+            lambda v: self._jacobian.transposed(self._jacobian.product(v)) + diagonal * v,
+            -self.gradient,
+            lambda v: scale * v,
+        )
         return step
+
+
+class Multigrid:
+    """Conjugate gradients with a V-cycle as preconditioner."""
+
+    def __init__(
+        self, model: nn.Module, objective: SumOfSquares, coordinates: Coordinates, points: int
+    ) -> None:
+        found = [*blocks(model, objective, coordinates, points)]
+        self.hierarchy = Hierarchy(model, coordinates, found, DIRECT)
+        self.terms: dict[str, float] = {}
+        for block in found:
+            add_squares(self.terms, block)
+        self.loss = sum(self.terms.values())
+        self._finest, self._coordinates = self.hierarchy.levels[0], coordinates
+        self._right = -self._finest.transposed(torch.cat([block.residual for block in found]))
+        self.gradient = -coordinates.transposed(self._right)
+        self.squares = coordinates.transposed(self._finest.squares())
+
+    def solve(self, diagonal: Tensor) -> Tensor | None:
+        """Return the step, up to a reduction of the residual by TOLERANCE, or None.
+
+        It is None if a block is not positive definite up to rounding.
+        """
+        columns = self._coordinates.to_columns(diagonal)
+        cycle = self.hierarchy.damped(columns)
+        if cycle is None:
+            return None
+        level = self._finest
+        step, _ = conjugate_gradients(
+            lambda v: level.transposed(level.product(v)) + columns * v, self._right, cycle
+        )
+        return self._coordinates.transposed(step)
+
+
+def conjugate_gradients(
+    product: Callable[[Tensor], Tensor], right: Tensor, precondition: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, int]:
+    """Return the solution of A x = b up to TOLERANCE, and the number of iterations.
+
+    The residual is measured in the norm of the preconditioner M, (r . M r)^(1/2).
+
+    Args:
+        product: A v for v.
+        right: b.
+        precondition: M v for v, symmetric and positive definite.
+    """
+    x, residual = torch.zeros_like(right), right.clone()
+    direction = precondition(residual)
+    power = start = float(residual @ direction)
+    for iteration in range(len(right)):
+        if not power > TOLERANCE**2 * start:
+            return x, iteration
+        image = product(direction)
+        length = power / float(direction @ image)
+        x += length * direction
+        residual -= length * image
+        scaled = precondition(residual)
+        before, power = power, float(residual @ scaled)
+        direction = scaled + power / before * direction
+    return x, len(right)
 
 
 SYSTEMS: dict[str, Callable[..., System]] = {
     "cholesky": Cholesky,
     "qr": QR,
     "cg": ConjugateGradients,
+    "multigrid": Multigrid,
 }
