@@ -303,10 +303,15 @@ class Multigrid:
     """Conjugate gradients with a V-cycle as preconditioner."""
 
     def __init__(
-        self, model: nn.Module, objective: SumOfSquares, coordinates: Coordinates, points: int
+        self,
+        model: nn.Module,
+        objective: SumOfSquares,
+        coordinates: Coordinates,
+        points: int,
+        direct: int = DIRECT,
     ) -> None:
         found = [*blocks(model, objective, coordinates, points)]
-        self.hierarchy = Hierarchy(model, coordinates, found, DIRECT)
+        self.hierarchy = Hierarchy(model, coordinates, found, direct)
         self.terms: dict[str, float] = {}
         for block in found:
             add_squares(self.terms, block)

@@ -1,5 +1,7 @@
 """Levels, smoothers and V-cycles for Gauss-Newton, against dense linear algebra."""
 
+from functools import partial
+
 import pytest
 import torch
 from grids import KINDS, with_grids
@@ -29,6 +31,9 @@ from kanlib.training.multigrid import every_second, hierarchy
 
 torch.manual_seed(3)
 X = 2 * torch.rand(90, 2, dtype=torch.float64) - 1
+
+#: Several levels of small networks.
+LEVELS = partial(gauss_newton.Multigrid, direct=20)
 
 
 def flow(u, x):
@@ -191,14 +196,13 @@ def test_cycle_is_a_symmetric_positive_definite_preconditioner(name):
 
 @pytest.mark.parametrize("damping", [1e-1, 1e-3])
 @pytest.mark.parametrize("name", CASES)
-def test_step_is_that_of_the_dense_equations(name, damping, monkeypatch):
-    monkeypatch.setattr(gauss_newton, "DIRECT", 10)
+def test_step_is_that_of_the_dense_equations(name, damping):
     model, objective = CASES[name]()
     coordinates, J, diagonal = system(model, objective, damping)
     r = jacobian(model, objective).residual
     A = J.T @ J + torch.diag(diagonal)
     expected = coordinates.transposed(torch.linalg.solve(A, -J.T @ r))
-    multi = gauss_newton.Multigrid(model, objective, coordinates, 4096)
+    multi = gauss_newton.Multigrid(model, objective, coordinates, 4096, direct=10)
     assert len(multi.hierarchy.levels) > 2
     assert multi.loss == pytest.approx(float(r.square().sum()), rel=1e-12)
     step = multi.solve(coordinates.transposed(diagonal))
@@ -230,14 +234,14 @@ def trained(solver, **options):
 
 
 def test_training_is_that_by_cholesky(monkeypatch):
-    monkeypatch.setattr(gauss_newton, "DIRECT", 20)
+    monkeypatch.setitem(gauss_newton.SYSTEMS, "multigrid", LEVELS)
     one, other = trained("cholesky"), trained("multigrid")
     assert one.history.loss == pytest.approx(other.history.loss, rel=1e-4)
     assert other.loss < 0.2 * other.history.loss[0]
 
 
 def test_resumed_levels_are_the_same_bit_for_bit(tmp_path, monkeypatch):
-    monkeypatch.setattr(gauss_newton, "DIRECT", 20)
+    monkeypatch.setitem(gauss_newton.SYSTEMS, "multigrid", LEVELS)
     options = {"optimizer": GaussNewton(solver="multigrid"), "optimizer_state": "carried"}
     whole, resumed = whole_and_resumed(lambda: (network(n=4), terms()), tmp_path, 2, **options)
     for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
@@ -247,7 +251,7 @@ def test_resumed_levels_are_the_same_bit_for_bit(tmp_path, monkeypatch):
 
 
 def test_race_trains_by_multigrid(monkeypatch):
-    monkeypatch.setattr(gauss_newton, "DIRECT", 20)
+    monkeypatch.setitem(gauss_newton.SYSTEMS, "multigrid", LEVELS)
     field = {seed: network(n=4, init_scale=0.1 * (1 + seed)) for seed in range(3)}
     first = [float(terms()(model).detach()) for model in field.values()]
     run = race(field, terms(), [3, 3], keep=(1,), optimizer=GaussNewton(solver="multigrid"),
@@ -257,7 +261,7 @@ def test_race_trains_by_multigrid(monkeypatch):
 
 
 def test_matrix_without_factors_is_solved_by_qr(monkeypatch):
-    monkeypatch.setattr(gauss_newton, "DIRECT", 20)
+    monkeypatch.setitem(gauss_newton.SYSTEMS, "multigrid", LEVELS)
     optimizer = GaussNewton(solver="multigrid", damping=1e-30)
     with pytest.warns(RuntimeWarning, match="goes on with QR of J"):
         run = train(network(), terms(), 2, optimizer=optimizer, progress=False)
