@@ -58,7 +58,13 @@ SLOW = 128
 ROUNDS = 3
 #: Parameters of the network with n = 8.
 COARSEST = 520
-LARGE = {"widths": [2, 8, 8, 1], "n": 576, "r": 6, "domain": (-1.0, 1.0), "init_scale": 0.1}
+LARGE: dict[str, Any] = {
+    "widths": [2, 8, 8, 1],
+    "n": 576,
+    "r": 6,
+    "domain": (-1.0, 1.0),
+    "init_scale": 0.1,
+}
 LARGE_POINTS = 8000
 
 

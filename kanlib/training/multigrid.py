@@ -149,8 +149,11 @@ class Step:
             block: rows in the columns of the finer level.
             numbers: the place of each parameter, by its identity.
         """
-        local = [[_local(*sides, each) for each in transfers] for *sides, transfers in self._all()]
         coarse, fine = self._sides
+        local = [
+            [_local(c, f, each) for each in transfers]
+            for c, f, transfers in zip(coarse, fine, self._transfers, strict=True)
+        ]
         found = []
         for run in block.runs:
             k = numbers[id(run.parameter)]
@@ -167,9 +170,6 @@ class Step:
             width = coarse[k].width
             found.append(replace(run, start=p * width, offset=offset, values=values, size=width))
         return block._replace(runs=found)
-
-    def _all(self) -> Iterator[tuple[Part, Part, list[Prolongation]]]:
-        yield from zip(*self._sides, self._transfers, strict=True)
 
 
 def _local(coarse: Part, fine: Part, transfer: Prolongation) -> tuple[Tensor, Tensor]:
