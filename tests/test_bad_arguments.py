@@ -262,6 +262,11 @@ CALLS = [
         | {"tries": 2, "points": 9},
     ),
     (kanlib.QuasiNewton, {"update": "bfgs", "iterations": 2}),
+    (
+        kanlib.Cycle,
+        {"smoother": kanlib.lbfgs, "kind": "V", "steps": 1, "coarse": "subspace", "coarsest": 4},
+    ),
+    (kanlib.Additive, {"make": kanlib.lbfgs, "coarsest": 4}),
     (kanlib.Stagnation, {"patience": 5, "gain": 0.1, "every": 1, "validate": loss}),
     (
         partial(kanlib.race, progress=False),
