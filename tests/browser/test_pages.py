@@ -1,5 +1,6 @@
 """Every page of the built book, as a reader meets it: at a desk and on a telephone."""
 
+import os
 import re
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -41,6 +42,7 @@ def test_page_is_accessible(visit, theme):
     assert faults.accessibility(visit, script, rules) == []
 
 
+@pytest.mark.skipif("SCREENSHOTS" not in os.environ, reason="pictures are for eyes: SCREENSHOTS=1")
 @pytest.mark.parametrize("theme", THEMES)
 def test_screenshot(visit, theme):
     visit.theme(theme)
