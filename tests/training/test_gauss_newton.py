@@ -48,7 +48,7 @@ def test_first_step_solves_the_damped_equations(solver, scaling):
         assert (flat(model) - before - expected).norm() < 1e-8 * expected.norm()
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", [each for each in SOLVERS if each != "multigrid"])
 def test_minimum_is_that_of_scipy(solver):
     x = torch.linspace(0, 1, 60, dtype=torch.float64)[:, None]
     data = MeanSquaredError(x, torch.tanh(5 * x - 2) + 0.05 * torch.cos(40 * x))
@@ -176,7 +176,7 @@ def test_resumed_run_is_the_same_bit_for_bit(tmp_path):
 
 def test_matrix_without_cholesky_factors_is_announced():
     model = network("relu", n=16, r=6)
-    with pytest.warns(RuntimeWarning, match="goes on with QR of J"):
+    with pytest.warns(RuntimeWarning, match="goes on as with solver='qr'"):
         run = train(model, DATA, 3, optimizer=GaussNewton(damping=1e-18), progress=False)
     assert run.loss < run.history.loss[0]
 
