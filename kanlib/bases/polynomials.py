@@ -11,6 +11,7 @@ they continue linearly, as splines do.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, TypeVar
 
 import torch
@@ -44,9 +45,9 @@ class Polynomials(FunctionBasis):
         """The degree."""
         return self.degree
 
+    @abstractmethod
     def recurrence(self, k: int) -> tuple[float, float]:
         """Return alpha_k and gamma_k of p_{k+1} = alpha_k z p_k - gamma_k p_{k-1}."""
-        raise NotImplementedError
 
     def derivatives(self, x: Tensor, order: int) -> Tensor:
         """Return all polynomials and their derivatives, continued linearly outside the domain."""

@@ -161,6 +161,21 @@ def _plain(part: nn.Module) -> dict[str, Any]:
     return found
 
 
+def check_own_weight(layer: nn.Module, where: str) -> None:
+    """Raise ValueError unless the weight of a layer is a parameter, so that a copy can have others.
+
+    Args:
+        layer: the layer.
+        where: what the error says of the copy.
+    """
+    if "weight" not in layer._parameters:
+        raise ValueError(
+            f"weight must be a parameter of its own for a copy {where}, but it is computed from "
+            "others: make it permanent, e.g. with "
+            "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')"
+        )
+
+
 class _Reached(BaseException):
     """The evaluation of a network has come to a module."""
 

@@ -11,28 +11,28 @@ import copy
 import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from functools import partial
 from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from kanlib._checks import as_integer, as_number, check_factory, check_input, check_option
+from kanlib._checks import as_integer, as_number, check_factory, check_input
 from kanlib.bases.projections import nesting_error
 from kanlib.bases.protocol import FunctionBasis, as_basis
 from kanlib.kernels import operator
 from kanlib.kernels.chain_rule import Higher, check_channels, products, total
-from kanlib.nn.described import Described, alteration, check_copyable, check_same
-from kanlib.nn.maps import NORMALISATIONS, Kind, Normalisation
+from kanlib.nn.described import Described, alteration, check_copyable, check_own_weight, check_same
+from kanlib.nn.maps import Kind
 from kanlib.nn.networks import (
     calibrate,
+    chain,
+    check_chain,
     checked_names,
     checked_widths,
-    entering_width,
     first_weight,
     input_maps,
-    linear_map,
     num_trainable,
 )
 
@@ -169,12 +169,7 @@ class ExpansionLayer(Described):
         finer = as_basis("basis", self.basis.refine() if basis is None else basis)
         matrix = self.basis.prolongation(finer)
         check_copyable(self, "a copy of a layer")
-        if "weight" not in self._parameters:
-            raise ValueError(
-                "weight must be a parameter of its own for a copy in another basis, but it is "
-                "computed from others: make it permanent, e.g. with "
-                "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')"
-            )
+        check_own_weight(self, "in another basis")
         layer = copy.deepcopy(self, {id(self.weight): None})
         layer.basis = finer
         weight = self.weight.detach().cpu().double() @ matrix.T
@@ -272,31 +267,15 @@ class ExpansionKAN(nn.Module):
         self.widths = checked_widths(widths)
         if outputs is not None:
             self.outputs = checked_names(outputs, self.widths[-1])
-        check_option("first", first, FIRST_LAYERS)
-        if normalisation is not None:
-            check_option("normalisation", normalisation, NORMALISATIONS)
+        check_chain(self.widths, first, FIRST_LAYERS, normalisation)
         check_factory(device, dtype)
-        if first != "basis" and len(self.widths) < 3:
-            raise ValueError(
-                f"widths must have a hidden layer when first = {first!r}, got {self.widths}: "
-                "use first='basis' or add a width"
-            )
         basis = as_basis("basis", basis)
         hidden = basis if hidden_basis is None else as_basis("hidden_basis", hidden_basis)
-        place = device, dtype
-        layers = input_maps(input_domain, periodic, self.widths[0], basis.domain, *place)
-        widths = [entering_width(layers, self.widths[0]), *self.widths[1:]]
-        for position, (p, q) in enumerate(pairwise(widths)):
-            if position == 0 and first != "basis":
-                layers.append(linear_map(p, q, first == "affine", device, dtype))
-                continue
-            own = hidden if position else basis
-            if position and normalisation is not None:
-                layers.append(Normalisation(normalisation, own.domain))
-            layers.append(
-                ExpansionLayer(p, q, own, init_scale=init_scale, device=device, dtype=dtype)
-            )
-        self.layers = nn.ModuleList(layers)
+        edges = partial(ExpansionLayer, init_scale=init_scale, device=device, dtype=dtype)
+        maps = input_maps(input_domain, periodic, self.widths[0], basis.domain, device, dtype)
+        self.layers = chain(
+            self.widths, maps, edges, (basis, hidden), first, normalisation, device, dtype
+        )
 
     @property
     def expansion_layers(self) -> Iterator[ExpansionLayer]:

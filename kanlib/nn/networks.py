@@ -124,15 +124,8 @@ class KAN(nn.Module):
         self.widths = checked_widths(widths)
         if outputs is not None:
             self.outputs = checked_names(outputs, self.widths[-1])
-        check_option("first", first, FIRST_LAYERS)
-        if normalisation is not None:
-            check_option("normalisation", normalisation, NORMALISATIONS)
+        check_chain(self.widths, first, FIRST_LAYERS, normalisation)
         check_factory(device, dtype)
-        if first != "spline" and len(self.widths) < 3:
-            raise ValueError(
-                f"widths must have a hidden layer when first = {first!r}, got {self.widths}: "
-                "use first='spline' or add a width"
-            )
         r = as_integer("r", r, 1, MAX_ORDER)
         if breakpoints is None:
             grid = KnotGrid.uniform(r, n, domain)
@@ -147,34 +140,28 @@ class KAN(nn.Module):
             hidden_grid = KnotGrid.uniform(r, n, as_interval("hidden_domain", hidden_domain))
         if prolonged_from is not None and not isinstance(prolonged_from, KnotGrid):
             prolonged_from = as_integer("prolonged_from", prolonged_from, minimum=1)
-        place = device, dtype
-        layers = input_maps(input_domain, periodic, self.widths[0], grid.domain, *place)
-        widths = [entering_width(layers, self.widths[0]), *self.widths[1:]]
-        for position, (p, q) in enumerate(pairwise(widths)):
-            if position == 0 and first != "spline":
-                layers.append(linear_map(p, q, first == "affine", device, dtype))
-                continue
-            own = hidden_grid if position else grid
-            if position and normalisation is not None:
-                layers.append(Normalisation(normalisation, own.domain))
+
+        def edges(p: int, q: int, own: KnotGrid) -> SplineLayer:
             coarse = prolonged_from
             if isinstance(coarse, int):
                 coarse = KnotGrid.uniform(r, coarse, own.domain)
-            layers.append(
-                SplineLayer(
-                    p,
-                    q,
-                    own,
-                    basis=basis,
-                    extension=extension,
-                    init_scale=init_scale,
-                    init_basis=init_basis,
-                    prolonged_from=coarse,
-                    device=device,
-                    dtype=dtype,
-                )
+            return SplineLayer(
+                p,
+                q,
+                own,
+                basis=basis,
+                extension=extension,
+                init_scale=init_scale,
+                init_basis=init_basis,
+                prolonged_from=coarse,
+                device=device,
+                dtype=dtype,
             )
-        self.layers = nn.ModuleList(layers)
+
+        maps = input_maps(input_domain, periodic, self.widths[0], grid.domain, device, dtype)
+        self.layers = chain(
+            self.widths, maps, edges, (grid, hidden_grid), first, normalisation, device, dtype
+        )
 
     @property
     def spline_layers(self) -> Iterator[SplineLayer]:
@@ -417,11 +404,11 @@ class MLP(Described):
         self.activation = activation
         place = device, dtype
         layers = input_maps(input_domain, periodic, self.widths[0], (-1.0, 1.0), *place)
-        widths = [entering_width(layers, self.widths[0]), *self.widths[1:]]
+        widths = [_entering(layers, self.widths[0]), *self.widths[1:]]
         for p, q in pairwise(widths[:-1]):
-            layers += [linear_map(p, q, True, device, dtype), ACTIVATIONS[activation]()]
+            layers += [_linear(p, q, True, device, dtype), ACTIVATIONS[activation]()]
         p, q = widths[-2:]
-        layers.append(linear_map(p, q, False, device, dtype))
+        layers.append(_linear(p, q, False, device, dtype))
         self.layers = nn.Sequential(*layers)
 
     @property
@@ -495,6 +482,55 @@ def calibrate(model: Any, x: Tensor, domain: tuple[float, float]) -> None:
     first.weight.mul_(scale[:, None])
 
 
+def check_chain(
+    widths: Sequence[int], first: str, kinds: Sequence[str], normalisation: Kind | None
+) -> None:
+    """Raise unless the options of a network fit; the first kind has edges in every layer."""
+    check_option("first", first, kinds)
+    if normalisation is not None:
+        check_option("normalisation", normalisation, NORMALISATIONS)
+    if first != kinds[0] and len(widths) < 3:
+        raise ValueError(
+            f"widths must have a hidden layer when first = {first!r}, got {widths}: "
+            f"use first={kinds[0]!r} or add a width"
+        )
+
+
+def chain(
+    widths: Sequence[int],
+    maps: Sequence[nn.Module],
+    edges: Callable[[int, int, Any], nn.Module],
+    bases: tuple[Any, Any],
+    first: str,
+    normalisation: Kind | None,
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+) -> nn.ModuleList:
+    """Return the layers of a network, from input to output.
+
+    Args:
+        widths: its widths.
+        maps: fixed maps that lie before the first layer.
+        edges: function from the number of inputs and outputs, and a basis, to a layer of edges.
+        bases: the bases of the first layer and of those behind it, with a ``domain``.
+        first: "affine" ("linear") for a map with (without) bias in the place of the first layer.
+        normalisation: what maps hidden values onto the domain of the edges that follow.
+        device: device of the parameters.
+        dtype: floating-point type of the parameters.
+    """
+    layers = [*maps]
+    sizes = [_entering(maps, widths[0]), *widths[1:]]
+    for position, (p, q) in enumerate(pairwise(sizes)):
+        if position == 0 and first in ("affine", "linear"):
+            layers.append(_linear(p, q, first == "affine", device, dtype))
+            continue
+        own = bases[min(position, 1)]
+        if position and normalisation is not None:
+            layers.append(Normalisation(normalisation, own.domain))
+        layers.append(edges(p, q, own))
+    return nn.ModuleList(layers)
+
+
 def input_maps(
     intervals: Sequence[tuple[float, float]] | None,
     periodic: Sequence[int],
@@ -528,12 +564,12 @@ def input_maps(
     return layers
 
 
-def entering_width(maps: Sequence[nn.Module], features: int) -> int:
+def _entering(maps: Sequence[nn.Module], features: int) -> int:
     """Return how many inputs the first layer has, where fixed maps lie before it."""
     return features + sum(len(each.coordinates) for each in maps if isinstance(each, Circle))
 
 
-def linear_map(
+def _linear(
     p: int, q: int, bias: bool, device: torch.device | str | None, dtype: torch.dtype | None
 ) -> nn.Linear:
     """Return a linear map; like spline weights it is drawn on the CPU in float64."""

@@ -25,7 +25,7 @@ from kanlib._checks import (
 from kanlib.kernels import operator
 from kanlib.kernels.chain_rule import Higher, check_channels
 from kanlib.kernels.reference import Splines
-from kanlib.nn.described import Described, alteration, check_copyable, check_same
+from kanlib.nn.described import Described, alteration, check_copyable, check_own_weight, check_same
 from kanlib.nn.free_knots import SHARING, FreeKnots, Sharing
 from kanlib.splines import bspline, truncated_power
 from kanlib.splines.change_of_basis import ChangeOfBasis
@@ -465,12 +465,7 @@ class SplineLayer(Described):
         self, grids: list[KnotGrid], knots: FreeKnots | None, basis: Basis, weight: Tensor
     ) -> SplineLayer:
         check_copyable(self, "a copy of a layer")
-        if "weight" not in self._parameters:
-            raise ValueError(
-                "weight must be a parameter of its own for a copy on another grid or basis, but it "
-                "is computed from others: make it permanent, e.g. with "
-                "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')"
-            )
+        check_own_weight(self, "on another grid or basis")
         layer = copy.deepcopy(self, {id(self.weight): None, id(self.knots): None})
         layer._modules.pop("knots", None)
         layer._grids, layer.knots, layer.basis = grids if knots is None else [], knots, basis

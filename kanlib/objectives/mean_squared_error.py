@@ -80,6 +80,17 @@ def total(parts: Mapping[str, Tensor]) -> Tensor:
     return torch.stack([*parts.values()]).sum()
 
 
+def evaluated(objective: Callable[[Any], Tensor], model: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the loss of a model, and its terms where the objective tells them apart.
+
+    The objective is evaluated once, by its terms if it is :class:`Summed`.
+    """
+    if not isinstance(objective, Summed):
+        return objective(model), {}
+    terms = objective.parts(model)
+    return total(terms), terms
+
+
 class Inside:
     """The check that points lie in the domain of the splines that they enter, once a network.
 

@@ -7,7 +7,7 @@ of B-splines, u = A^{-T} w, and in the order (input, basis function, output).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -24,6 +24,18 @@ from kanlib.objectives.unknowns import trained
 
 #: A linear map along the last dimension.
 Map = Callable[[Tensor], Tensor]
+
+
+def copies(parameters: Iterable[Tensor]) -> list[Tensor]:
+    """Return the values of parameters."""
+    return [p.detach().clone() for p in parameters]
+
+
+@torch.no_grad()
+def put(parameters: Iterable[Tensor], values: Iterable[Tensor]) -> None:
+    """Set parameters to values."""
+    for p, value in zip(parameters, values, strict=True):
+        p.copy_(value)
 
 
 class Transfer(Protocol):

@@ -22,13 +22,12 @@ from typing import Any, Literal, get_args
 from torch import Tensor, nn
 
 from kanlib._checks import as_integer, check_function, check_option
+from kanlib.training.coordinates import copies, put
 from kanlib.training.displacements import (
     Displacements,
-    copies,
     forget_last_step,
     move,
     optimizer_of,
-    put,
     step,
 )
 from kanlib.training.gauss_newton import GaussNewton

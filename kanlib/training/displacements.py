@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
 from kanlib._checks import shown
-from kanlib.objectives.mean_squared_error import Summed, total
+from kanlib.objectives.mean_squared_error import evaluated
+from kanlib.training.coordinates import copies, put
 from kanlib.training.gauss_newton import GaussNewton
 from kanlib.training.hierarchy import LayerTransfer
-from kanlib.training.iterations import DECAYS, Iteration
+from kanlib.training.iterations import Iteration, decays
 from kanlib.training.optimizers import OptimizerFactory, new_optimizer
 
 #: A parameter of the network, by its number, and the prolongation of a displacement of it.
@@ -105,11 +106,10 @@ class Displacements(nn.Module):
         """Evaluate with a graph, which objectives may need for derivatives of their own."""
         model, objective, parameters = self._held
         self.evaluations += 1
-        terms = objective.parts(model) if isinstance(objective, Summed) else {}
+        loss, terms = evaluated(objective, model)
         if self._fresh:
             self.terms = {name: float(term.detach()) for name, term in terms.items()}
             self._fresh = False
-        loss: Tensor = total(terms) if terms else objective(model)
         if self._tilt is None:
             return loss
         return loss + sum((t * p).sum() for t, p in zip(self._tilt, parameters, strict=True))
@@ -130,18 +130,6 @@ class _Loss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> Any:
         return None, *(slopes[0] * each for each in ctx.slopes)
-
-
-def copies(parameters: Sequence[Tensor]) -> list[Tensor]:
-    """Return the values of parameters."""
-    return [p.detach().clone() for p in parameters]
-
-
-@torch.no_grad()
-def put(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    """Set parameters to values."""
-    for p, value in zip(parameters, values, strict=True):
-        p.copy_(value)
 
 
 @torch.no_grad()
@@ -170,13 +158,11 @@ def optimizer_of(name: str, make: OptimizerFactory, displacements: Displacements
         )
     optimizer = new_optimizer(make, displacements, displacements)
     if isinstance(optimizer, Optimizer):
-        for group in optimizer.param_groups:
-            for key in DECAYS:
-                if group.get(key):
-                    raise ValueError(
-                        f"{name} must not decay displacements, got {key} = {group[key]}: set it to "
-                        "0, and add a penalty to the objective"
-                    )
+        for key, value in decays(optimizer):
+            raise ValueError(
+                f"{name} must not decay displacements, got {key} = {value}: set it to 0, and add a "
+                "penalty to the objective"
+            )
     return optimizer
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from kanlib._checks import BASES, Basis, as_integer, as_number, check_option
 from kanlib.objectives.squares import SumOfSquares
-from kanlib.training.coordinates import Coordinates, Transfer
+from kanlib.training.coordinates import Coordinates, Transfer, copies, put
 from kanlib.training.jacobian import (
     POINTS,
     Jacobian,
@@ -160,7 +160,7 @@ class LevenbergMarquardt:
         if not math.isfinite(system.loss):
             return system.loss
         scale = self._scale(system.squares)
-        before, start = [p.detach().clone() for p in self.coordinates.parameters], self.rate
+        before, start = copies(self.coordinates.parameters), self.rate
         for _ in range(self.options.tries):
             step = system.solve(self.rate * scale)
             if step is None:
@@ -173,7 +173,7 @@ class LevenbergMarquardt:
                 if loss < system.loss:
                     self._reward((system.loss - loss) / predicted)
                     return system.loss
-                self._restore(before)
+                put(self.coordinates.parameters, before)
             self.rate, self.growth = self.rate * self.growth, self.growth * 2
         self.rate, self.growth = start, 2.0
         if not getattr(self.objective, "moves", False):  # other points may let it go on
@@ -222,11 +222,6 @@ class LevenbergMarquardt:
             for residual in self.objective.residuals()
             for part in residual.blocks(self.options.points)
         )
-
-    @torch.no_grad()
-    def _restore(self, values: list[Tensor]) -> None:
-        for parameter, value in zip(self.coordinates.parameters, values, strict=True):
-            parameter.copy_(value)
 
     def refined(self, model: nn.Module, objective: SumOfSquares) -> LevenbergMarquardt:
         """Return the optimizer of a refined model, which goes on with the damping of this one."""

@@ -18,7 +18,7 @@ the model hold, and visits the same functions:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,13 +108,17 @@ class Iteration:
                 f"{self.gradient!r}: its curvature pairs and line search multiply steps with "
                 "gradients; use a first-order optimizer for this iteration"
             )
-        for group in optimizer.param_groups:
-            for key in DECAYS:
-                if group.get(key):
-                    raise ValueError(
-                        f"{key} must be 0 where a change of basis is involved, got {group[key]}: "
-                        "it acts on weights, not on gradients; add a penalty to the objective"
-                    )
+        for key, value in decays(optimizer):
+            raise ValueError(
+                f"{key} must be 0 where a change of basis is involved, got {value}: it acts on "
+                "weights, not on gradients; add a penalty to the objective"
+            )
+
+
+def decays(optimizer: Optimizer) -> Iterator[tuple[str, Any]]:
+    """Yield the options of a torch optimizer that pull weights themselves, and are not zero."""
+    for group in optimizer.param_groups:
+        yield from ((key, group[key]) for key in DECAYS if group.get(key))
 
 
 class _Step:

@@ -128,6 +128,14 @@ class Step:
                 pieces[number] = u.permute(1, 2, 0).flatten()
         return torch.cat(pieces)
 
+    @functools.cached_property
+    def _local(self) -> list[list[tuple[Tensor, Tensor]]]:
+        """P by interval, for each grid of each part; the same for all blocks of rows."""
+        return [
+            [_local(coarse, fine, each) for each in transfers]
+            for coarse, fine, transfers in zip(*self._sides, self._transfers, strict=True)
+        ]
+
     def windows(self) -> Iterator[Window]:
         """Yield the rows of P of each input of each part, of basis functions."""
         for part, transfers in zip(self._sides[0], self._transfers, strict=True):
@@ -142,12 +150,7 @@ class Step:
             block: rows in the columns of the finer level.
             numbers: the place of each parameter, by its identity.
         """
-        coarse, fine = self._sides
-        local = [
-            [_local(c, f, each) for each in transfers]
-            for c, f, transfers in zip(coarse, fine, self._transfers, strict=True)
-        ]
-        found = []
+        (coarse, fine), local, found = self._sides, self._local, []
         for run in block.runs:
             k = numbers[id(run.parameter)]
             if not coarse[k].grids:
@@ -176,10 +179,14 @@ def _window(transfer: Prolongation, coarse: Part) -> Window:
 
 def _local(coarse: Part, fine: Part, transfer: Prolongation) -> tuple[Tensor, Tensor]:
     """Return, for each fine interval, the coarse one around it and P of the functions there."""
-    fine_n, order = torch.arange(fine.n), torch.arange(fine.order)
-    first = fine_n // 2 if coarse.n < fine.n else fine_n
-    dense = transfer.dense()
-    return first, dense[(fine_n[:, None] + order)[..., None], (first[:, None] + order)[:, None]]
+    interval, order = torch.arange(fine.n), torch.arange(fine.order)
+    around = interval // 2 if coarse.n < fine.n else interval
+    first, rows = _window(transfer, coarse)
+    living = interval[:, None] + order  # the fine functions of an interval
+    place = (around[:, None] + order)[:, None] - first[living][..., None]
+    inside = (place >= 0) & (place < coarse.order)
+    found = rows[living].gather(2, place.clamp(0, coarse.order - 1))
+    return around, torch.where(inside, found, 0.0)
 
 
 class Columns:

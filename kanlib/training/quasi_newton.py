@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
 from kanlib._checks import as_integer, check_option
-from kanlib.objectives.mean_squared_error import Summed, total
+from kanlib.objectives.mean_squared_error import evaluated
 from kanlib.objectives.unknowns import trained
 from kanlib.training.runs import EndOfLevel
 
@@ -95,7 +95,6 @@ class DenseQuasiNewton:
         self.learned, self.rate, self.evaluations = False, 1.0, 0
         self.terms: dict[str, float] = {}
         self._terms: dict[str, Tensor] = {}
-        self._summed = objective if isinstance(objective, Summed) else None
         self._line_search = _line_search()
         self.defaults = asdict(options)
 
@@ -139,10 +138,8 @@ class DenseQuasiNewton:
         self._place(x)
         self.evaluations += 1
         with torch.enable_grad():
-            terms = self._summed.parts(self.model) if self._summed else {}
-            loss = total(terms) if self._summed else self.objective(self.model)
+            loss, self._terms = evaluated(self.objective, self.model)
             slopes = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
-        self._terms = terms
         return float(loss.detach()), parameters_to_vector(slopes).detach()
 
     def _search(

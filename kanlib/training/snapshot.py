@@ -34,6 +34,7 @@ from kanlib.objectives.mean_squared_error import Stateful
 from kanlib.objectives.unknowns import unknowns_of
 from kanlib.splines.knots import KnotGrid
 from kanlib.training.checkpoints import load_checkpoint, plain, save_checkpoint
+from kanlib.training.coordinates import copies, put
 from kanlib.training.optimizers import optimized
 from kanlib.training.options import Callback, Remembering
 from kanlib.training.runs import History, Level, State
@@ -240,9 +241,7 @@ class Snapshots:
             state.model.load_state_dict(content["model"])
         except RuntimeError as error:
             raise Other(" ".join(str(error).split())) from error
-        with torch.no_grad():
-            for tensor, value in zip(beside(state), content["beside"], strict=True):
-                tensor.copy_(value)
+        put(beside(state), content["beside"])
         load_optimizer(state.optimizer, content["optimizer"])
         if state.scheduler is not None:
             state.scheduler.load_state_dict(content["scheduler"])
@@ -328,22 +327,19 @@ def tensors(state: State) -> Iterator[Tensor]:
     yield from beside(state)
 
 
-@torch.no_grad()
 def assign(state: State, values: list[Tensor]) -> None:
     """Set all tensors of a state."""
-    for tensor, value in zip(tensors(state), values, strict=True):
-        tensor.copy_(value)
+    put(tensors(state), values)
 
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
     """Put random numbers and buffers back at the end."""
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    buffers = [*model.buffers()]
+    values = copies(buffers)
     with torch.random.fork_rng(range(torch.cuda.device_count() * torch.cuda.is_initialized())):
         yield
-    with torch.no_grad():
-        for buffer, value in buffers:
-            buffer.copy_(value)
+    put(buffers, values)
 
 
 def generators(batches: Any) -> list[torch.Generator]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +28,9 @@ from tqdm import TqdmWarning
 
 from kanlib._checks import as_integer, as_number, as_result, check_function, shown
 from kanlib.nn.networks import num_trainable
-from kanlib.objectives.mean_squared_error import Objective, Stateful, Summed, total
+from kanlib.objectives.mean_squared_error import Objective, Stateful, Summed, evaluated
 from kanlib.objectives.unknowns import check_entered, leaves, unknowns_of
+from kanlib.training.coordinates import copies
 from kanlib.training.optimizers import new_optimizer, optimized, rate, why_idle
 from kanlib.training.options import SCHEDULER, Choices, Options, checked, takes_options
 from kanlib.training.runs import EndOfLevel, Level, Model, Run, State, Stop
@@ -130,8 +131,7 @@ class Trainer:
         self.judge = None if self.until is None else self._judge(self.until)
         self.cost, self.refine, self.carry = cost, refine, carry
         self.status, self.message, self.why_idle = "completed", "", ""
-        named = isinstance(objective, Summed) and not self.batched
-        self.summed = cast(Summed, objective) if named else None
+        self.summed = isinstance(objective, Summed) and not self.batched
         self.names: list[str] = []
         self.snapshots = Snapshots(
             options.checkpoint,
@@ -354,9 +354,11 @@ class Trainer:
 
     def _evaluated(self, model: Any, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss, and its terms where they have names."""
-        given = (model, batch) if self.batched else (model,)
-        parts = {} if self.summed is None else self.summed.parts(model)
-        loss = self.objective(*given) if self.summed is None else total(parts)
+        parts: dict[str, Tensor] = {}
+        if self.batched:
+            loss = self.objective(model, batch)
+        else:
+            loss, parts = evaluated(self.objective, model)
         if not isinstance(loss, Tensor) or loss.ndim != 0 or not loss.is_floating_point():
             raise ValueError(
                 f"objective must return a scalar tensor, e.g. a mean(), got {shown(loss)}"
@@ -365,7 +367,7 @@ class Trainer:
 
     def _check_terms(self) -> None:
         """Note the names of the terms; raise unless they add up to the objective."""
-        if self.summed is None or self.names:
+        if not self.summed or self.names:
             return
         model = self.state.model
         with untouched(model):
@@ -548,7 +550,7 @@ class Trainer:
         self.snapshots.take(self.state, self.good, force)
 
     def _copied(self) -> list[Tensor]:
-        return [t.detach().clone() for t in tensors(self.state)]
+        return copies(tensors(self.state))
 
     def _finished(self) -> Run[Any]:
         """Return the run; warn if it diverged or epochs passed without a step."""

@@ -8,7 +8,6 @@ have one less where that number is even.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -29,7 +28,6 @@ from kanlib.paper.experiments.second_order import PROBLEMS, STARTS, SecondOrderC
 from kanlib.splines.knots import KnotGrid
 from kanlib.training.gauss_newton import GaussNewton
 from kanlib.training.optimizers import OptimizerFactory, lbfgs
-from kanlib.training.race import race
 from kanlib.training.runs import Run
 
 QUICK_DIVISOR, QUICK_POINTS = 12, 100
@@ -182,27 +180,19 @@ def execute(
     for number in range(1, len(epochs)):  # networks tell their level by n alone
         finer = refine(finer)
         level[finer.n] = number
-    folder = None if checkpoint is None else Path(f"{checkpoint}.starts")
-    if folder is not None and not resume:
-        shutil.rmtree(folder, ignore_errors=True)
-    run = race(
+    return second_order.raced(
+        problem,
         {0: model},
-        problem.losses,
         epochs,
+        checkpoint,
+        resume,
         keep=(1,) * (len(epochs) - 1),
-        validate=problem.validate,
         refine=refine,
         work=lambda model: 2.0 ** level[model.n],
-        checkpoint=folder,
-        resume=resume,
         optimizer=OPTIMIZERS[case.optimizer],
-        metrics={"error": problem.error},
         metrics_every=max(1, max(epochs) // MEASUREMENTS),
         progress=progress,
     )
-    if folder is not None and run.status != "interrupted":
-        shutil.rmtree(folder, ignore_errors=True)
-    return run, {"loss": run.loss, "error": run.history.metrics[-1]["error"]}, {}
 
 
 EXPERIMENT = Experiment(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -104,7 +104,7 @@ BUDGETS = {
 
 
 @dataclass(frozen=True)
-class _Problem:
+class Problem:
     """Losses of the levels, the error of a network, and what else belongs to a problem."""
 
     losses: list[Any]
@@ -113,12 +113,12 @@ class _Problem:
     calibrate: Tensor | None = None
 
 
-def _regression(case: SecondOrderCase, seed: int, device: str) -> _Problem:
+def _regression(case: SecondOrderCase, seed: int, device: str) -> Problem:
     data = regression(seed, device=device)
     losses = [MeanSquaredError(data.x[:count], data.y[:count]) for count in case.points]
     test = MeanSquaredError(data.x_test, data.y_test)
     error = torch.no_grad()(lambda model: float(test(model)))
-    return _Problem(losses, error, MeanSquaredError(data.x, data.y), data.x)
+    return Problem(losses, error, MeanSquaredError(data.x, data.y), data.x)
 
 
 def _moving(
@@ -146,17 +146,17 @@ def _moving(
 
 def _burgers(
     case: SecondOrderCase, seed: int, device: str, viscosity: float = burgers.VISCOSITY
-) -> _Problem:
+) -> Problem:
     problem = burgers.Burgers(201, 51, viscosity=viscosity, nodes=200, device=device)
 
     def loss(count: int, sampler: Callable[..., Sampler]) -> ResidualLoss:
         points = {"volume": sampler([(-1, 1), (0, 1)], count, share=0.5)}
         return problem.loss(points=points, weights={"initial": 10.0, "boundary": 10.0})
 
-    return _Problem(_moving(case, seed, device, loss), problem.error)
+    return Problem(_moving(case, seed, device, loss), problem.error)
 
 
-def _poisson(case: SecondOrderCase, seed: int, device: str) -> _Problem:
+def _poisson(case: SecondOrderCase, seed: int, device: str) -> Problem:
     problem = poisson.Poisson(device=device)
 
     def ring(x: Tensor) -> Tensor:
@@ -174,7 +174,7 @@ def _poisson(case: SecondOrderCase, seed: int, device: str) -> _Problem:
         }
         return problem.loss(points=points)
 
-    return _Problem(_moving(case, seed, device, loss), problem.error)
+    return Problem(_moving(case, seed, device, loss), problem.error)
 
 
 def _periodic(
@@ -191,7 +191,7 @@ def _periodic(
     return Term(equal, times, features=[end(-1.0), end(1.0)])
 
 
-def _allen_cahn(case: SecondOrderCase, seed: int, device: str) -> _Problem:
+def _allen_cahn(case: SecondOrderCase, seed: int, device: str) -> Problem:
     problem = allen_cahn.AllenCahn(points=100, device=device)
 
     def equal(u: Jet, v: Jet, x: Tensor) -> Tensor:
@@ -207,10 +207,10 @@ def _allen_cahn(case: SecondOrderCase, seed: int, device: str) -> _Problem:
             periodic=_periodic(problem, equal, sampler),
         )
 
-    return _Problem(_moving(case, seed, device, loss), problem.error)
+    return Problem(_moving(case, seed, device, loss), problem.error)
 
 
-def _allen_cahn_growth(case: SecondOrderCase, seed: int, device: str) -> _Problem:
+def _allen_cahn_growth(case: SecondOrderCase, seed: int, device: str) -> Problem:
     """Return Allen-Cahn with exact initial values, and residuals weighted by what becomes of them.
 
     The network is v in u = u_0 + t v. Around the unstable state 0 an error made at t has grown by
@@ -243,10 +243,10 @@ def _allen_cahn_growth(case: SecondOrderCase, seed: int, device: str) -> _Proble
         u = allen_cahn.initial(points[:, :1]) + points[:, 1:] * model(problem.inputs(points))
         return relative_error(u, problem.reference)
 
-    return _Problem(_moving(case, seed, device, loss), error)
+    return Problem(_moving(case, seed, device, loss), error)
 
 
-PROBLEMS: dict[str, Callable[[SecondOrderCase, int, str], _Problem]] = {
+PROBLEMS: dict[str, Callable[[SecondOrderCase, int, str], Problem]] = {
     "regression": _regression,
     "poisson": _poisson,
     "burgers": _burgers,
@@ -449,6 +449,42 @@ def execute(
             model.calibrate_(problem.calibrate)
         field[number] = model
     first = 2.0**case.start_level / getattr(field[0], "n", 1)
+    return raced(
+        problem,
+        field,
+        epochs,
+        checkpoint,
+        resume,
+        keep=keep,
+        refine=None if case.mlp or case.start_level else partial(_refined, case),
+        work=lambda model: first * getattr(model, "n", 1),
+        optimizer=_optimizer(case),
+        metrics_every=10**9,
+        progress=progress,
+    )
+
+
+def raced(
+    problem: Problem,
+    field: dict[int, Any],
+    epochs: Sequence[int],
+    checkpoint: Path | None,
+    resume: bool,
+    **options: Any,
+) -> tuple[Run[Any], dict[str, float], Solutions]:
+    """Race starts on a problem, with checkpoints in a folder of their own.
+
+    Args:
+        problem: the problem.
+        field: the networks.
+        epochs: epochs of each level.
+        checkpoint: file whose name the folder of checkpoints is made from.
+        resume: go on from them.
+        **options: further options of :func:`kanlib.training.race.race`.
+
+    Returns:
+        The run of the winner, and its loss and error; no solutions.
+    """
     folder = None if checkpoint is None else Path(f"{checkpoint}.starts")
     if folder is not None and not resume:
         shutil.rmtree(folder, ignore_errors=True)
@@ -456,21 +492,15 @@ def execute(
         field,
         problem.losses,
         epochs,
-        keep=keep,
         validate=problem.validate,
-        refine=None if case.mlp or case.start_level else partial(_refined, case),
-        work=lambda model: first * getattr(model, "n", 1),
         checkpoint=folder,
         resume=resume,
-        optimizer=_optimizer(case),
         metrics={"error": problem.error},
-        metrics_every=10**9,
-        progress=progress,
+        **options,
     )
     if folder is not None and run.status != "interrupted":
         shutil.rmtree(folder, ignore_errors=True)
-    error = run.history.metrics[-1]["error"]
-    return run, {"loss": run.loss, "error": error}, {}
+    return run, {"loss": run.loss, "error": run.history.metrics[-1]["error"]}, {}
 
 
 EXPERIMENT = Experiment(
