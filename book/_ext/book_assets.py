@@ -1,8 +1,8 @@
 """Sphinx extension: serve plotly.js and the book's own style and scripts from the site itself.
 
 plotly.js comes from the installed plotly package and is loaded once, on pages that have a figure.
-It is deferred, and the scripts of figures are modules, which run after it: the text of a page waits
-for neither.  MathJax is served in the same way by the extension ``sphinx-mathjax-offline``.
+All scripts are deferred, and those of figures are modules, which run after them: the text of a page
+waits for none.  MathJax is served in the same way by the extension ``sphinx-mathjax-offline``.
 jupyter-book puts every script it finds under a static path of its own on every page; files staged
 here, after it has looked, are left alone, and the extensions that need one load it.
 """
@@ -24,6 +24,9 @@ OPTIONS = "documentation_options"
 """The script whose values scripts within a page change, and which they cannot wait for."""
 FIRST = 1
 """Priority of a script that comes before all others, so that an AMD loader cannot claim it."""
+
+LAST = 900
+"""Priority of a handler that comes after all that add a script."""
 
 
 def stage(app: Sphinx) -> None:
@@ -50,7 +53,7 @@ def load_plotly(
 ) -> None:
     """Load plotly.js on a page that draws a figure."""
     if "Plotly." in context.get("body", ""):
-        app.add_js_file(PLOTLY, priority=FIRST, loading_method="defer")
+        app.add_js_file(PLOTLY, priority=FIRST)
 
 
 def drop_thebe(
@@ -85,6 +88,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("builder-inited", stage)
     app.connect("env-updated", drop_widget_state)
     app.connect("html-page-context", load_plotly)
-    app.connect("html-page-context", drop_thebe)
+    app.connect("html-page-context", drop_thebe, priority=LAST)
     app.connect("build-finished", defer_scripts)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

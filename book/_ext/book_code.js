@@ -7,26 +7,22 @@
   const write = (shown) => {
     try { localStorage.setItem(KEY, shown ? "shown" : "hidden"); } catch { /* a private window */ }
   };
-  const start = () => {
-    const title = document.querySelector(".bd-article h1");
-    if (!title) return;
-    const button = document.createElement("button");
-    button.type = "button";
-    button.className = "code-toggle";
-    const draw = (shown) => {
-      document.documentElement.classList.toggle("fold-code", !shown);
-      document.querySelectorAll(".bd-article details.above-input").forEach((d) => { d.open = shown; });
-      button.textContent = shown ? "Hide code" : "Show all code";
-      button.setAttribute("aria-pressed", String(shown));
-    };
-    button.addEventListener("click", () => {
-      const shown = button.getAttribute("aria-pressed") !== "true";
-      write(shown);
-      draw(shown);
-    });
-    draw(read());
-    title.after(button);
+  const title = document.querySelector(".bd-article h1");
+  if (!title) return;
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "code-toggle";
+  const draw = (shown) => {
+    document.documentElement.classList.toggle("fold-code", !shown);
+    document.querySelectorAll(".bd-article details.above-input").forEach((d) => { d.open = shown; });
+    button.textContent = shown ? "Hide code" : "Show all code";
+    button.setAttribute("aria-pressed", String(shown));
   };
-  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
-  else start();
+  button.addEventListener("click", () => {
+    const shown = button.getAttribute("aria-pressed") !== "true";
+    write(shown);
+    draw(shown);
+  });
+  draw(read());
+  title.after(button);
 })();

@@ -13,8 +13,6 @@ from docutils import nodes
 from sphinx.application import Sphinx
 
 SCRIPT = "book_code.js"
-BEFORE_THE_ASSETS = 400
-"""Priority of a handler that comes before those of `book_assets`, which make the final list."""
 FOLDED = {"tag_hide-input", "tag_parameters"}
 GUARD = "guard"
 """Class of a cell that holds nothing but guards."""
@@ -67,11 +65,11 @@ def load(
     """Load the script on a page that has something to fold."""
     body = context.get("body", "")
     if any(name in body for name in (*FOLDED, 'class="hll"')):
-        app.add_js_file(SCRIPT, loading_method="defer")
+        app.add_js_file(SCRIPT)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connect the extension to the build."""
     app.connect("doctree-read", mark)
-    app.connect("html-page-context", load, priority=BEFORE_THE_ASSETS)
+    app.connect("html-page-context", load)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

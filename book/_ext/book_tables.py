@@ -8,8 +8,6 @@ from docutils import nodes
 from sphinx.application import Sphinx
 
 SCRIPT = "book_tables.js"
-BEFORE_THE_ASSETS = 400
-"""Priority of a handler that comes before those of `book_assets`, which make the final list."""
 LONG = 60
 """Rows of all tables from which on a page has the field."""
 
@@ -19,10 +17,10 @@ def load(
 ) -> None:
     """Load the script where there are many rows."""
     if context.get("body", "").count("<tr") >= LONG:
-        app.add_js_file(SCRIPT, loading_method="defer")
+        app.add_js_file(SCRIPT)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connect the extension to the build."""
-    app.connect("html-page-context", load, priority=BEFORE_THE_ASSETS)
+    app.connect("html-page-context", load)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

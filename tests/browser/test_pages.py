@@ -9,7 +9,7 @@ import faults
 import pytest
 from built import BUILD, HTML, WIDTHS, executed, pages, stem
 
-MOST_BYTES = 2e6
+MOST_BYTES = 1.5e6
 THEMES = ("light", "dark")
 
 
