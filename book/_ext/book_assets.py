@@ -1,8 +1,9 @@
 """Sphinx extension: serve plotly.js and the book's own style and scripts from the site itself.
 
-plotly.js comes from the installed plotly package and is loaded once, on pages that have a figure.
+plotly.js is loaded once, on pages that have a figure: the bundle beside this module, which has the
+figures in a plane and is a third of the one that the plotly package brings, in the same version.
 All scripts are deferred, and those of figures are modules, which run after them: the text of a page
-waits for none.  MathJax is served in the same way by the extension ``sphinx-mathjax-offline``.
+waits for none, and what is large and not plotly.js comes after it.  MathJax is served in the same way by the extension ``sphinx-mathjax-offline``.
 jupyter-book puts every script it finds under a static path of its own on every page; files staged
 here, after it has looked, are left alone, and the extensions that need one load it.
 """
@@ -11,14 +12,13 @@ from __future__ import annotations
 
 import re
 import shutil
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
-PLOTLY = "plotly.min.js"
+PLOTLY = "plotly-cartesian.min.js"
 STYLE = "book.css"
 OPTIONS = "documentation_options"
 """The script whose values scripts within a page change, and which they cannot wait for."""
@@ -33,9 +33,7 @@ def stage(app: Sphinx) -> None:
     """Copy the files to a static path of their own."""
     folder = Path(app.doctreedir) / "assets"
     folder.mkdir(parents=True, exist_ok=True)
-    plotly = files("plotly") / "package_data" / PLOTLY
-    (folder / PLOTLY).write_bytes(plotly.read_bytes())
-    for own in (STYLE, "book_*.js"):
+    for own in (STYLE, "book_*.js", f"plotly/{PLOTLY}"):
         for file in Path(__file__).parent.glob(own):
             shutil.copy(file, folder)
     app.config.html_static_path.append(str(folder))
@@ -66,13 +64,19 @@ def drop_thebe(
 
 
 def defer(html: str) -> str:
-    """Return a page whose scripts of the theme wait for the text; all but one, which is small.
+    """Return a page whose scripts wait for the text, all but one, which is small.
 
-    >>> defer('<script src="a.js"></script><script src="b.js" defer></script>')
-    '<script defer src="a.js"></script><script src="b.js" defer></script>'
+    Those that draw no figure are also fetched last.
+
+    >>> defer('<script src="a.js"></script>')
+    '<script fetchpriority="low" defer src="a.js"></script>'
+    >>> defer('<script src="plotly-cartesian.min.js"></script>')
+    '<script defer src="plotly-cartesian.min.js"></script>'
     """
     blocking = rf"<script (?=[^>]*\bsrc=)(?![^>]*\bdefer\b)(?![^>]*{OPTIONS})"
-    return re.sub(blocking, "<script defer ", html)
+    html = re.sub(blocking, "<script defer ", html)
+    other = rf"<script (?=[^>]*\bdefer\b)(?![^>]*(?:fetchpriority|{PLOTLY}))"
+    return re.sub(other, '<script fetchpriority="low" ', html)
 
 
 def defer_scripts(app: Sphinx, exception: Exception | None) -> None:

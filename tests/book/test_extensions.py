@@ -1,10 +1,13 @@
 """What the extensions of Sphinx do with the pages of the book."""
 
+from pathlib import Path
+
 import pytest
 from docutils import nodes
 from extensions import extension
+from plotly.offline import get_plotlyjs_version
 
-code, figures = extension("book_code"), extension("book_figures")
+assets, code, figures = map(extension, ("book_assets", "book_code", "book_figures"))
 
 
 @pytest.mark.parametrize(
@@ -71,3 +74,17 @@ def test_a_number_stands_before_a_caption_and_is_a_link():
     assert caption[0].astext().strip() == link.format(1)
     assert link.format(2) + "<figcaption>" in explorer.astext()
     assert link.format(3) + "</figure>" in bare.astext()
+
+
+def test_plotly_js_is_that_of_the_plotly_package():
+    """A new version: `npm pack plotly.js-cartesian-dist-min@VERSION`."""
+    with (Path(assets.__file__).parent / "plotly" / assets.PLOTLY).open() as file:
+        head = file.read(300)
+    assert f"plotly.js (cartesian - minified) v{get_plotlyjs_version()}\n" in head
+
+
+def test_scripts_are_deferred_once():
+    page = '<script src="a.js"></script><script>x = "<b>"</script><script src="plotly-x.js" defer>'
+    once = assets.defer(page)
+    assert assets.defer(once) == once != page
+    assert once.count("defer") == once.count("<script ") == 2
