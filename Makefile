@@ -91,6 +91,8 @@ $(LOWEST)/.installed: pyproject.toml requirements.txt scripts/lowest.py
 
 # A build that failed is forgotten: the next one would say nothing of pages it has already read.
 html: install $(FRESH)
+	@echo "Executing the chapters"
+	@$(BIN)/python -m scripts.execute $(SOURCE) $(JOBS)
 	@echo "Building the book, warnings are errors"
 	@$(BIN)/jupyter-book build $(SOURCE) --quiet --warningiserror --nitpick --keep-going \
 		|| { rm -rf $(SOURCE)/_build/.doctrees; exit 1; }
