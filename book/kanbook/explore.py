@@ -38,7 +38,7 @@ import ipywidgets as widgets
 import numpy as np
 import plotly.graph_objects as go
 
-from kanbook.figures import CONFIG, mimebundle, with_height
+from kanbook.figures import CONFIG, mimebundle, with_height, with_log_ticks
 
 PAUSE = 1200
 """Milliseconds that a frame is shown when one control is played, unless `explorer` is told."""
@@ -210,7 +210,8 @@ class Explorer:
         frames = []
         for key, fig in self.frames.items():
             alt = self.alt.format(**dict(zip(self.values, key, strict=True)))
-            frames.append({**store.shorten(with_height(json.loads(fig.to_json()))), "alt": alt})
+            shown = with_height(json.loads(with_log_ticks(fig).to_json()))
+            frames.append({**store.shorten(shown), "alt": alt})
         data = {
             "values": [[str(value) for value in values] for values in self.values.values()],
             "shared": store.parts,

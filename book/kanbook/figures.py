@@ -17,6 +17,7 @@ grid and text are a grey that both themes leave legible.
 
 from __future__ import annotations
 
+import math
 import re
 from html import escape
 from typing import Any
@@ -35,8 +36,21 @@ from kanlib.viz.colors import PINK as PINK
 from kanlib.viz.colors import SKY as SKY
 from kanlib.viz.colors import VERMILLION as VERMILLION
 
+SCHEDULE_COLORS = {
+    "multilevel": BLUE,
+    "coarse": SKY,
+    "fine": VERMILLION,
+    "small": ORANGE,
+    "prolonged": PINK,
+}
+"""Colours of the schedules: levels, the coarse network alone, and the fine network alone from a
+rough, a small and a prolonged start."""
+
 LEVEL_COLORS = [ORANGE, SKY, GREEN, BLUE, PINK, VERMILLION, GREY]
 """Colours of the levels, coarsest first."""
+
+SHORT, MOST_LABELS = 1.7, 10
+"""Powers of ten below which a logarithmic axis has numbers between them, and its most labels."""
 
 CONFIG = {"displayModeBar": False, "responsive": True}
 """Options of plotly.js that every figure is drawn with."""
@@ -112,6 +126,56 @@ def with_height(figure: dict[str, Any]) -> dict[str, Any]:
     return {**figure, "layout": {**layout, "height": height}}
 
 
+def with_log_ticks(fig: go.Figure) -> go.Figure:
+    """Return a figure whose logarithmic axes have labels that can be read.
+
+    Left to itself plotly.js marks 2 and 5 between the powers of ten by bare digits. Here an axis
+    over two powers of ten or more has the powers alone, a shorter one round numbers in full.
+    Axes that say which labels they want keep them.
+
+    Args:
+        fig: a figure; it stays as it is.
+
+    >>> fig = with_log_ticks(go.Figure(go.Scatter(y=[30, 90]), layout_yaxis_type="log"))
+    >>> fig.layout.yaxis.ticktext
+    ('20', '50', '100')
+    >>> fig = with_log_ticks(go.Figure(go.Scatter(y=[3, 900]), layout_yaxis_type="log"))
+    >>> fig.layout.yaxis.dtick
+    1
+    """
+    fig = go.Figure(fig)
+    for letter in "xy":
+        every = getattr(fig, f"select_{letter}axes")()
+        axes = {letter + axis.plotly_name[5:]: axis for axis in every if axis.type == "log"}
+        for name, axis in axes.items():
+            if axis.dtick is not None or axis.tickvals is not None:
+                continue
+            root = axis.matches or name
+            alike = {each for each, one in axes.items() if (one.matches or each) == root}
+            low, high = axis.range or _decades(fig, letter, alike)
+            if high - low >= SHORT:
+                axis.dtick = max(1, round((high - low) / MOST_LABELS))
+            elif high > low:
+                powers = range(math.floor(low) - 1, math.ceil(high) + 2)
+                values = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
+                start = max(v for v in values if math.log10(v) <= low + 1e-9)
+                end = min(v for v in values if math.log10(v) >= high - 1e-9)
+                axis.tickvals = [v for v in values if start <= v <= end]
+                axis.ticktext = [f"{v:g}" for v in axis.tickvals]
+    return fig
+
+
+def _decades(fig: go.Figure, letter: str, axes: set[str]) -> tuple[float, float]:
+    """Return the powers of ten between which the data of some axes lie."""
+    values: list[float] = []
+    for trace in fig.data:
+        if (getattr(trace, f"{letter}axis", None) or letter) in axes:
+            given = trace[letter]
+            values += [] if given is None else [float(v) for v in given if v is not None]
+    powers = [math.log10(v) for v in values if v > 0 and math.isfinite(v)]
+    return (min(powers), max(powers)) if powers else (0.0, 0.0)
+
+
 def use_book_renderer() -> None:
     """Make the renderer and the template of this module plotly's defaults."""
     pio.renderers["kanlib"] = BookRenderer()
@@ -139,7 +203,7 @@ def mimebundle(fig: go.Figure, alt: str = "") -> dict[str, Any]:
     >>> bundle["text/html"].startswith('<figure role="img" aria-label="An empty figure.">')
     True
     """
-    bundle = BookRenderer().to_mimebundle(fig.to_dict())
+    bundle = BookRenderer().to_mimebundle(with_log_ticks(fig).to_dict())
     if alt:
         label = escape(alt)
         bundle["text/html"] = (

@@ -5,8 +5,16 @@ import re
 import plotly.graph_objects as go
 import plotly.io as pio
 import pytest
+from plotly.subplots import make_subplots
 
-from kanbook.figures import BASIS_COLORS, LEVEL_COLORS, mimebundle, show
+from kanbook.figures import (
+    BASIS_COLORS,
+    LEVEL_COLORS,
+    SCHEDULE_COLORS,
+    mimebundle,
+    show,
+    with_log_ticks,
+)
 
 
 def luminance(color: str) -> float:
@@ -60,4 +68,31 @@ def test_colours_of_bases_stand_out_on_both_themes(background):
 
 
 def test_colours_differ():
-    assert len(set(LEVEL_COLORS)) == len(LEVEL_COLORS) >= 7
+    for colors in (LEVEL_COLORS, [*SCHEDULE_COLORS.values()], [*BASIS_COLORS.values()]):
+        assert len(set(colors)) == len(colors)
+
+
+def test_log_axes_that_share_their_range_share_their_labels():
+    fig = make_subplots(2, 1, shared_xaxes=True)
+    fig.add_scatter(x=[20, 30], y=[1, 2], row=1, col=1)
+    fig.add_scatter(x=[50, 0], y=[1, 2], row=2, col=1)  # zero is not on a log axis
+    fig.update_xaxes(type="log")
+    shown = with_log_ticks(fig)
+    assert shown.layout.xaxis.ticktext == shown.layout.xaxis2.ticktext == ("20", "50")
+    assert fig.layout.xaxis.tickvals is None
+
+
+@pytest.mark.parametrize(
+    ("axis", "dtick", "labels"),
+    [
+        ({"range": [-12, 12]}, 2, None),
+        ({"range": [0.1, 0.9]}, None, ("1", "2", "5", "10")),
+        ({"range": [-3.2, -2.8]}, None, ("0.0005", "0.001", "0.002")),
+        ({"dtick": "D1"}, "D1", None),
+        ({"tickvals": [3], "ticktext": ["three"]}, None, ("three",)),
+        ({}, None, None),  # no data
+    ],
+)
+def test_log_axes_have_labels_for_their_range(axis, dtick, labels):
+    shown = with_log_ticks(go.Figure(layout={"yaxis": {"type": "log", **axis}})).layout.yaxis
+    assert (shown.dtick, shown.ticktext) == (dtick, labels)
