@@ -3,9 +3,10 @@
 plotly.js is loaded once, on pages that have a figure: the bundle beside this module, which has the
 figures in a plane and is a third of the one that the plotly package brings, in the same version.
 All scripts are deferred, and those of figures are modules, which run after them: the text of a page
-waits for none, and what is large and not plotly.js comes after it.  MathJax is served in the same way by the extension ``sphinx-mathjax-offline``.
-jupyter-book puts every script it finds under a static path of its own on every page; files staged
-here, after it has looked, are left alone, and the extensions that need one load it.
+waits for none, and what is large and not plotly.js comes after it.  MathJax is served in the same
+way by the extension ``sphinx-mathjax-offline``.  jupyter-book puts every script it finds under a
+static path of its own on every page; files staged here, after it has looked, are left alone, and
+the extensions that need one load it.
 """
 
 from __future__ import annotations

@@ -50,10 +50,14 @@ class Frame:
     error: float
     map: str
 
-    def powers(self) -> np.ndarray[Any, Any]:
-        """Return the error as powers of ten, times :data:`PER_DECADE`, of shape (times, points)."""
-        codes = np.frombuffer(b64decode(self.map), dtype=np.uint8).reshape(POINTS[::-1])
-        return codes.astype(np.int16) + FLOOR * PER_DECADE
+    def codes(self) -> np.ndarray[Any, Any]:
+        """Return the codes of the error at the points, of shape (times, points); see `code`."""
+        return np.frombuffer(b64decode(self.map), dtype=np.uint8).reshape(POINTS[::-1])
+
+
+def code(power: Any) -> Any:
+    """Return the code of a power of ten."""
+    return (power - FLOOR) * PER_DECADE
 
 
 def points() -> torch.Tensor:
@@ -68,8 +72,7 @@ def points() -> torch.Tensor:
 
 def encoded(error: torch.Tensor) -> str:
     """Return the absolute error at the points, encoded."""
-    powers = error.abs().clamp_min(10.0**FLOOR).log10() - FLOOR
-    codes = (powers * PER_DECADE).round().clamp(0, 255)
+    codes = code(error.abs().clamp_min(10.0**FLOOR).log10()).round().clamp(0, 255)
     return b64encode(codes.to(torch.uint8).numpy().tobytes()).decode()
 
 
