@@ -33,13 +33,14 @@ from kanlib.viz.colors import GREEN as GREEN
 from kanlib.viz.colors import GREY as GREY
 from kanlib.viz.colors import ORANGE as ORANGE
 from kanlib.viz.colors import PINK as PINK
+from kanlib.viz.colors import PURPLE as PURPLE
 from kanlib.viz.colors import SKY as SKY
 from kanlib.viz.colors import VERMILLION as VERMILLION
 
 SCHEDULE_COLORS = {
     "multilevel": BLUE,
     "coarse": SKY,
-    "fine": VERMILLION,
+    "fine": PURPLE,
     "small": ORANGE,
     "prolonged": PINK,
 }
@@ -49,7 +50,7 @@ rough, a small and a prolonged start."""
 LEVEL_COLORS = [ORANGE, SKY, GREEN, BLUE, PINK, VERMILLION, GREY]
 """Colours of the levels, coarsest first."""
 
-SHORT, MOST_LABELS = 1.7, 10
+SHORT, MOST_LABELS = 1.7, 6
 """Powers of ten below which a logarithmic axis has numbers between them, and its most labels."""
 
 CONFIG = {"displayModeBar": False, "responsive": True}
@@ -154,7 +155,7 @@ def with_log_ticks(fig: go.Figure) -> go.Figure:
             alike = {each for each, one in axes.items() if (one.matches or each) == root}
             low, high = axis.range or _decades(fig, letter, alike)
             if high - low >= SHORT:
-                axis.dtick = max(1, round((high - low) / MOST_LABELS))
+                axis.dtick = max(1, math.ceil((high - low) / MOST_LABELS))
             elif high > low:
                 powers = range(math.floor(low) - 1, math.ceil(high) + 2)
                 values = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]

@@ -85,7 +85,7 @@ def test_log_axes_that_share_their_range_share_their_labels():
 @pytest.mark.parametrize(
     ("axis", "dtick", "labels"),
     [
-        ({"range": [-12, 12]}, 2, None),
+        ({"range": [-12, 12]}, 4, None),
         ({"range": [0.1, 0.9]}, None, ("1", "2", "5", "10")),
         ({"range": [-3.2, -2.8]}, None, ("0.0005", "0.001", "0.002")),
         ({"dtick": "D1"}, "D1", None),
