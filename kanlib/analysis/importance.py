@@ -117,7 +117,7 @@ def importance(model: KAN, x: Tensor, *, measure: Measure = "data") -> Importanc
         >>> with torch.no_grad():  # s_0 is constant
         ...     _ = model.layers[0].weight[0, 0].fill_(3.0)
         >>> found = importance(model, torch.rand(100, 2)).layers[0]
-        >>> found.norm[0, 0], found.share.abs().round(decimals=9)
+        >>> found.norm[0, 0].round(decimals=9), found.share.abs().round(decimals=9)
         (tensor(3., dtype=torch.float64), tensor([[0., 1.]], dtype=torch.float64))
     """
     check_option("measure", measure, MEASURES)

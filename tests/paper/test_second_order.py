@@ -114,7 +114,10 @@ def test_quick_case_runs(name, monkeypatch, tmp_path):
     monkeypatch.setattr(second_order, "QUICK_DIVISOR", 40)
     monkeypatch.setattr(second_order, "QUICK_POINTS", 30)
     options = {"quick": True, "progress": False, "checkpoint": tmp_path / "run.pt"}
-    run, metrics, _ = EXPERIMENT.execute(EXPERIMENT.cases[name], 1234, **options)
+    case = EXPERIMENT.cases[name]
+    if case.mlp:
+        case = replace(case, network={**case.network, "widths": [2, 8, 8, 1]})
+    run, metrics, _ = EXPERIMENT.execute(case, 1234, **options)
     assert run.status == "completed"
     assert len(run.levels) == len(EXPERIMENT.cases[name].epochs)
     assert metrics["error"] == run.history.metrics[-1]["error"] > 0
