@@ -133,8 +133,7 @@ def test_networks_have_grids_of_their_own(shared, in_order):
     assert not computed[1][2].any()
 
 
-@pytest.mark.parametrize("uniform", [True, False])
-@pytest.mark.parametrize("in_order", [True, False])
+@pytest.mark.parametrize(("uniform", "in_order"), [(True, False), (False, True)])
 def test_inputs_have_grids_of_their_own(uniform, in_order):
     torch.use_deterministic_algorithms(in_order)
     assert_operators_agree(grid_each(uniform))
