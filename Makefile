@@ -22,7 +22,7 @@ LIBRARY = $(addprefix tests/,splines kernels nn objectives training)
 export OMP_NUM_THREADS = 1
 export PYDEVD_DISABLE_FILE_VALIDATION = 1
 
-.PHONY: help book test check test-lowest reproduce bench lab format clean install
+.PHONY: help book pdf test check test-lowest reproduce bench lab format clean install
 .PHONY: html lint types unit doctest nbval papermill planted browser
 
 help:  ## list the targets
@@ -30,6 +30,10 @@ help:  ## list the targets
 
 book: html  ## build the book as HTML
 	@echo "The book: $(abspath $(SOURCE))/_build/html/index.html"
+
+pdf: html  ## print the book to one PDF, by Chromium
+	@echo "Printing the book"
+	@$(BIN)/python -m scripts.pdf $(SOURCE)/_build/html $(SOURCE)/_build/kanlib.pdf
 
 test: lint types unit doctest nbval papermill planted html browser  ## run everything that must pass
 

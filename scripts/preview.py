@@ -1,6 +1,6 @@
 """Draw book/images/preview.png, the picture of the book where its address is shared.
 
-    python scripts/preview.py
+    python -m scripts.preview
 
 It needs Chromium, which draws the SVG that this makes of one spline on three grids.
 """
@@ -17,6 +17,7 @@ from kanlib.splines.bspline import dense_basis, greville
 from kanlib.splines.knots import KnotGrid
 from kanlib.splines.prolongation import prolongation
 from kanlib.viz.colors import BLUE, GREY, ORANGE
+from scripts.chromium import Chromium
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = ROOT / "book" / "images" / "preview.png"
@@ -61,9 +62,6 @@ def svg() -> str:
 
 def main() -> int:
     """Draw the picture."""
-    sys.path.insert(0, str(ROOT / "tests" / "browser"))
-    from chromium import Chromium
-
     with tempfile.TemporaryDirectory() as folder, Chromium() as browser:
         page = Path(folder) / "preview.html"
         style = "<style>body { margin: 0 } svg { display: block }</style>"

@@ -8,7 +8,8 @@ from threading import Thread
 
 import pytest
 from built import HTML, WIDTHS, pages
-from chromium import Chromium, Page, find
+
+from scripts.chromium import Chromium, Page, find
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from chromium import Page
+from scripts.chromium import Page
 
 AXE = "axe-core@4.14.1"
 AXE_SHA512 = (

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from built import WIDTHS
-from chromium import Chromium, Page
 from scipy.fft import dct
 from scipy.interpolate import BSpline
 
@@ -17,6 +16,7 @@ from kanbook.live import live, source
 from kanlib import KAN, GaussNewton, KnotGrid, MeanSquaredError, prolongation
 from kanlib.splines.bspline import dense_basis, greville
 from kanlib.splines.change_of_basis import ChangeOfBasis
+from scripts.chromium import Chromium, Page
 
 Script = Callable[..., Any]
 

@@ -201,6 +201,14 @@ class Page:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b64decode(picture["data"]))
 
+    def pdf(self) -> bytes:
+        """Return the page as it is printed, on A4 with its colours."""
+        printed = self._send(
+            "Page.printToPDF",
+            paperWidth=8.27, paperHeight=11.69, printBackground=True, scale=0.75,
+        )  # fmt: skip
+        return b64decode(printed["data"])
+
     def _reported(self, method: str) -> list[dict[str, Any]]:
         self.evaluate("null")  # a round trip collects what is under way
         return [event["params"] for event in self._events if event["method"] == method]

@@ -1,0 +1,22 @@
+"""The book as one PDF: its pages in their order, with bookmarks."""
+
+from pypdf import PdfReader
+
+from scripts.pdf import pages, printed
+
+
+def test_pages_are_those_of_the_table_of_contents(tmp_path):
+    toc = tmp_path / "_toc.yml"
+    toc.write_text("root: book/a\nparts:\n  - chapters: [{file: book/c}, {file: book/b}]\n")
+    assert pages(toc) == ["book/a", "book/c", "book/b"]
+
+
+def test_pages_are_printed_in_their_order_with_bookmarks(browser, tmp_path):
+    for name in "ab":
+        text = f"<!doctype html><h1>Page {name}<a>#</a></h1><p>The text of {name}."
+        (tmp_path / f"{name}.html").write_text(text)
+    out = tmp_path / "book.pdf"
+    printed(tmp_path, ["b", "a"]).write(out)
+    book = PdfReader(out)
+    assert [page.extract_text().split(".")[0].split()[-1] for page in book.pages] == ["b", "a"]
+    assert [item.title for item in book.outline] == ["Page b", "Page a"]
