@@ -20,12 +20,17 @@ from tqdm import tqdm
 
 from scripts.notebooks import CELL_TIMEOUT, chapters
 
+QUIET = ["--log-level=ERROR"]
+"""Arguments of a kernel, which else warns of its port."""
+
 
 def run(path: Path) -> ExecutionResult | None:
     """Execute a chapter in its folder; None if its kernel did not start."""
     notebook = nbformat.read(path, as_version=4)
     try:
-        return single_nb_execution(notebook, str(path.parent), CELL_TIMEOUT, allow_errors=False)
+        return single_nb_execution(
+            notebook, str(path.parent), CELL_TIMEOUT, allow_errors=False, extra_arguments=QUIET
+        )
     except RuntimeError:  # two kernels that start at once can be given the same port
         return None
 

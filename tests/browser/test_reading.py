@@ -1,6 +1,7 @@
 """What helps to read a page: code that one may skip, numbers of figures, filters of tables."""
 
 import re
+import time
 
 import pytest
 from built import pages, stem
@@ -51,3 +52,51 @@ def test_a_field_filters_the_rows_of_long_tables(browser, site):
     assert type_in("no such words") == []
     assert len(type_in("")) == everything
     page.close()
+
+
+HINT = "document.querySelector('.hint')"
+
+
+def hint_of(page, selector, event):
+    """Return what is shown for the first link of a kind, and whether the link says so."""
+    page.evaluate(
+        f"(() => {{ const link = document.querySelector('{selector}');"
+        "link.scrollIntoView({block: 'center', behavior: 'instant'});"
+        f"link.dispatchEvent(new Event('{event}', {{bubbles: true}})); }})()"
+    )
+    time.sleep(0.5)
+    shown = page.evaluate(f"({HINT}.hidden ? '' : {HINT}.textContent)")
+    return shown, page.evaluate(
+        f"document.querySelector('{selector}').ariaDescribedByElements?.length"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "selector", "words"),
+    [
+        ("04-1-nested-hierarchies", '.bd-article p a[href^="glossary.html#term-"]', " "),
+        ("04-1-nested-hierarchies", '.bd-article p a[href^="bibliography.html#"]', "20"),
+        ("03-gradient-descent", '.bd-article p a[href^="#equation-"]', ""),
+    ],
+)
+@pytest.mark.parametrize("event", ["mouseover", "focusin"])
+def test_a_link_shows_what_it_leads_to(browser, site, name, selector, words, event):
+    page = browser.open(f"{site}/book/{name}.html", 390)
+    shown, described = hint_of(page, selector, event)
+    assert len(shown) > 5
+    assert words in shown
+    assert described
+    box = page.evaluate(f"(({{left, right}}) => [left, right])({HINT}.getBoundingClientRect())")
+    assert 0 <= box[0] < box[1] <= 390
+    page.evaluate("dispatchEvent.call(document, new KeyboardEvent('keydown', {key: 'Escape'}))")
+    assert page.evaluate(f"{HINT}.hidden")
+    page.close()
+
+
+def test_pages_carry_only_the_entries_that_they_link_to():
+    for path in pages():
+        text = path.read_text()
+        carried = re.findall(r'data-for="([^"]+)"', text)
+        assert len({*carried}) == len(carried)
+        body = text.split('<div class="hints"')[0]
+        assert all(f'href="{address}"' in body for address in carried)
