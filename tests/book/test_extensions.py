@@ -6,8 +6,11 @@ import pytest
 from docutils import nodes
 from extensions import extension
 from plotly.offline import get_plotlyjs_version
+from sphinx import addnodes
 
-assets, code, figures = map(extension, ("book_assets", "book_code", "book_figures"))
+assets, code, figures, hints, numbers = map(
+    extension, ("book_assets", "book_code", "book_figures", "book_hints", "book_numbers")
+)
 
 
 @pytest.mark.parametrize(
@@ -88,3 +91,40 @@ def test_scripts_are_deferred_once():
     once = assets.defer(page)
     assert assets.defer(once) == once != page
     assert once.count("defer") == once.count("<script ") == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("2.5e-07 (1e-08 to 3.0e+00)", "2.5 × 10−7 (10−8 to 3.0)"),
+        ("-4e12, 0.1e1", "−4 × 1012, 0.1 × 101"),
+        ("a1e5 1e5b 1.2.3e4 v2e3 e-3", "a1e5 1e5b 1.2.3e4 v2e3 e-3"),
+    ],
+)
+def test_numbers_are_written_as_one_reads_them(text, read):
+    page = nodes.document(None, None)
+    page += nodes.paragraph("", text)
+    numbers.write(None, page)
+    assert page.astext() == read
+
+
+def test_numbers_in_code_mathematics_and_signatures_stay():
+    page = nodes.document(None, None)
+    kept = (nodes.literal, nodes.literal_block, nodes.math, addnodes.desc_signature)
+    page += nodes.paragraph("", "", *(node("", "", nodes.Text("1e-3")) for node in kept))
+    numbers.write(None, page)
+    assert page.astext() == "1e-3" * len(kept)
+
+
+def test_entries_are_definitions_and_citations_by_their_ids():
+    page = nodes.document(None, None)
+    meaning = nodes.definition("", nodes.paragraph("", "A point."))
+    page += nodes.definition_list(
+        "", nodes.definition_list_item("", nodes.term("", "knot", ids=["term-knot"]), meaning)
+    )
+    source = nodes.citation("", nodes.label("", "1"), nodes.paragraph("", "Book."), ids=["id3"])
+    page += source
+    assert [(i, e.astext()) for i, e in hints.entries(page)] == [
+        ("term-knot", "A point."),
+        ("id3", "Book."),
+    ]
