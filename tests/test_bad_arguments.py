@@ -173,8 +173,8 @@ CALLS = [
     (Jet, {"channels": torch.zeros(2, 5, 1), "directions": 1, "pairs": ()}),
     (partial(kanlib.propagate, MODEL), {"jet": Jet.at(X)}),
     # splines
-    (KnotGrid, {"order": 3, "breakpoints": [0, 1]}),
-    (KnotGrid.uniform, {"order": 3, "n": 4, "domain": (0, 1)}),
+    (KnotGrid, {"order": 3, "breakpoints": [0, 1], "periodic": True}),
+    (KnotGrid.uniform, {"order": 3, "n": 4, "domain": (0, 1), "periodic": True}),
     (GRID.missing_from, {"finer": FINE}),
     (bspline.pieces, {"grid": GRID}),
     (bspline.supports, {"grid": GRID}),

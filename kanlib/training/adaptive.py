@@ -113,7 +113,7 @@ def bisected(grid: KnotGrid, indicator: Tensor, n: int) -> KnotGrid:
         t.append(middle)
         for child in ((a, middle), (middle, b)):
             heapq.heappush(heap, (e * 2.0**-grid.order, 0.5 * length, *child))
-    return KnotGrid(grid.order, sorted(t))
+    return grid.with_breakpoints(sorted(t))
 
 
 def jump_indicator(model: KAN) -> list[Tensor]:

@@ -37,7 +37,7 @@ def coarsened(grid: KnotGrid) -> KnotGrid:
     """
     points = grid.breakpoints.tolist()
     kept = points[::2]
-    return KnotGrid(grid.order, kept if grid.n % 2 == 0 else [*kept, points[-1]])
+    return grid.with_breakpoints(kept if grid.n % 2 == 0 else [*kept, points[-1]])
 
 
 class LayerTransfer:
