@@ -26,13 +26,13 @@ def claim(part: Any, owner: Any, name: str, remedy: str) -> None:
         ValueError: if it belongs to another owner, or to this one by another name.
 
     Examples:
-        >>> from kanlib import Attention, Term
-        >>> attention, x = Attention(), torch.rand(5, 1)
-        >>> term = Term(lambda u, x: u.value, x, attention=attention)
-        >>> Term(lambda u, x: u.d(0), x, attention=attention)
+        >>> from kanlib import Attention
+        >>> part, one, other = Attention(), Attention(), Attention()
+        >>> claim(part, one, "part", "copy it")
+        >>> claim(part, other, "part", "copy it")
         Traceback (most recent call last):
             ...
-        ValueError: attention must not be shared, but this Attention is in use: give each term ...
+        ValueError: part must not be shared, but this Attention is in use: copy it
     """
     if part is None:
         return
