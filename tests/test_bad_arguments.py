@@ -116,7 +116,8 @@ CALLS = [
         KAN,
         {"widths": [2, 3, 1], "n": 4, "r": 3, "domain": (0, 1), "first": "spline"}
         | {"breakpoints": None, "prolonged_from": 2, "input_domain": None, "hidden_domain": (0, 1)}
-        | {"periodic": [1], "normalisation": None, "outputs": ["u"], **INITIAL, **FACTORY},
+        | {"periodic": [1], "periodic_as": "circle", "normalisation": None, "outputs": ["u"]}
+        | {**INITIAL, **FACTORY},
     ),
     (
         MLP,

@@ -160,7 +160,7 @@ class Hierarchy:
             transfer = None if layer is None else _transfer(layer, grids[id(parameter)], basis)
             transfers.append(transfer)
             shrunk = 1.0 if transfer is None else transfer.shape[1] / transfer.shape[0]
-            size += round(parameter.numel() * shrunk)
+            size += round(parameter.numel() * shrunk) - (0 if layer is None else layer.repeated)
         n = max(each[0].n for each in grids.values())
         finest = max(layer.n for layer in self._layers.values())
         return GridLevel((*grids.values(),), n, size, tuple(transfers), n / finest)

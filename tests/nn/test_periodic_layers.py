@@ -31,7 +31,9 @@ from kanlib.nn.spline_layer import SplineLayer
 from kanlib.objectives.penalties import SquaredNorms
 from kanlib.splines.knots import KnotGrid
 from kanlib.splines.periodic import partners
+from kanlib.training.hierarchy import Hierarchy
 from kanlib.training.jacobian import jacobian
+from kanlib.viz.drawings import draw_network
 
 pytestmark = pytest.mark.usefixtures("float64")
 INTERVALS = [(-2.0, 1.0), (0.0, 2.0)]
@@ -310,6 +312,24 @@ def test_select_and_all_inputs_on_circles():
     assert len(torus.layers[0].distinct_grids) == 1
     x = torch.rand(9, 2)
     torch.testing.assert_close(torus(x), torus(x + torch.tensor([2.0, -3.0])))
+
+
+def test_levels_count_free_coefficients():
+    model = KAN([1, 2, 1], n=16, periodic=[0], periodic_as="splines")
+    sizes = [level.num_parameters for level in Hierarchy(model).levels]
+    assert sizes == [2 * n + 2 * (n + 3) for n in (4, 8, 16)]
+    assert sizes[-1] == model.num_parameters
+
+
+def test_programs_and_pictures_of_periodic_splines():
+    model, x = network(), points(9)
+    shapes = ({0: torch.export.Dim("points")},)
+    program = torch.export.export(model, (x,), dynamic_shapes=shapes).module()
+    torch.testing.assert_close(program(x[:4]), model(x[:4]))
+    assert len(draw_network(model).data) > 3
+    half = KAN([1, 1], n=4, periodic=[0], periodic_as="splines").to(torch.bfloat16)
+    z = torch.tensor([[0.25]], dtype=torch.bfloat16)
+    torch.testing.assert_close(half(z), half(z + 4))
 
 
 def test_what_periodic_splines_cannot_do_is_said():
