@@ -304,7 +304,7 @@ class SplineLayer(Described):
         """Return the weights as evaluations take them, (Q, P, n + r - 1), differentiable.
 
         They are zero where there is no edge, and on periodic grids equal where they stand for one
-        function: those of :attr:`weight` are so only up to what an optimizer does.
+        function; those of ``weight`` are so only up to what an optimizer does.
 
         Args:
             dtype: floating-point type, by default that of the weights.
