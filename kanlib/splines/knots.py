@@ -58,7 +58,7 @@ class KnotGrid:
 
     order: int
     _points: tuple[float, ...]
-    periodic: bool
+    periodic: bool = False
 
     def __init__(
         self, order: int, breakpoints: Iterable[float] | Tensor, *, periodic: bool = False

@@ -31,6 +31,7 @@ from kanlib.nn.spline_layer import SplineLayer
 from kanlib.objectives.penalties import SquaredNorms
 from kanlib.splines.knots import KnotGrid
 from kanlib.splines.periodic import partners
+from kanlib.training.adaptive import refine_adaptively, residual_indicator
 from kanlib.training.hierarchy import Hierarchy
 from kanlib.training.jacobian import jacobian
 from kanlib.viz.drawings import draw_network
@@ -312,6 +313,20 @@ def test_select_and_all_inputs_on_circles():
     assert len(torus.layers[0].distinct_grids) == 1
     x = torch.rand(9, 2)
     torch.testing.assert_close(torus(x), torus(x + torch.tensor([2.0, -3.0])))
+
+
+def test_adaptive_refinement_keeps_the_function_and_sees_points_outside():
+    model, x = network(), points(40)
+    finer = refine_adaptively(model, 7, residual_indicator(x, lambda model: model(x) - 1))
+    assert finer.layers[1].periodic == [0]
+    assert not finer.layers[1].grids[0].is_uniform
+    torch.testing.assert_close(finer(x), model(x), rtol=0, atol=1e-11)
+    period = torch.tensor([3.0, 0.0])
+    where = [
+        residual_indicator(z, lambda model, z=z: model(z) - 1)(model)[0]
+        for z in (x, x + 2 * period)
+    ]
+    torch.testing.assert_close(*where)
 
 
 def test_levels_count_free_coefficients():
