@@ -14,14 +14,14 @@ PACKAGE = Path(kanlib.__file__).parent
 BOOK = PACKAGE.parent / "book"
 ROOMS = {
     "_checks": "",
-    "splines": "knots bspline quadrature truncated_power change_of_basis prolongation",
+    "splines": "knots periodic bspline quadrature truncated_power change_of_basis prolongation",
     "kernels": "chain_rule reference interrupts cpu_vectors cpu_numba cpu gpu_triton operator"
     " cpu_gram gram",
     "bases": "protocol projections polynomials fourier multiscale radial",
     "nn": "described maps free_knots spline_layer networks expansion jets transfinite"
     " hard_conditions ensemble",
-    "objectives": "squares mean_squared_error attention causal samplers interfaces unknowns"
-    " residuals penalties",
+    "objectives": "squares mean_squared_error ownership attention causal samplers interfaces"
+    " unknowns residuals penalties",
     "training": "optimizers iterations files checkpoints adaptive coordinates rows"
     " hierarchy jacobian tridiagonal multigrid balance runs gauss_newton quasi_newton"
     " displacements stagnation schedule schedulers options snapshot cycles additive trainer"

@@ -116,7 +116,8 @@ CALLS = [
         KAN,
         {"widths": [2, 3, 1], "n": 4, "r": 3, "domain": (0, 1), "first": "spline"}
         | {"breakpoints": None, "prolonged_from": 2, "input_domain": None, "hidden_domain": (0, 1)}
-        | {"periodic": [1], "normalisation": None, "outputs": ["u"], **INITIAL, **FACTORY},
+        | {"periodic": [1], "periodic_as": "circle", "normalisation": None, "outputs": ["u"]}
+        | {**INITIAL, **FACTORY},
     ),
     (
         MLP,
@@ -173,8 +174,8 @@ CALLS = [
     (Jet, {"channels": torch.zeros(2, 5, 1), "directions": 1, "pairs": ()}),
     (partial(kanlib.propagate, MODEL), {"jet": Jet.at(X)}),
     # splines
-    (KnotGrid, {"order": 3, "breakpoints": [0, 1]}),
-    (KnotGrid.uniform, {"order": 3, "n": 4, "domain": (0, 1)}),
+    (KnotGrid, {"order": 3, "breakpoints": [0, 1], "periodic": True}),
+    (KnotGrid.uniform, {"order": 3, "n": 4, "domain": (0, 1), "periodic": True}),
     (GRID.missing_from, {"finer": FINE}),
     (bspline.pieces, {"grid": GRID}),
     (bspline.supports, {"grid": GRID}),

@@ -81,7 +81,7 @@ def evaluate(layer: SplineLayer, x: Tensor, method: Method = "local") -> Tensor:
     """
     check_types(evaluate, locals())
     check_input(x, layer.in_features, layer.weight)
-    grid = layer.grid
+    grid, x = layer.grid, layer.entering(x[None])[0]
     if method == "local":
         (points,), table = layer.pieces()
         index, powers = reference.power_jets(x[None], points, grid.order, (), layer.extension)

@@ -28,6 +28,7 @@ from kanlib.nn.described import alteration
 from kanlib.nn.networks import KAN, check_parts
 from kanlib.nn.spline_layer import SplineLayer
 from kanlib.splines.bspline import dense_basis
+from kanlib.splines.periodic import turned
 from kanlib.splines.quadrature import quadrature
 
 Measure = Literal["data", "domain"]
@@ -213,7 +214,9 @@ def contributions(layer: SplineLayer | nn.Linear, x: Tensor) -> Tensor:
 
 def edge_values(layer: SplineLayer, p: int, x: Tensor) -> Tensor:
     """Return the edges from input p of a layer in the spline basis at x (N,), of shape (N, Q)."""
-    basis = dense_basis(x, layer.grids[p], extension=layer.extension)
+    grid = layer.grids[p]
+    x = turned(x, grid.domain) if grid.periodic else x
+    basis = dense_basis(x, grid, extension=layer.extension)
     return basis @ layer.weight[:, p].to(basis).T
 
 

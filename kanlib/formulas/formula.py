@@ -144,7 +144,8 @@ def formula(
         x1**2 + exp(-x2)
     """
     check_network(model)
-    if model.entering != [*range(model.widths[0])]:
+    wraps = any(layer.periodic for layer in model.spline_layers)
+    if wraps or model.entering != [*range(model.widths[0])]:
         raise ValueError(
             "model must not be periodic to have a formula, got one with periodic coordinates: give "
             "cosines and sines of them as inputs to a network without"

@@ -68,7 +68,8 @@ def to_numpy(model: nn.Module, file: str | Path) -> None:
 def to_bspline(layer: SplineLayer, output: int, input: int) -> BSpline:
     """Return the spline of an edge as an object of SciPy, on the domain of the layer.
 
-    Outside it is NaN, while the layer continues as its ``extension`` says.
+    Outside it is NaN, while the layer continues as its ``extension`` says; a periodic one is
+    periodic.
 
     Args:
         layer: a spline layer, of either basis, with fixed or free knots.
@@ -96,7 +97,8 @@ def to_bspline(layer: SplineLayer, output: int, input: int) -> BSpline:
     grid = layer.grids[p]
     weight = layer.weight[q, p].detach().cpu().double()
     weight = convert_weights(weight, grid, layer.basis, "spline")
-    return BSpline(grid.knots.numpy(), weight.numpy(), grid.order - 1, extrapolate=False)
+    beyond: Any = "periodic" if grid.periodic else False
+    return BSpline(grid.knots.numpy(), weight.numpy(), grid.order - 1, extrapolate=beyond)
 
 
 def to_onnx(model: nn.Module, file: str | Path, inputs: int, *, derivatives: bool = False) -> None:
@@ -223,6 +225,8 @@ def _kind(module: nn.Module) -> str:
 
 @_layers.register
 def _(module: SplineLayer) -> Iterator[Layer]:
+    if module.periodic:
+        raise TypeError("model must have no periodic splines for plain NumPy: use to_onnx")
     basis, grids = MODULES[module.basis], module.grids
     tables = [basis.pieces(grid).expand(grid.n, -1, -1) for grid in grids]
     yield (

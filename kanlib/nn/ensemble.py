@@ -101,7 +101,10 @@ class Ensemble(Described):
     @property
     def num_parameters(self) -> int:
         """Number of trainable parameters of all networks together."""
-        return num_trainable(self)
+        template = copy.deepcopy(self._template[0])
+        for own, stack in zip(template.parameters(), self.stacked, strict=True):
+            own.requires_grad_(stack.requires_grad)
+        return self.num_members * num_trainable(template)
 
     def forward(self, x: Tensor) -> Tensor:
         """Evaluate all networks at x of shape (N, P) or (S, N, P)."""

@@ -16,6 +16,7 @@ import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -205,9 +206,9 @@ class HardConditions(nn.Module):
         Raises:
             ValueError: if g or d does not return one column, or one for each output.
         """
-        inner: Tensor = self.network(x if self.inputs is None else self.inputs(x))
-        shift = self.g(x) if callable(self.g) else self.g
-        factor = self.d(x)
+        inner: Tensor = self.network(x if self.inputs is None else _at(self.inputs, x))
+        shift = _at(self.g, x) if callable(self.g) else self.g
+        factor = _at(self.d, x)
         if callable(self.g):
             check_columns("g", shift, x, inner.shape[-1])
         check_columns("d", factor, x, inner.shape[-1])
@@ -280,13 +281,15 @@ class HardConditions(nn.Module):
         return kept
 
     def _computed(self, jet: Jet) -> tuple[Jet | None, Jet, Jet]:
-        shift = jet.through(self.g, name="g") if callable(self.g) else None
-        factor = jet.through(self.d, name="d")
+        shift = jet.through(partial(_at, self.g), name="g") if callable(self.g) else None
+        factor = jet.through(partial(_at, self.d), name="d")
         if not callable(self.g) and self.g:
             constant = torch.zeros_like(factor.channels)
             constant[0] = self.g
             shift = replace(factor, channels=constant)
-        inputs = jet if self.inputs is None else jet.through(self.inputs, name="inputs")
+        if self.inputs is None:
+            return shift, factor, jet
+        inputs = jet.through(partial(_at, self.inputs), name="inputs")
         return shift, factor, inputs
 
     def _check_vanishes(self, boundary: Tensor) -> None:
@@ -313,6 +316,15 @@ class HardConditions(nn.Module):
         """Show the functions."""
         shown_g = shown(self.g) if not callable(self.g) else _name(self.g)
         return f"g={shown_g}, d={_name(self.d)}"
+
+
+def _at(function: Callable[[Tensor], Any], x: Tensor) -> Any:
+    """Return a function of points (N, P) at points (..., P), such as one point under vmap."""
+    if x.ndim == 2:
+        return function(x)
+    found = function(x.reshape(-1, x.shape[-1]))
+    fits = isinstance(found, Tensor) and found.ndim == 2 and len(found) == x.shape[:-1].numel()
+    return found.reshape(*x.shape[:-1], found.shape[-1]) if fits else found
 
 
 def _tensors(function: Any) -> Iterator[Tensor]:

@@ -363,20 +363,28 @@ class Jet:
         """
         known = self._derivatives
         wanted = tuple(sorted(directions))
+        name = f"d({', '.join(map(str, directions))})"
         if wanted not in known:
-            raise ValueError(
-                f"d{directions} is not in this jet, which has first derivatives along directions "
-                f"0, ..., {self.directions - 1} and higher derivatives {list(self.pairs)}: build "
-                "the input with Jet.at(x, directions=..., pairs=...) that include it"
-            )
+            raise ValueError(f"{name} is not in this jet: {self._missing(wanted)}")
         if len(wanted) > self.smoothness:
             raise ValueError(
-                f"d{directions} does not exist: splines of order {self.smoothness + 1} (or a ReLU, "
+                f"{name} does not exist: splines of order {self.smoothness + 1} (or a ReLU, "
                 "like order 2) have no derivative of that order where their pieces meet; use "
                 f"splines of order r >= {len(wanted) + 1} (from {len(wanted) + 2} on it is "
                 "continuous), or a smooth activation"
             )
         return self.channels[1 + known.index(wanted)]
+
+    def _missing(self, wanted: tuple[int, ...]) -> str:
+        """Return what to do about a derivative that the jet does not have."""
+        if not wanted:
+            return "take .value"
+        axes = self.directions
+        if any(a not in range(axes) for a in wanted):
+            known = f"has the directions 0 to {axes - 1}" if axes else "has no derivatives at all"
+            return f"it {known}; choose others by directions= in Term(...) or Jet.at(...)"
+        beside = f", beside {[*self.pairs]}" if self.pairs else ""
+        return f"ask for it by pairs=[{wanted}] in Term(...) or Jet.at(...){beside}"
 
 
 def _with_parts(pairs: Any, directions: int) -> tuple[tuple[int, ...], ...]:

@@ -26,11 +26,12 @@ from kanlib._checks import (
 from kanlib.nn.described import Described, alteration, check_copyable, check_same, reached
 from kanlib.nn.free_knots import Sharing
 from kanlib.nn.maps import NORMALISATIONS, Circle, InputMap, Kind, Normalisation
-from kanlib.nn.spline_layer import SplineLayer, spline_layers
+from kanlib.nn.spline_layer import Grids, SplineLayer, spline_layers
 from kanlib.splines.knots import MAX_ORDER, KnotGrid
 
 First = Literal["spline", "affine", "linear"]
 FIRST_LAYERS: tuple[First, ...] = get_args(First)
+PeriodicAs = Literal["circle", "splines"]
 Activation = Literal["relu", "tanh", "gelu", "silu"]
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU}
 
@@ -68,8 +69,11 @@ class KAN(nn.Module):
         input_domain: one interval (low, high) for each coordinate, mapped affinely onto
             ``domain``, e.g. ((-1, 1), (0, 1)); by default inputs enter as they are.
         periodic: coordinates in which the network is periodic, e.g. [0]. The period is the length
-            of the interval in ``input_domain``, or else of ``domain``. They enter as points of
-            a circle, see :class:`kanlib.nn.maps.Circle`, two inputs of the first layer each.
+            of the interval in ``input_domain``, or else of ``domain``.
+        periodic_as: how they enter: "circle" as points of a circle, two inputs of the first layer
+            each, see :class:`kanlib.nn.maps.Circle`; "splines" as they are, into splines of the
+            first layer whose knots wrap, see :mod:`kanlib.splines.periodic`. These need
+            first="spline", and have r - 2 continuous derivatives at the seam as at every knot.
         hidden_domain: end points of the splines after the first layer, if not ``domain``.
         normalisation: None, or "sigmoid" or "tanh": a map of all hidden values onto the domain
             of the splines that follow (see :class:`kanlib.nn.maps.Normalisation`).
@@ -114,6 +118,7 @@ class KAN(nn.Module):
         prolonged_from: int | KnotGrid | None = None,
         input_domain: Sequence[tuple[float, float]] | None = None,
         periodic: Sequence[int] = (),
+        periodic_as: PeriodicAs = "circle",
         hidden_domain: tuple[float, float] | None = None,
         normalisation: Kind | None = None,
         outputs: Sequence[str] | None = None,
@@ -141,10 +146,24 @@ class KAN(nn.Module):
         if prolonged_from is not None and not isinstance(prolonged_from, KnotGrid):
             prolonged_from = as_integer("prolonged_from", prolonged_from, minimum=1)
 
-        def edges(p: int, q: int, own: KnotGrid) -> SplineLayer:
+        check_option("periodic_as", periodic_as, get_args(PeriodicAs))
+        wraps: list[int] = []
+        if periodic_as == "splines":
+            wraps, periodic = as_coordinates(periodic, self.widths[0]), ()
+            if wraps and first != "spline":
+                raise ValueError(
+                    f"periodic_as='splines' needs first='spline', got first={first!r}, behind "
+                    "which no spline sees a coordinate by itself: take periodic_as='circle'"
+                )
+        circle = KnotGrid(r, grid.breakpoints, periodic=True)
+        own_grids = [circle if p in wraps else grid for p in range(self.widths[0])]
+        first_grids: Grids = own_grids[0] if len({*own_grids}) == 1 else own_grids
+
+        def edges(p: int, q: int, own: Grids) -> SplineLayer:
             coarse = prolonged_from
             if isinstance(coarse, int):
-                coarse = KnotGrid.uniform(r, coarse, own.domain)
+                domain = (hidden_grid if own is hidden_grid else grid).domain
+                coarse = KnotGrid.uniform(r, coarse, domain)
             return SplineLayer(
                 p,
                 q,
@@ -160,7 +179,14 @@ class KAN(nn.Module):
 
         maps = input_maps(input_domain, periodic, self.widths[0], grid.domain, device, dtype)
         self.layers = chain(
-            self.widths, maps, edges, (grid, hidden_grid), first, normalisation, device, dtype
+            self.widths,
+            maps,
+            edges,
+            (first_grids, hidden_grid),
+            first,
+            normalisation,
+            device,
+            dtype,
         )
 
     @property
@@ -218,8 +244,10 @@ class KAN(nn.Module):
             )
 
         def refined(layer: SplineLayer) -> SplineLayer:
-            grid = None if breakpoints is None else KnotGrid(layer.order, breakpoints)
-            return layer.refine(grid)
+            if breakpoints is None:
+                return layer.refine()
+            grids = [grid.with_breakpoints(breakpoints) for grid in layer.distinct_grids]
+            return layer.refine(grids if len(grids) > 1 else grids[0])
 
         return self._kept(self.mapped(refined), "refine")
 
@@ -552,16 +580,25 @@ def input_maps(
                 f"{features} inputs, e.g. ((-1, 1), (0, 1)), got {shown(intervals)}"
             )
         layers.append(InputMap(pairs, domain, device=device, dtype=dtype))
-    listed = as_list("periodic", periodic, "coordinates")
+    listed = as_coordinates(periodic, features)
     if listed:
-        try:
-            layers.append(Circle(listed, features, domain).to(device))
-        except (TypeError, ValueError):
-            raise ValueError(
-                f"periodic must list different coordinates from 0 to {features - 1}, got "
-                f"{shown(periodic)}"
-            ) from None
+        layers.append(Circle(listed, features, domain).to(device))
     return layers
+
+
+def as_coordinates(periodic: Sequence[int], features: int) -> list[int]:
+    """Return the periodic coordinates as a list."""
+    listed = as_list("periodic", periodic, "coordinates")
+    try:
+        found = [as_integer("periodic", p, 0, features - 1) for p in listed]
+    except (TypeError, ValueError):
+        found = []
+    if len({*found}) < len(listed):
+        raise ValueError(
+            f"periodic must list different coordinates from 0 to {features - 1}, got "
+            f"{shown(periodic)}"
+        )
+    return found
 
 
 def _entering(maps: Sequence[nn.Module], features: int) -> int:
@@ -618,5 +655,6 @@ def first_weight(layers: Iterable[nn.Module]) -> Tensor:
 
 
 def num_trainable(module: nn.Module) -> int:
-    """Return the number of trainable parameters of a module."""
-    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+    """Return the number of trainable parameters of a module, each of periodic splines once."""
+    repeated = sum(layer.repeated for layer in spline_layers(module) if layer.weight.requires_grad)
+    return sum(p.numel() for p in module.parameters() if p.requires_grad) - repeated

@@ -30,6 +30,7 @@ from kanlib.nn.free_knots import SHARING, FreeKnots, Sharing
 from kanlib.splines import bspline, truncated_power
 from kanlib.splines.change_of_basis import ChangeOfBasis
 from kanlib.splines.knots import KnotGrid, check_resolved, extended
+from kanlib.splines.periodic import partners, tied, turned
 from kanlib.splines.prolongation import check_nested, prolongation
 
 #: What evaluates the functions of a basis.
@@ -52,6 +53,10 @@ class SplineLayer(Described):
     keeps its end value ("clamp") or is zero ("none"). This is part of the definition of the
     function: it is the same in both bases and refinement keeps it.
 
+    On periodic grids, ``KnotGrid(..., periodic=True)``, splines are periodic instead: points are
+    moved into [a, b) by whole periods, and of the n + r - 1 coefficients of an edge n are free, see
+    :mod:`kanlib.splines.periodic`. A list of grids makes a layer periodic in some inputs only.
+
     Initial coefficients are ``init_scale`` times independent standard normal numbers in the basis
     ``init_basis``, on the grid ``prolonged_from`` if given: the layer then starts as a spline of
     that coarser grid, exactly prolonged. They are drawn on the CPU in float64, so that one seed
@@ -61,7 +66,7 @@ class SplineLayer(Described):
         in_features: number of inputs P.
         out_features: number of outputs Q.
         grid: knot grid of all edges, or a list of one for the edges of each input; these have one
-            order, number of intervals and domain.
+            order, number of intervals and domain, but some may be periodic.
         basis: "spline" or "relu".
         extension: "linear", "clamp" or "none".
         init_scale: standard deviation of the initial coefficients.
@@ -127,7 +132,7 @@ class SplineLayer(Described):
             if not isinstance(prolonged_from, KnotGrid):
                 raise TypeError(f"prolonged_from must be a KnotGrid, got {shown(prolonged_from)}")
             for each in self._grids:
-                check_nested(prolonged_from, each)
+                check_nested(_like(each, prolonged_from), each)
         self.in_features, self.out_features = in_features, out_features
         self.order, self.basis, self.extension = self._grids[0].order, basis, extension
         self.init_scale, self.init_basis = init_scale, init_basis
@@ -162,6 +167,17 @@ class SplineLayer(Described):
         if len(found) > 1:
             raise ValueError("grid must be one for all inputs, but each has its own: use grids")
         return found[0]
+
+    @property
+    def periodic(self) -> list[int]:
+        """The inputs in which the layer is periodic, as their grids are."""
+        every = self._grids * (self.in_features // (len(self._grids) or 1))  # none of free knots
+        return [p for p, grid in enumerate(every) if grid.periodic]
+
+    @property
+    def repeated(self) -> int:
+        """How many weights repeat others, since they stand for the same function on a circle."""
+        return len(self.periodic) * (self.order - 1) * self.out_features
 
     @property
     def n(self) -> int:
@@ -226,11 +242,12 @@ class SplineLayer(Described):
         With free knots, and on grids that do not hold ``prolonged_from``, they are drawn on the
         present grid.
         """
-        fine = self.distinct_grids
-        coarse = fine if self.prolonged_from is None else [self.prolonged_from]
+        fine, start = self.distinct_grids, self.prolonged_from
+        coarse = fine if start is None else [_like(each, start) for each in fine]
         shape = (self.out_features, self.in_features, coarse[0].num_basis)
         draw = self.init_scale * torch.randn(shape, dtype=torch.float64, device="cpu")
-        weight = convert_weights(draw, coarse, self.init_basis, self.basis)
+        draw = by_input(lambda w, grid: w[..., partners(grid)], draw, coarse)
+        weight = tie(convert_weights(draw, coarse, self.init_basis, self.basis), coarse, self.basis)
         if self.prolonged_from is not None:
             weight = self._prolonged(weight, coarse, fine)
         with torch.no_grad():
@@ -283,10 +300,35 @@ class SplineLayer(Described):
         with operator.without_autocast(channels.device):
             return self._evaluate(channels.to(operator.working_dtype(dtype)), pairs).to(dtype)
 
-    def _evaluate(self, channels: Tensor, pairs: Higher) -> Tensor:
-        weight: Tensor = self.weight.to(channels.dtype)
+    def coefficients(self, dtype: torch.dtype | None = None) -> Tensor:
+        """Return the weights as evaluations take them, (Q, P, n + r - 1), differentiable.
+
+        They are zero where there is no edge, and on periodic grids equal where they stand for one
+        function; those of ``weight`` are so only up to what an optimizer does.
+
+        Args:
+            dtype: floating-point type, by default that of the weights.
+        """
+        weight: Tensor = self.weight.to(dtype or self.weight.dtype)
         if self.mask is not None:
             weight = weight * self.mask[..., None]
+        return tie(weight, self._grids, self.basis)
+
+    def entering(self, channels: Tensor) -> Tensor:
+        """Return channels (C, ..., P) whose points lie in the domain where grids are periodic."""
+        if not any(grid.periodic for grid in self._grids):
+            return channels
+        x, domain = channels[0], self.domain
+        if all(grid.periodic for grid in self._grids):
+            x = turned(x, domain)
+        else:
+            wraps = torch.tensor([grid.periodic for grid in self._grids], device=x.device)
+            x = torch.where(wraps, turned(x, domain), x)
+        return torch.cat([x[None], channels[1:]])
+
+    def _evaluate(self, channels: Tensor, pairs: Higher) -> Tensor:
+        weight = self.coefficients(channels.dtype)
+        channels = self.entering(channels)
         points, found = self.pieces()
         table: Tensor | None = found.to(channels.dtype)
         # The kernels differentiate the polynomials of every edge on every interval, not a table.
@@ -317,7 +359,8 @@ class SplineLayer(Described):
             fine = _as_list(grid, self.in_features)
             fine = fine * len(coarse) if len(fine) == 1 else fine
             knots = knots and knots.moved(fine)
-        weight = self._prolonged(self.weight.detach(), coarse, fine)
+        weight = tie(self.weight.detach(), coarse, self.basis)
+        weight = self._prolonged(weight, coarse, fine)
         return self._kept(self._copy(fine, knots, self.basis, weight), "refine")
 
     def _prolonged(
@@ -339,7 +382,8 @@ class SplineLayer(Described):
         """
         check_option("basis", basis, BASES)
         grids = self.distinct_grids
-        weight = convert_weights(self.weight.detach().cpu().double(), grids, self.basis, basis)
+        weight = tie(self.weight.detach().cpu().double(), grids, self.basis)
+        weight = convert_weights(weight, grids, self.basis, basis)
         return self._kept(self._copy(grids, copy.deepcopy(self.knots), basis, weight), "to_basis")
 
     def free(self, per: Sharing = "input", floor: float = 0.1) -> SplineLayer:
@@ -350,8 +394,8 @@ class SplineLayer(Described):
             floor: see :class:`kanlib.nn.free_knots.FreeKnots`.
 
         Raises:
-            ValueError: if an option is not admissible, knots are too close for ``floor``, or the
-                order is 1.
+            ValueError: if an option is not admissible, knots are too close for ``floor``, the
+                order is 1, or a grid is periodic.
 
         Examples:
             >>> layer = SplineLayer(2, 3, KnotGrid.uniform(4, 5))
@@ -364,6 +408,11 @@ class SplineLayer(Described):
             raise ValueError(
                 "order must be at least 2 for free knots, got 1: a piecewise constant function "
                 "has no gradient in its knots; use r = 2 or more"
+            )
+        if self.periodic:
+            raise ValueError(
+                f"free needs knots that do not wrap, got periodic grids of the inputs "
+                f"{self.periodic}: keep knots fixed, or take periodic_as='circle'"
             )
         grids = self.distinct_grids
         if per == "input":
@@ -481,7 +530,9 @@ class SplineLayer(Described):
 
     def describe(self) -> dict[str, Any]:
         """Return what defines the function besides weights and free knots, as plain values."""
-        pruned = {} if self.mask is None else {"pruned edges": (~self.mask).nonzero().tolist()}
+        some: dict[str, Any] = {"periodic": self.periodic} if self.periodic else {}
+        if self.mask is not None:
+            some["pruned edges"] = (~self.mask).nonzero().tolist()
         return {
             "order": self.order,
             "n": self.n,
@@ -491,7 +542,7 @@ class SplineLayer(Described):
             "extension": self.extension,
             "in_features": self.in_features,
             "out_features": self.out_features,
-            **pruned,
+            **some,
         }
 
     def _places(self) -> Any:
@@ -519,13 +570,14 @@ class SplineLayer(Described):
         """Show sizes, order, intervals, domain and basis."""
         a, b = self.domain
         pruned = "" if self.mask is None else f", pruned={int((~self.mask).sum())}"
+        periodic = f", periodic={self.periodic}" if self.periodic else ""
         spacing, several = "uniform" if self._uniform else "non-uniform", len(self._grids) > 1
         if self.knots is not None:
             spacing, several = "free", len(self.knots.logits) > 1
         return (
             f"{self.in_features}, {self.out_features}, order={self.order}, n={self.n}, "
             f"domain=[{a:.12g}, {b:.12g}], {spacing}{' per input' if several else ''}, "
-            f"basis={self.basis}, extension={self.extension}{pruned}"
+            f"basis={self.basis}, extension={self.extension}{periodic}{pruned}"
         )
 
 
@@ -545,6 +597,11 @@ def _as_list(grid: Grids, inputs: int) -> list[KnotGrid]:
             f"intervals, order and domain, got {shown(grids)}"
         )
     return grids
+
+
+def _like(grid: KnotGrid, coarse: KnotGrid) -> KnotGrid:
+    """Return a coarse grid that is periodic if another one is."""
+    return KnotGrid(coarse.order, coarse.breakpoints, periodic=grid.periodic)
 
 
 def by_input(
@@ -569,6 +626,26 @@ def by_input(
         )
     items = zip(*([*each] * (len(parts) // len(each)) for each in lists), strict=True)
     return torch.stack([change(part, *own) for part, own in zip(parts, items, strict=True)], dim)
+
+
+def tie(weight: Tensor, grids: Sequence[KnotGrid], basis: Basis) -> Tensor:
+    """Return weights (..., P, n + r - 1) whose coefficients are equal where grids wrap.
+
+    Args:
+        weight: spline weights u or ReLU weights w, which change where a grid is periodic.
+        grids: one grid for all inputs, or one for each.
+        basis: the basis of the weights, "spline" or "relu".
+    """
+    if not any(grid.periodic for grid in grids):
+        return weight
+
+    def change(weight: Tensor, grid: KnotGrid) -> Tensor:
+        if basis == "spline" or not grid.periodic:
+            return tied(weight, grid)
+        matrix = ChangeOfBasis(grid)
+        return matrix.apply(tied(matrix.solve(weight, transpose=True), grid), transpose=True)
+
+    return by_input(change, weight, grids)
 
 
 def convert_weights(weight: Tensor, grid: Grids, source: Basis, target: Basis) -> Tensor:

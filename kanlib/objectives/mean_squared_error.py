@@ -138,7 +138,8 @@ class Inside:
             return
         a, b = module.domain
         slack = max(1e-6, 4 * torch.finfo(z.dtype).eps) * (b - a)
-        outside = (z < a - slack) | (z > b + slack)
+        placed = module.entering(z[None])[0] if isinstance(module, SplineLayer) else z
+        outside = (placed < a - slack) | (placed > b + slack)
         if outside.any():
             row = int(outside.flatten(0, -2).any(dim=1).nonzero()[0])
             point, entered = (v.flatten(0, -2)[row].tolist() for v in (x, z))

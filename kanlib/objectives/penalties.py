@@ -60,9 +60,7 @@ def values_of(layer: SplineLayer, p: int, derivative: int) -> tuple[Tensor, Tens
     They are differentiable in the weights of the layer; knots count as fixed.
     """
     index, basis, weights = points_of(layer, p, derivative)
-    u = convert_weights(layer.weight, layer.distinct_grids, layer.basis, "spline")[:, p]
-    if layer.mask is not None:
-        u = u * layer.mask[:, p, None]
+    u = convert_weights(layer.coefficients(), layer.distinct_grids, layer.basis, "spline")[:, p]
     windows = u.unfold(1, basis.shape[1], 1)[:, index]  # (Q, K, r)
     return torch.einsum("qkr,kr->kq", windows, basis), weights
 

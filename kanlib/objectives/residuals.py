@@ -17,6 +17,7 @@ A problem is a few terms, each a residual at points of its own::
 
 from __future__ import annotations
 
+import inspect
 import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,7 +31,8 @@ from kanlib.nn.jets import Jet
 from kanlib.objectives.attention import Attention
 from kanlib.objectives.causal import Causal
 from kanlib.objectives.mean_squared_error import Inside, total
-from kanlib.objectives.samplers import Sampler
+from kanlib.objectives.ownership import claim
+from kanlib.objectives.samplers import Region, Sampler
 from kanlib.objectives.squares import Residual, called, check_columns, evaluate
 
 Features = Callable[[Tensor], Tensor] | None
@@ -60,9 +62,11 @@ class Term:
             :class:`kanlib.objectives.unknowns.Unknowns`, or any module.
 
     Raises:
-        TypeError: if the points are not a floating-point tensor, or the unknowns no module.
-        ValueError: if they are not a finite (N, P) tensor, the weight is not positive, or points
-            that move have an attention, which keeps a weight for each point.
+        TypeError: if the points are not a floating-point tensor, the unknowns no module, or the
+            residual takes other arguments.
+        ValueError: if they are not a finite (N, P) tensor, the weight is not positive, points that
+            move have an attention, which keeps a weight for each point, or the attention or the
+            causal weights are those of another term.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class Term:
                 f"weight must be one fixed number, got {shown(weight)}: weight points in the "
                 "residual, as in w * (u.value - 1), and hand parameters of your own to the model"
             )
+        _check_points(points)
         check_types(Term.__init__, locals() | {"weight": 1.0, "pairs": ()})
         weight = as_number("weight", weight, above=0.0)
         self.sampler = points if isinstance(points, Sampler) else None
@@ -93,19 +98,29 @@ class Term:
             )
         self.residual, self.weight, self.attention = residual, weight, attention
         self.causal, self.unknowns = causal, unknowns
+        claim(attention, self, "attention", "give each term an Attention of its own")
+        claim(causal, self, "causal", "give each term a Causal of its own")
         self._pairs = [*pairs] if isinstance(pairs, Iterator) else pairs
         self._directions = directions
         self._features = features if isinstance(features, Sequence) else [features]
         self._steps = 0
         self._model: Callable[[], nn.Module | None] = lambda: None
+        _check_arguments(residual, len(self._features), unknowns is not None)
         self._place(points.draw(0) if isinstance(points, Sampler) else points)
+
+    @property
+    def changes(self) -> bool:
+        """Whether a step changes its points or their weights; then one loss alone may have it."""
+        parts: list[Any] = [self.attention, self.causal, self.sampler]
+        return any(part is not None for part in parts)
 
     def _place(self, points: Tensor) -> None:
         """Take these points from now on."""
         check_tensor("points", points)
         if points.ndim != 2 or not len(points) or not torch.isfinite(points).all():
             raise ValueError(
-                f"points must be finite, of shape (N, P) with N >= 1, got {tuple(points.shape)}"
+                f"points must be finite, of shape (N, P) with N >= 1, got {tuple(points.shape)}: "
+                "give at least one point, as a row, and no NaN"
             )
         self.points, self.jets = points, self._jets(points)
         self._inside: list[Inside] = []
@@ -227,6 +242,38 @@ class Term:
         return Residual(weighted, self.jets, data, weight, name)
 
 
+def _check_points(points: Any) -> None:
+    """Raise TypeError unless the points of a term are a tensor or are drawn."""
+    if isinstance(points, Tensor | Sampler):
+        return
+    remedy = "make one by torch.tensor(...)"
+    if isinstance(points, Region):
+        remedy = "draw them, as in Sampler(domain, 1000)"
+    raise TypeError(
+        f"points must be a tensor (N, P) or a Sampler of points, got {type(points).__name__}: "
+        f"{remedy}"
+    )
+
+
+def _check_arguments(residual: Callable[..., Any], jets: int, unknowns: bool) -> None:
+    """Raise TypeError unless a function takes what a term hands to it."""
+    names = ["u"] if jets == 1 else [f"u{k}" for k in range(1, jets + 1)]
+    names += ["x", "unknowns"] if unknowns else ["x"]
+    try:
+        signature = inspect.signature(residual)
+    except ValueError:  # some functions that are built in have none
+        return
+    try:
+        signature.bind(*names)
+    except TypeError:
+        given = ", ".join(signature.parameters)
+        raise TypeError(
+            f"residual must take ({', '.join(names)}), which are a jet for each of the features, "
+            "the points, and the unknowns where the term has some, got a function of "
+            f"({given})"
+        ) from None
+
+
 class Balancing(Protocol):
     """What weighs the terms of a loss, see :class:`kanlib.training.balance.Balance`."""
 
@@ -255,8 +302,8 @@ class ResidualLoss:
 
     Raises:
         TypeError: if a term is no Term, or ``balance`` no Balance.
-        ValueError: if there is no term, two of them share one Attention or Causal, or different
-            unknowns have the same name.
+        ValueError: if there is no term, a term that changes from step to step or the balance is in
+            another loss, or different unknowns have the same name.
 
     Examples:
         >>> from kanlib import KAN
@@ -278,14 +325,15 @@ class ResidualLoss:
         for name, term in terms.items():
             if not isinstance(term, Term):
                 raise TypeError(f"term {name!r} must be a Term, got {type(term).__name__}")
-        for name, kind in (("attention", "an Attention"), ("causal", "a Causal")):
-            own = [id(part) for t in terms.values() if (part := getattr(t, name)) is not None]
-            if len({*own}) < len(own):
-                raise ValueError(f"{name} must not be shared: give each term {kind} of its own")
+        for name, term in terms.items():
+            if term.changes:
+                remedy = "it changes from step to step, so build one for each loss"
+                claim(term, self, f"term {name!r}", remedy)
         if balance is not None and not hasattr(balance, "factors"):
             raise TypeError(
                 f"balance must be a Balance, as in balance=Balance(), got {shown(balance)}"
             )
+        claim(balance, self, "balance", "give each loss a Balance of its own")
         self.terms, self.balance = terms, cast(Balancing | None, balance)
         self._model: Callable[[], nn.Module | None] = lambda: None
         names = [name for name, _ in self.named_parameters()]

@@ -74,6 +74,18 @@ class Unknowns(nn.Module):
             start = value.detach().to(device=device, dtype=dtype, copy=True)
             self.register_parameter(name, nn.Parameter(start))
 
+    def __getattr__(self, name: str) -> Any:
+        """Return an unknown.
+
+        Raises:
+            AttributeError: if there is none of that name.
+        """
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            known = ", ".join(map(repr, [*self._parameters, *self._modules]))
+            raise AttributeError(f"there is no unknown {name!r}: there are {known}") from None
+
     def extra_repr(self) -> str:
         """Show the numbers, and the shapes of tensors."""
         own = self.named_parameters(recurse=False)

@@ -19,6 +19,7 @@ from kanlib.nn.networks import KAN
 from kanlib.nn.spline_layer import SplineLayer, by_input, convert_weights
 from kanlib.splines import bspline
 from kanlib.splines.knots import KnotGrid
+from kanlib.splines.periodic import tied, turned
 
 NewGrid = Callable[[KnotGrid], KnotGrid]
 
@@ -83,12 +84,17 @@ def resample(model: KAN, new_grid: NewGrid = KnotGrid.refine) -> KAN:
         new_grid: function from the grid of a layer to the new one.
 
     Raises:
-        ValueError: if the order is 1.
+        ValueError: if the order is 1 or a grid is periodic.
     """
     check_types(resample, locals())
 
     def resampled(layer: SplineLayer) -> SplineLayer:
         grids = _new(new_grid, layer)
+        if layer.periodic:
+            raise ValueError(
+                "model must have no periodic splines, whose Greville points leave the domain, got "
+                f"a layer that is periodic in {layer.periodic}: use refit_at_greville"
+            )
 
         def values(weight: Tensor, old: KnotGrid, new: KnotGrid) -> Tensor:
             basis = bspline.dense_basis(bspline.greville(new), old)
@@ -130,7 +136,8 @@ def _refitted(layer: SplineLayer, z: Tensor, grids: list[KnotGrid]) -> SplineLay
     """Return the layer on other grids, fitted to its splines at the inputs z (N, P)."""
 
     def basis(z: Tensor, grid: KnotGrid) -> Tensor:
-        return bspline.dense_basis(z, grid, extension=layer.extension)
+        z = turned(z, grid.domain) if grid.periodic else z
+        return tied(bspline.dense_basis(z, grid, extension=layer.extension), grid)
 
     z = z.detach().cpu().double()
     old, new = (by_input(basis, z, g, dim=1) for g in (layer.distinct_grids, grids))

@@ -3,7 +3,8 @@
 A grid is given by its order r and n + 1 strictly increasing breakpoints a = t_0 < ... < t_n = b.
 The r - 1 exterior knots on either side, which B-splines need, repeat the spacing of the end
 interval, so that a uniform grid has uniform knots throughout. They influence the basis functions
-but not the spline space on [a, b].
+but not the spline space on [a, b]. On a periodic grid they repeat the breakpoints instead, a period
+b - a further on, see :mod:`kanlib.splines.periodic`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kanlib._checks import as_integer, as_interval, shown
+from kanlib._checks import as_integer, as_interval, check_types, shown
 
 #: Two breakpoints closer than this, relative to the magnitude of the grid, are the same point.
 RELATIVE_TOLERANCE = 64 * torch.finfo(torch.float64).eps
@@ -33,9 +34,11 @@ class KnotGrid:
     Args:
         order: order r of the splines, from 1 to 32 (degree r - 1; r = 4 is cubic).
         breakpoints: n + 1 >= 2 strictly increasing finite numbers, as a sequence or tensor.
+        periodic: whether a and b are one point of a circle, around which the knots wrap.
 
     Raises:
-        TypeError: if ``order`` is not an integer or the breakpoints are not numbers.
+        TypeError: if ``order`` is not an integer, the breakpoints are not numbers, or ``periodic``
+            is not a bool.
         ValueError: if ``order`` is out of range or the breakpoints are too few, not finite, not
             increasing, too close to be told apart, or out of the range of float64.
 
@@ -48,23 +51,39 @@ class KnotGrid:
                dtype=torch.float64)
         >>> grid.refine()
         KnotGrid(order=3, n=4, domain=[0, 1], uniform)
+        >>> KnotGrid(3, [0.0, 0.25, 1.0], periodic=True).knots
+        tensor([-1.0000, -0.7500,  0.0000,  0.2500,  1.0000,  1.2500,  2.0000],
+               dtype=torch.float64)
     """
 
     order: int
     _points: tuple[float, ...]
+    periodic: bool = False
 
-    def __init__(self, order: int, breakpoints: Iterable[float] | Tensor) -> None:
+    def __init__(
+        self, order: int, breakpoints: Iterable[float] | Tensor, *, periodic: bool = False
+    ) -> None:
+        check_types(KnotGrid.__init__, {"periodic": periodic})
         object.__setattr__(self, "order", as_integer("order", order, 1, MAX_ORDER))
         object.__setattr__(self, "_points", _checked_breakpoints(breakpoints))
+        object.__setattr__(self, "periodic", periodic)
 
     @classmethod
-    def uniform(cls, order: int, n: int, domain: tuple[float, float] = (0.0, 1.0)) -> KnotGrid:
+    def uniform(
+        cls,
+        order: int,
+        n: int,
+        domain: tuple[float, float] = (0.0, 1.0),
+        *,
+        periodic: bool = False,
+    ) -> KnotGrid:
         """Return the uniform grid of ``n`` intervals on ``domain``.
 
         Args:
             order: order r >= 1.
             n: number of intervals, at least 1.
             domain: end points (a, b) with a < b.
+            periodic: whether a and b are one point of a circle.
 
         Raises:
             TypeError: if ``n`` is not an integer.
@@ -75,7 +94,7 @@ class KnotGrid:
         problem = _unresolved(a, b, (b - a) / n)
         if problem:
             raise ValueError(f"breakpoints of domain = {shown(domain)} with n = {n} {problem}")
-        return cls(order, [a + (b - a) * i / n for i in range(n)] + [b])
+        return cls(order, [a + (b - a) * i / n for i in range(n)] + [b], periodic=periodic)
 
     @property
     def n(self) -> int:
@@ -84,7 +103,10 @@ class KnotGrid:
 
     @property
     def num_basis(self) -> int:
-        """Dimension n + r - 1 of the spline space."""
+        """Number n + r - 1 of B-splines on [a, b], the dimension of the spline space.
+
+        Of periodic splines, n of their coefficients are free.
+        """
         return self.n + self.order - 1
 
     @property
@@ -118,6 +140,13 @@ class KnotGrid:
     def knots(self) -> Tensor:
         """The n + 2r - 1 knots t_{1-r}, ..., t_{n+r-1}, a new float64 tensor on the CPU."""
         t, exterior = self._points, range(1, self.order)
+        if self.periodic:
+            n, period, r = self.n, t[-1] - t[0], self.order
+            wrapped = [
+                t[i % n] + period * (i // n) for i in (*range(1 - r, 0), *range(n + 1, n + r))
+            ]
+            knots = [*wrapped[: r - 1], *t, *wrapped[r - 1 :]]
+            return torch.tensor(knots, dtype=torch.float64, device="cpu")
         left = [t[0] - i * (t[1] - t[0]) for i in reversed(exterior)]
         right = [t[-1] + i * (t[-1] - t[-2]) for i in exterior]
         return torch.tensor([*left, *t, *right], dtype=torch.float64, device="cpu")
@@ -126,7 +155,11 @@ class KnotGrid:
         """Return the grid with every interval halved; all old breakpoints are kept exactly."""
         t = self._points
         midpoints = [0.5 * (left + right) for left, right in pairwise(t)]
-        return KnotGrid(self.order, sorted([*t, *midpoints]))
+        return self.with_breakpoints(sorted([*t, *midpoints]))
+
+    def with_breakpoints(self, breakpoints: Iterable[float] | Tensor) -> KnotGrid:
+        """Return a grid of the same order with other breakpoints, periodic if this one is."""
+        return KnotGrid(self.order, breakpoints, periodic=self.periodic)
 
     def missing_from(self, finer: KnotGrid) -> list[float]:
         """Return the breakpoints of this grid that ``finer`` lacks (empty if nested)."""
@@ -139,7 +172,11 @@ class KnotGrid:
     def __repr__(self) -> str:
         a, b = self.domain
         spacing = "uniform" if self.is_uniform else "non-uniform"
-        return f"KnotGrid(order={self.order}, n={self.n}, domain=[{a:.12g}, {b:.12g}], {spacing})"
+        wraps = ", periodic" if self.periodic else ""
+        return (
+            f"KnotGrid(order={self.order}, n={self.n}, domain=[{a:.12g}, {b:.12g}], "
+            f"{spacing}{wraps})"
+        )
 
 
 def extended(breakpoints: Tensor, order: int) -> Tensor:

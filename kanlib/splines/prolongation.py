@@ -175,6 +175,12 @@ def check_nested(coarse: KnotGrid, fine: KnotGrid) -> None:
         raise ValueError(
             f"coarse and fine must have the same order, got {coarse.order} and {fine.order}"
         )
+    if coarse.periodic != fine.periodic:
+        one, other = ("coarse", "fine") if coarse.periodic else ("fine", "coarse")
+        raise ValueError(
+            f"coarse and fine must both be periodic or neither, got a periodic {one} grid and "
+            f"another {other} one: make it with KnotGrid(..., periodic=...)"
+        )
     tolerance = max(coarse.tolerance, fine.tolerance)
     ends = zip(coarse.domain, fine.domain, strict=True)
     if any(abs(c - f) > tolerance for c, f in ends):

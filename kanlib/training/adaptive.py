@@ -113,7 +113,7 @@ def bisected(grid: KnotGrid, indicator: Tensor, n: int) -> KnotGrid:
         t.append(middle)
         for child in ((a, middle), (middle, b)):
             heapq.heappush(heap, (e * 2.0**-grid.order, 0.5 * length, *child))
-    return KnotGrid(grid.order, sorted(t))
+    return grid.with_breakpoints(sorted(t))
 
 
 def jump_indicator(model: KAN) -> list[Tensor]:
@@ -144,7 +144,7 @@ def residual_indicator(x: Tensor, residual: Callable[[KAN], Tensor]) -> Indicato
         found, z = [], x
         for layer in model.layers:
             if isinstance(layer, SplineLayer):
-                points = zip(layer.grids, z.double().cpu().T, strict=True)
+                points = zip(layer.grids, layer.entering(z[None])[0].double().cpu().T, strict=True)
                 found.append(torch.stack([_summed(squares, v, grid) for grid, v in points]))
             z = layer(z)
         return found

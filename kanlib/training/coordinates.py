@@ -2,7 +2,8 @@
 
 A vector holds the entries of the trainable parameters in their order. The columns of a
 :class:`kanlib.training.jacobian.Jacobian` hold the same numbers, but spline weights as coefficients
-of B-splines, u = A^{-T} w, and in the order (input, basis function, output).
+of B-splines, u = A^{-T} w, and in the order (input, basis function, output). Those of periodic
+splines are equal where they stand for one function: the map to columns makes them so.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from kanlib.nn.spline_layer import (
     convert_gradients,
     convert_weights,
     spline_layers,
+    tie,
 )
 from kanlib.objectives.unknowns import trained
 
@@ -89,7 +91,10 @@ class Coordinates:
         self.columns = ends[-1]
         self.order: Tensor | None = None
         held = [self._layers.get(id(p)) for p in self.parameters]
-        if all(layer is None or (basis or layer.basis) == "spline" for layer in held):
+        if all(
+            layer is None or ((basis or layer.basis) == "spline" and not layer.periodic)
+            for layer in held
+        ):
             device = self.parameters[0].device
             self.order = self.transposed(torch.arange(self.columns, device=device))
 
@@ -179,10 +184,11 @@ class Coordinates:
         def to(v: Tensor) -> Tensor:
             if basis == "relu":
                 v = convert_weights(v, layer.distinct_grids, "relu", "spline")
-            return v.movedim(-3, -1)
+            return tie(v, layer.distinct_grids, "spline").movedim(-3, -1)
 
         def back(g: Tensor) -> Tensor:
             g = g.reshape(*g.shape[:-1], p, size, q).movedim(-1, -3)
+            g = tie(g, layer.distinct_grids, "spline")
             if basis == "relu":
                 g = convert_gradients(g, layer.distinct_grids, "spline", "relu")
             return g

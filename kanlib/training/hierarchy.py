@@ -37,7 +37,7 @@ def coarsened(grid: KnotGrid) -> KnotGrid:
     """
     points = grid.breakpoints.tolist()
     kept = points[::2]
-    return KnotGrid(grid.order, kept if grid.n % 2 == 0 else [*kept, points[-1]])
+    return grid.with_breakpoints(kept if grid.n % 2 == 0 else [*kept, points[-1]])
 
 
 class LayerTransfer:
@@ -160,7 +160,7 @@ class Hierarchy:
             transfer = None if layer is None else _transfer(layer, grids[id(parameter)], basis)
             transfers.append(transfer)
             shrunk = 1.0 if transfer is None else transfer.shape[1] / transfer.shape[0]
-            size += round(parameter.numel() * shrunk)
+            size += round(parameter.numel() * shrunk) - (0 if layer is None else layer.repeated)
         n = max(each[0].n for each in grids.values())
         finest = max(layer.n for layer in self._layers.values())
         return GridLevel((*grids.values(),), n, size, tuple(transfers), n / finest)

@@ -560,11 +560,12 @@ def hierarchy(
 
 
 def check_basis(coordinates: Coordinates) -> None:
-    """Raise ValueError unless spline weights count as coefficients of B-splines."""
+    """Raise ValueError unless spline weights count as coefficients of B-splines, all free."""
     if coordinates.order is None:
         raise ValueError(
-            "geometry must be 'spline' for solver='multigrid', got layers in the ReLU basis: give "
-            "geometry='spline', which trains them, too"
+            "geometry must be 'spline' for solver='multigrid', and splines not periodic, got "
+            "layers in the ReLU basis or periodic ones: give geometry='spline', which trains the "
+            "former, or solver='cg'"
         )
 
 

@@ -108,9 +108,10 @@ def _coefficients(layer: SplineLayer, jet: Jet) -> tuple[Tensor, Tensor]:
         return reference.power_jets(channels, breakpoints, layer.order, jet.pairs, layer.extension)
 
     breakpoints, _ = layer.pieces()
+    channels = layer.entering(jet.channels)
     if len(breakpoints) == 1:
-        return of(jet.channels, breakpoints[0])
-    each = [of(jet.channels[..., p : p + 1], t) for p, t in enumerate(breakpoints)]
+        return of(channels, breakpoints[0])
+    each = [of(channels[..., p : p + 1], t) for p, t in enumerate(breakpoints)]
     return torch.cat([i for i, _ in each], -1), torch.cat([c for _, c in each], -2)
 
 

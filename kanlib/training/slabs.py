@@ -37,7 +37,9 @@ Make = Callable[[tuple[float, float], Any], tuple[nn.Module, Objective]]
 class TimeSlabs(nn.Module):
     """The solution that is put together of those on consecutive intervals of time.
 
-    Points before the first interval belong to the first one, those after the last to the last.
+    Points before the first interval belong to the first one, those after the last to the last. Each
+    point is evaluated by its own solution; under torch.compile, and under torch.func.vmap over
+    points, where their times are not known, by all, of which one is taken.
 
     Args:
         times: the ends of the intervals, increasing, one more than solutions.
@@ -103,8 +105,12 @@ class TimeSlabs(nn.Module):
         inner = torch.tensor(self.times[1:-1], dtype=torch.float64)
         times = rows[0, :, self.coordinate].detach().contiguous()
         slabs = torch.bucketize(times, inner.to(times))
+        hidden = torch.compiler.is_compiling() or _batched(times)  # which point is in which slab
         parts, places = [], []
         for slab, solution in enumerate(self.solutions):
+            if hidden:
+                parts.append(propagate(solution, replace(jet, channels=rows)))
+                continue
             (chosen,) = (slabs == slab).nonzero(as_tuple=True)
             if len(chosen) or not len(times):
                 parts.append(propagate(solution, replace(jet, channels=rows[:, chosen])))
@@ -115,8 +121,13 @@ class TimeSlabs(nn.Module):
                 f"solutions must have equally many outputs, got {sorted(outputs)}: give all "
                 "networks the same last width"
             )
-        order = torch.cat(places).argsort()
-        channels = torch.cat([part.channels for part in parts], dim=1)[:, order]
+        if hidden:
+            channels = parts[0].channels
+            for slab, part in enumerate(parts):
+                channels = torch.where((slabs == slab)[:, None], part.channels, channels)
+        else:
+            order = torch.cat(places).argsort()
+            channels = torch.cat([part.channels for part in parts], dim=1)[:, order]
         return replace(
             jet,
             channels=channels.view(*shape[:-1], *outputs),
@@ -126,6 +137,16 @@ class TimeSlabs(nn.Module):
     def extra_repr(self) -> str:
         """Show the times."""
         return f"times={self.times}"
+
+
+def _batched(x: Tensor) -> bool:
+    """Return whether torch.func.vmap hides the values of a tensor."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(x):
+        if functorch.is_batchedtensor(x):
+            return True
+        x = functorch.get_unwrapped(x)
+    return False
 
 
 @propagate.register

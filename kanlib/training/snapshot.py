@@ -505,7 +505,9 @@ def _network(model: Any) -> nn.Module:
 
 
 def _on(layer: SplineLayer, found: dict[str, Any]) -> SplineLayer:
-    grids = [KnotGrid(layer.order, row) for row in found["breakpoints"]]
+    rows, own = found["breakpoints"], layer.distinct_grids
+    own = own if len(own) == len(rows) else [KnotGrid(layer.order, rows[0])] * len(rows)
+    grids = [grid.with_breakpoints(row) for grid, row in zip(own, rows, strict=True)]
     weight = layer.weight.new_zeros(layer.out_features, layer.in_features, grids[0].num_basis)
     if not found["free"]:
         layer = layer.fixed()

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import torch
 from scipy import special
+from scipy.interpolate import CubicSpline
 from scipy.sparse import diags, eye, kron
 from scipy.sparse.linalg import spsolve
 from torch.func import hessian, jacrev, vmap
 
 from kanbook.gallery import EXAMPLES, RECORD
 from kanbook.gallery import __main__ as runner
-from kanbook.gallery.references import clamped_plate, ghia, kuramoto_sivashinsky
+from kanbook.gallery.references import cavity as spectral_cavity
+from kanbook.gallery.references import clamped_plate, ghia, kuramoto_sivashinsky, table_of
 from kanlib.paper.records import find_run, load_record
 
 BY_NAME = {example.name: example for example in EXAMPLES}
@@ -260,14 +262,51 @@ def cavity(count, reynolds=100.0):
     return psi.reshape(inner, inner)
 
 
-@pytest.mark.slow
-def test_table_of_the_cavity_is_what_differences_give():
-    count = 64
+def lines_of(count):
+    """Return the velocities of the table by differences on a grid of that many intervals."""
     psi = np.pad(cavity(count), 1)
-    points, table = ghia()
+    points = ghia()[0].numpy()
     node = np.linspace(0, 1, count + 1)
-    u = np.gradient(psi, node, axis=1)[count // 2]
-    v = -np.gradient(psi, node, axis=0)[:, count // 2]
-    found = np.concatenate([np.interp(points[:15, 1], node, u), np.interp(points[15:, 0], node, v)])
-    assert np.linalg.norm(found - table.numpy()) < 0.03 * float(table.norm())
+    u = CubicSpline(node, psi[count // 2]).derivative()  # along y, at x = 1/2
+    v = CubicSpline(node, psi[:, count // 2]).derivative()
+    return np.concatenate([u(points[:15, 1]), -v(points[15:, 0])]), psi
+
+
+@pytest.mark.slow
+def test_references_of_the_cavity_are_what_differences_give():
+    """Of second order: two grids, extrapolated, tell the spectral reference from the table."""
+    (coarse, _), (fine, psi) = lines_of(32), lines_of(64)
+    extrapolated = (4 * fine - coarse) / 3
+    points, table = ghia()
+    table = table.numpy()
+    spectral = table_of(spectral_cavity(points)[:, 1:]).numpy()
+    size = np.linalg.norm(spectral)
+    assert np.linalg.norm(fine - table) < 0.03 * size
+    assert np.linalg.norm(extrapolated - spectral) < 2e-3 * size
+    assert np.linalg.norm(extrapolated - table) > 1e-2 * size
     assert psi.min() == pytest.approx(-0.103423, rel=1e-2)  # the vortex of their table III
+
+
+def test_reference_of_the_cavity_keeps_to_its_walls_and_converges():
+    side = torch.linspace(0.02, 0.98, 25, dtype=torch.float64)
+    zero, one = torch.zeros_like(side), torch.ones_like(side)
+    for x, lid in [((side, zero), 0), ((zero, side), 0), ((one, side), 0), ((side, one), 1)]:
+        w = spectral_cavity(torch.stack(x, dim=1), degree=16)
+        assert w[:, [0, 2]].abs().max() < 1e-14
+        assert (w[:, 1] - lid).abs().max() < 1e-14
+    points, _ = ghia()
+    rough, fine, finer = (table_of(spectral_cavity(points, degree=d)[:, 1:]) for d in (12, 16, 24))
+    assert (fine - finer).norm() < 0.5 * (rough - finer).norm() < 5e-3 * finer.norm()
+
+
+def test_reference_of_the_cavity_is_a_flow():
+    """Velocities are the slopes of the stream function, by differences."""
+    x, step = 0.1 + 0.8 * torch.rand(20, 2, dtype=torch.float64), 1e-5
+    shift = step * torch.eye(2, dtype=torch.float64)
+    slopes = [
+        (spectral_cavity(x + e, degree=16) - spectral_cavity(x - e, degree=16))[:, 0] / (2 * step)
+        for e in shift
+    ]
+    w = spectral_cavity(x, degree=16)
+    torch.testing.assert_close(w[:, 1], slopes[1], rtol=0, atol=1e-9)
+    torch.testing.assert_close(w[:, 2], -slopes[0], rtol=0, atol=1e-9)

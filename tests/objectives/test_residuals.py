@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from kanlib import KAN, MLP, Attention, Ensemble, Sampler, lbfgs, train_multilevel
+from kanlib import KAN, MLP, Attention, Ensemble, Sampler, Unknowns, lbfgs, train_multilevel
+from kanlib.domains.shapes import Box
 from kanlib.objectives.residuals import ResidualLoss, Term
 
 X = torch.linspace(0, 1, 41, dtype=torch.float64)[:, None]
@@ -64,7 +65,7 @@ def test_directions_choose_the_derivatives():
     torch.testing.assert_close(values(net), net(x).square().mean())
     torch.testing.assert_close(values.fresh(1)(net), values(net))
     assert [jet.channels.shape[0] for jet in values.fresh(1).terms["a"].jets] == [1]
-    with pytest.raises(ValueError, match=r"d\(0,\) is not in this jet"):
+    with pytest.raises(ValueError, match=r"d\(0\) is not in this jet"):
         Term(lambda u, x: u.d(0), x.detach(), directions=())(net, "a")
     with pytest.raises(ValueError, match="directions must be a list of coordinates of x"):
         Term(value, x.detach(), directions=[2])
@@ -84,19 +85,53 @@ def test_attention_is_part_of_the_state():
     ("build", "text"),
     [
         (lambda: Term(value, X[:, 0]), "points must be finite, of shape"),
+        (lambda: Term(value, X[:0]), r"got \(0, 1\): give at least one point"),
         (lambda: Term(value, X * math.nan), "points must be finite"),
         (lambda: Term(value, X, weight=0.0), "weight must be a finite number above 0, got 0.0"),
         (lambda: ResidualLoss(), "at least one Term"),
         (lambda: ResidualLoss(a=Term(lambda u, x: u.value[:, 0], X))(model()), "x\\[:, :1\\]"),
         (lambda: ResidualLoss(a=Term(lambda u, x: u.value.mean(), X))(model()), "term 'a'"),
         (lambda: ResidualLoss(a=Term(lambda u, x: u, X))(model()), "got Jet"),
-        (lambda: ResidualLoss(a=Term(bending, X))(model()), r"pairs=\.\.\."),
+        (lambda: ResidualLoss(a=Term(bending, X))(model()), r"ask for it by pairs=\[\(0, 0\)\]"),
         (lambda: ResidualLoss(a=Term(value, 3 * X))(model()), "domain \\[0, 1\\], got \\[1.05"),
     ],
 )
 def test_mistakes_are_named(build, text):
     with pytest.raises(ValueError, match=text):
         build()
+
+
+@pytest.mark.parametrize(
+    ("build", "text"),
+    [
+        (
+            lambda: Term(value, None),
+            r"points must be a tensor \(N, P\) or a Sampler .* got NoneType",
+        ),
+        (
+            lambda: Term(value, Box([(0, 1), (0, 1)])),
+            r"got Box: draw them, as in Sampler\(domain, ",
+        ),
+        (lambda: Term(value, [[0.0, 1.0]]), r"got list: .*torch\.tensor\(\.\.\.\)"),
+        (lambda: Term(value, X, unknowns=Unknowns(k=1.0)), r"take \(u, x, unknowns\), .* unknowns"),
+        (lambda: Term(lambda u, x, q: q.k, X), r"take \(u, x\), .* got a function of \(u, x, q\)"),
+        (
+            lambda: Term(value, X, features=[None, None]),
+            r"take \(u1, u2, x\), which are a jet for each",
+        ),
+    ],
+)
+def test_terms_that_do_not_fit_together_say_so(build, text):
+    with pytest.raises(TypeError, match=text):
+        build()
+
+
+def test_residuals_may_take_more_than_they_must():
+    """Defaults, any number of arguments, and functions without a signature are let through."""
+    Term(lambda u, x, k=2.0: k * u.value, X)
+    Term(lambda *given: given[0].value, X, unknowns=Unknowns(k=1.0))
+    Term(torch.nn.Identity(), X)
+    Term(max, X)
 
 
 def test_term_of_another_type_is_refused():
@@ -262,7 +297,10 @@ def test_pairs_are_pairs(pairs):
 
 
 def test_pairs_may_come_from_an_iterator():
-    term = Term(value, X, pairs=((a, a) for a in [0]), features=[torch.clone, torch.neg])
+    def jump(u, v, x):
+        return u.value - v.value
+
+    term = Term(jump, X, pairs=((a, a) for a in [0]), features=[torch.clone, torch.neg])
     assert [jet.pairs for jet in term.jets] == [((0, 0),)] * 2
 
 

@@ -1,5 +1,6 @@
 """Unknowns of an equation: trained by every optimizer, refined, resumed, raced."""
 
+import copy
 from functools import partial
 
 import pytest
@@ -308,3 +309,11 @@ def test_mistakes_are_named(build, error, text):
 def test_data_alone_have_no_unknowns():
     run = train(network(), MeanSquaredError(points(), points()), 1, progress=False)
     assert not hasattr(run.objective, "unknowns")
+
+
+def test_unknown_of_another_name_is_refused():
+    unknowns = Unknowns(k=1.0, source=nn.Linear(1, 1))
+    with pytest.raises(AttributeError, match="there is no unknown 'c': there are 'k', 'source'"):
+        unknowns.c  # noqa: B018
+    assert not hasattr(unknowns, "c")
+    assert copy.deepcopy(unknowns).k == 1.0

@@ -29,18 +29,18 @@ def poisson(w: Jet, x: Tensor) -> Tensor:
 
 def network() -> KAN:
     options: dict[str, Any] = {"normalisation": "tanh", "init_scale": 0.3, "outputs": ("u", "s")}
-    return KAN([2, 6, 2], n=4, r=7, dtype=DOUBLE, **options)
+    return KAN([2, 8, 2], n=4, r=8, dtype=DOUBLE, **options)
 
 
-def solve(starts: int = 2, epochs: Sequence[int] = (30, 40, 50), count: int = 1000) -> Run[KAN]:
+def solve(starts: int = 2, epochs: Sequence[int] = (30, 40, 50), count: int = 2000) -> Run[KAN]:
     inside = Sampler(BOX, count, every=3, dtype=DOUBLE)
     rim = Sampler(Box(BOX).boundary, count // 4, every=3, dtype=DOUBLE)
-    places = Box(BOX).points(count)
+    places = Box(BOX).points(count // 2)
     measured = reference(places)[:, :1]
     loss = ResidualLoss(
         poisson=Term(poisson, inside, pairs=[(0, 0), (1, 1)]),
-        rim=Term(lambda w, x: w.of("u").value, rim, directions=(), weight=1e3),
-        data=Term(lambda w, x: w.of("u").value - measured, places, directions=(), weight=1e3),
+        rim=Term(lambda w, x: w.of("u").value, rim, directions=(), weight=1e4),
+        data=Term(lambda w, x: w.of("u").value - measured, places, directions=(), weight=1e4),
     )
     field, keep = [network() for _ in range(starts)], [2, 1][: len(epochs) - 1]
     return race(field, loss, epochs, keep=keep, optimizer=GaussNewton(), progress=False)

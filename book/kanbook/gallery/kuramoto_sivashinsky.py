@@ -37,7 +37,7 @@ def network() -> HardConditions:
     return HardConditions(kan, start, lambda x: x[:, 1:])
 
 
-def solve(starts: int = 2, epochs: Sequence[int] = (40, 90), count: int = 2000) -> Run[Any]:
+def solve(starts: int = 2, epochs: Sequence[int] = (40, 70, 40), count: int = 2000) -> Run[Any]:
     inside = Sampler(BOX, count, every=3, share=0.5, dtype=DOUBLE)
     loss = ResidualLoss(equation=Term(equation, inside, pairs=[(0, 0, 0, 0)]))
     field, keep = [network() for _ in range(starts)], [1, 1][: len(epochs) - 1]

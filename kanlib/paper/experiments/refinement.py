@@ -84,7 +84,7 @@ def shifted(grid: KnotGrid) -> KnotGrid:
     """
     fine = grid.refine().breakpoints.clone()
     fine[1:-1] += 0.3 * fine.diff()[1:]
-    return KnotGrid(grid.order, fine)
+    return grid.with_breakpoints(fine)
 
 
 def refinement(case: RefinementCase, x: Tensor) -> Callable[[KAN], KAN]:
