@@ -50,7 +50,7 @@ RECORDS = {"kanlib": RESULTS / "formulas.json", "pykan": RESULTS / "formulas-pyk
 NOISE = (0.0, 0.01)
 STARTS = 6
 #: Seconds of the processor for a run.
-LIMIT = 30.0
+LIMIT = 20.0
 
 
 def network(data: Data, widths: list[int], seed: int) -> KAN:
