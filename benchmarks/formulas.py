@@ -50,7 +50,7 @@ RECORDS = {"kanlib": RESULTS / "formulas.json", "pykan": RESULTS / "formulas-pyk
 NOISE = (0.0, 0.01)
 STARTS = 6
 #: Seconds of the processor for a run.
-LIMIT = 20.0
+LIMIT = 40.0
 
 
 def network(data: Data, widths: list[int], seed: int) -> KAN:
@@ -176,8 +176,8 @@ def main(arguments: list[str] | None = None) -> None:
         made_by["versions"][options.library] = version(options.library)
     known = {(run["formula"], run["noise"], run["seed"]) for run in content["runs"]}
     for seed in options.seeds:
-        for name in options.only:
-            for noise in NOISE:
+        for noise in NOISE:
+            for name in options.only:
                 if (name, noise, seed) in known:
                     continue
                 with warnings.catch_warnings():

@@ -73,20 +73,21 @@ def tidy(expression: sympy.Expr) -> sympy.Expr:
 
 
 def scaled(expression: sympy.Expr, signed: bool) -> tuple[sympy.Expr, sympy.Expr]:
-    """Return a factor and the rest of a sum, whose first term that is no constant has factor one.
+    """Return a factor and the rest of a sum, whose largest term that is no constant has factor one.
 
     Args:
         expression: the sum.
         signed: whether the factor may be negative.
     """
     terms = sympy.Add.make_args(sympy.expand_mul(expression))
-    for term in terms:
-        if term.free_symbols:
-            factor, rest = term.as_coeff_Mul()
-            if factor < 0 and not signed:
-                factor, rest = -factor, -rest
-            return factor, rest + sympy.Add(*(each / factor for each in terms if each is not term))
-    return sympy.Integer(1), expression
+    varying = [term for term in terms if term.free_symbols]
+    if not varying:
+        return sympy.Integer(1), expression
+    term = max(varying, key=lambda term: abs(term.as_coeff_Mul()[0]))
+    factor, rest = term.as_coeff_Mul()
+    if factor < 0 and not signed:
+        factor, rest = -factor, -rest
+    return factor, rest + sympy.Add(*(each / factor for each in terms if each is not term))
 
 
 def fit(expression: sympy.Expr, symbols: Any, x: Array, y: Array, steps: int = 200) -> Fitted:

@@ -1,9 +1,9 @@
 """From a network to a formula.
 
 Each edge is fitted by a function of the library, and the functions are put together as the network
-puts together its edges. Where a unit leads to a single exponential, the exponential of a sum of
-edges is a product of exponentials of edges, and these are fitted instead if they fit better: most
-laws are products.
+puts together its edges. Most laws have products, which a network of sums makes as the exponential
+of a sum of logarithms: g(u) of a unit u is also g(log(v) / rate) of the product v of exponentials
+of rate times its edges. These are fitted instead where they are the simpler or better functions.
 The constants of the whole are then fitted to all data, and simple numbers put in where the data
 allow it. Where the first choice of functions does not reach the accuracy of the network, the second
 and third best of an edge are tried, one edge at a time.
@@ -206,8 +206,35 @@ def _best(search: _Search, output: int, x: Array, y: Array, missed: float, tries
     return best
 
 
-#: An edge, by layer, input and output; and the rate of the exponential that it is a factor under.
-_Key = tuple[int, int, int, float]
+class _Key(NamedTuple):
+    """The function of an edge, or a function that is made of it.
+
+    Attributes:
+        layer: its layer.
+        input: its input.
+        output: its output.
+        rate: the function is the exponential of this times the edge, unless it is zero.
+        inner: its variable is the exponential of this times that of the edge, unless it is zero.
+    """
+
+    layer: int
+    input: int
+    output: int
+    rate: float = 0.0
+    inner: float = 0.0
+
+
+class _Way(NamedTuple):
+    """An edge, or the exponential of rate times it, and the unit that it comes from."""
+
+    layer: int
+    input: int
+    output: int
+    rate: float
+
+
+#: Which fit an edge takes, and which way, counted from the best.
+_Ranks = dict[_Key | _Way, int]
 
 
 class _Search:
@@ -223,62 +250,123 @@ class _Search:
         self.layers, self.symbols = layers, symbols
         self.functions, self.accuracy = functions, accuracy
         self._known: dict[_Key, list[Fit]] = {}
+        self._ways: dict[_Way, list[tuple[float, float]]] = {}
+
+    def _edge(self, layer: int, p: int, q: int) -> Edge:
+        row = self.layers[layer]
+        assert isinstance(row, list)
+        edge = row[q][p]
+        assert edge is not None
+        return edge
 
     def fits(self, key: _Key) -> list[Fit]:
-        """Return the ranked fits of an edge, or of its exponential."""
-        layer, p, q, rate = key
+        """Return the ranked fits of an edge, or of what is made of it."""
         if key not in self._known:
-            row = self.layers[layer]
-            assert isinstance(row, list)
-            edge = row[q][p]
-            assert edge is not None
-            values = edge.y
-            if rate:  # a factor: its size goes into the product
-                values = np.exp(rate * (values - edge.weights @ values))
-            found = fits(edge.x, values, edge.weights, self.functions, self.accuracy)
-            self._known[key] = found
+            edge = self._edge(*key[:3])
+            x, y = edge.x, edge.y
+            if key.inner:
+                x = np.exp(key.inner * (x - edge.weights @ x))
+            if key.rate:  # a factor: its size goes into the product
+                y = np.exp(key.rate * (y - edge.weights @ y))
+            self._known[key] = fits(x, y, edge.weights, self.functions, self.accuracy)
         return self._known[key]
 
-    def choices(self, output: int, tries: int) -> Iterator[dict[_Key, int]]:
-        """Yield which fit each edge takes, the best first: then others, one edge at a time."""
+    def _score(self, key: _Key) -> float:
+        return score(self.fits(key)[0], self.accuracy)
+
+    def ways(self, way: _Way) -> list[tuple[float, float]]:
+        """Return scores and rates of the ways to read an edge and its unit, the best first.
+
+        The unit is the sum of its edges u, with rate zero, or a product, exp(rate u). This takes a
+        unit of splines with a single edge onwards. The rate is that of an exponential that the edge
+        is, or the one that makes a power of an edge into the unit that is a logarithm.
+        """
+        if way not in self._ways:
+            number, p = way[:2]
+            inputs = self._inputs(number, p)
+            found = [(self._score(_Key(*way)) + self._scores(number, inputs, p, 0.0), 0.0)]
+            for rate in self._rates(way, inputs) if len(inputs) > 1 else ():
+                outer = self._score(_Key(*way, inner=rate))
+                found.append((outer + self._scores(number, inputs, p, rate), rate))
+            self._ways[way] = sorted(found, key=lambda each: each[0])
+        return self._ways[way]
+
+    def _inputs(self, number: int, p: int) -> list[int]:
+        """Return the inputs of a unit whose sum may be a product."""
+        layer, before = self.layers[number], self.layers[number - 1] if number else None
+        if not isinstance(layer, list) or not isinstance(before, list):
+            return []
+        if sum(row[p] is not None for row in layer) > 1:
+            return []
+        return [i for i, edge in enumerate(before[p]) if edge is not None]
+
+    def _scores(self, number: int, inputs: list[int], p: int, rate: float) -> float:
+        return sum(self._score(_Key(number - 1, i, p, rate)) for i in inputs)
+
+    def _rates(self, way: _Way, inputs: list[int]) -> Iterator[float]:
+        number, p = way[:2]
+        best = self.fits(_Key(*way))[0]
+        if best.name == "exp":
+            yield best.a
+        for i in inputs:
+            edge = self._edge(number - 1, i, p)
+            for found in self.fits(_Key(number - 1, i, p))[:2]:
+                rate = 1 / found.c if found.c else 0.0
+                spread = abs(rate) * float(np.ptp(edge.y))
+                if found.name == "log" and 0 < spread < LARGEST:
+                    yield rate
+
+    def choices(self, output: int, tries: int) -> Iterator[_Ranks]:
+        """Yield which fit and way each edge takes, the best first: then others, one at a time."""
         yield {}
         used: list[_Key] = []
-        self._expression(len(self.layers) - 1, output, {}, used, 0.0)
-        options = []
+        ways: list[_Way] = []
+        self._expression(len(self.layers) - 1, output, {}, used, 0.0, ways)
+        options: list[tuple[float, _Key | _Way, int]] = []
         for key in used:
-            found = self.fits(key)
-            first = score(found[0], self.accuracy)
-            for rank in range(1, min(4, len(found))):
-                options.append((score(found[rank], self.accuracy) - first, key, rank))
-        for _, key, rank in sorted(options)[: tries - 1]:
-            yield {key: rank}
+            scores = [score(each, self.accuracy) for each in self.fits(key)]
+            options += [(s - scores[0], key, rank) for rank, s in enumerate(scores[:4]) if rank]
+        for way in ways:
+            found = self.ways(way)
+            options += [(s - found[0][0], way, rank) for rank, (s, _) in enumerate(found) if rank]
+        for _, which, rank in sorted(options, key=lambda each: each[0])[: tries - 1]:
+            yield {which: rank}
 
-    def expression(
-        self, output: int, ranks: dict[_Key, int]
-    ) -> tuple[Any, dict[tuple[int, int, int], Fit]]:
+    def expression(self, output: int, ranks: _Ranks) -> tuple[Any, dict[tuple[int, int, int], Fit]]:
         """Return the expression of an output, and the functions of its edges."""
         used: list[_Key] = []
-        found = tidy(self._expression(len(self.layers) - 1, output, ranks, used, 0.0))
+        found = tidy(self._expression(len(self.layers) - 1, output, ranks, used, 0.0, []))
         return found, {key[:3]: self.fits(key)[ranks.get(key, 0)] for key in used}
 
     def _expression(
-        self, number: int, q: int, ranks: dict[_Key, int], used: list[_Key], rate: float
+        self,
+        number: int,
+        q: int,
+        ranks: _Ranks,
+        used: list[_Key],
+        rate: float,
+        ways: list[_Way],
     ) -> Any:
         """Return unit q after a layer, or, for a rate, the exponential of rate times it."""
         layer = self.layers[number]
         if isinstance(layer, nn.Linear):
             weight, bias = layer.weight[q].tolist(), layer.bias[q].item()
             terms = [w * s for w, s in zip(weight, self.symbols, strict=True)]
-            total = sympy.Add(*terms) + bias
-            return sympy.exp(rate * total) if rate else total
+            return sympy.Add(*terms) + bias
         if not rate:
-            return sympy.Add(*self._terms(number, q, ranks, used, 0.0))
+            return sympy.Add(*self._terms(number, q, ranks, used, 0.0, ways))
         row = [edge for edge in layer[q] if edge is not None]
         size = _exp(rate * sum(float(edge.weights @ edge.y) for edge in row))
-        return size * sympy.Mul(*self._terms(number, q, ranks, used, rate))
+        return size * sympy.Mul(*self._terms(number, q, ranks, used, rate, ways))
 
     def _terms(
-        self, number: int, q: int, ranks: dict[_Key, int], used: list[_Key], rate: float
+        self,
+        number: int,
+        q: int,
+        ranks: _Ranks,
+        used: list[_Key],
+        rate: float,
+        ways: list[_Way],
     ) -> list[Any]:
         """Return the terms of a sum, or the factors of a product."""
         layer, terms = self.layers[number], []
@@ -286,38 +374,23 @@ class _Search:
         for p, edge in enumerate(layer[q]):
             if edge is None:
                 continue
-            key = number, p, q, rate
+            way, inner_rate = _Way(number, p, q, rate), 0.0
+            if len(self._inputs(number, p)) > 1:
+                ways.append(way)
+                inner_rate = self.ways(way)[ranks.get(way, 0)][1]
+            key = _Key(number, p, q, rate, inner_rate)
             used.append(key)
             found = self.fits(key)[ranks.get(key, 0)]
             if found.function is None and not found.c:
                 terms.append(sympy.Float(found.d))
-            elif found.name == "exp" and number and self._is_product(number, p, found.a):
-                inner = self._expression(number - 1, p, ranks, used, found.a)
-                terms.append(found.c * _exp(found.b) * inner + found.d)
-            else:
-                inner = self.symbols[p]
-                if number:
-                    inner = self._expression(number - 1, p, ranks, used, 0.0)
-                terms.append(_applied(found, inner))
+                continue
+            inner = self.symbols[p]
+            if number:
+                inner = self._expression(number - 1, p, ranks, used, inner_rate, ways)
+            if inner_rate:
+                inner = _exp(-inner_rate * float(edge.weights @ edge.x)) * inner
+            terms.append(_applied(found, inner))
         return terms
-
-    def _is_product(self, number: int, p: int, rate: float) -> bool:
-        """Return whether the exponential of a unit is rather a product than that of a sum.
-
-        That takes a unit of splines with a single edge onwards, and factors that the library fits
-        better than it fits the terms of the sum.
-        """
-        layer, before = self.layers[number], self.layers[number - 1]
-        if isinstance(layer, nn.Linear) or isinstance(before, nn.Linear):
-            return False
-        if sum(row[p] is not None for row in layer) > 1:
-            return False
-        inputs = [i for i, edge in enumerate(before[p]) if edge is not None]
-        product, total = (
-            sum(score(self.fits((number - 1, i, p, r))[0], self.accuracy) for i in inputs)
-            for r in (rate, 0.0)
-        )
-        return product <= total
 
 
 def _exp(value: float) -> float:

@@ -75,6 +75,7 @@ LIBRARY = (
     Function("tanh", 3, np.tanh, sympy.tanh, "both"),
     Function("gaussian", 3, _gaussian, _symbolic_gaussian, "both"),
     Function("arcsin", 3, np.arcsin, sympy.asin, "within"),
+    Function("arctanh", 3, np.arctanh, sympy.atanh, "within"),
     Function("arctan", 3, np.arctan, sympy.atan, "both"),
 )
 

@@ -72,6 +72,29 @@ def test_exponential_of_a_sum_is_no_product():
     assert sympy.simplify(sympy.expand_power_exp(found.expression) / truth) == 1
 
 
+@pytest.mark.parametrize(
+    ("function", "truth"),
+    [
+        (lambda a, b: 1 / (1 + a * b), "1/(1+a*b)"),
+        (lambda a, b: torch.asin(a / (2 + b)), "asin(a/(2+b))"),
+    ],
+)
+def test_function_of_a_product_is_no_function_of_a_sum(function, truth):
+    x, y, model = trained(function, BOX, [2, 1, 1])
+    found = formula(model, x, y, names=["a", "b"])
+    a, b = found.symbols
+    expected = sympy.sympify(truth, {"a": a, "b": b})
+    assert sympy.simplify(found.expression - expected) == 0
+    assert "log" not in {each.name for each in found.edges.values()}
+
+
+def test_largest_term_of_a_sum_gets_the_factor_one():
+    a, b = sympy.symbols("a b")
+    factor, rest = scaled(1e-15 * a + 4.0 * b - 2.0, signed=True)
+    assert factor == sympy.Float(4)
+    assert rest.coeff(b) == 1
+
+
 @pytest.mark.parametrize("basis", ["spline", "relu"])
 def test_product_is_found_whatever_the_basis_and_grid(exact, basis):
     x, y, model = exact
