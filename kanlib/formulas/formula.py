@@ -24,12 +24,22 @@ from torch import Tensor, nn
 from kanlib._checks import as_integer, as_list, check_tensor, shown
 from kanlib.analysis.importance import as_points, check_network
 from kanlib.formulas.edges import Edge, edges
+from kanlib.nn.maps import Circle, InputMap
 from kanlib.nn.networks import KAN
 
 try:
     import sympy
 
-    from kanlib.formulas.expressions import Array, Fitted, fit, rounding, scaled, simplified, tidy
+    from kanlib.formulas.expressions import (
+        Array,
+        Fitted,
+        fit,
+        rounding,
+        scaled,
+        simple,
+        simplified,
+        tidy,
+    )
     from kanlib.formulas.library import LIBRARY, Fit, Function, fits, score
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
@@ -45,6 +55,8 @@ ACCURACY = 1e-4
 DIGITS = 4
 #: The largest logarithm of a factor.
 LARGEST = 300.0
+#: The largest ratio of two values of a product, or of a factor, as a logarithm.
+RANGE = 30.0
 
 
 class Constant(NamedTuple):
@@ -128,8 +140,8 @@ def formula(
 
     Raises:
         TypeError: if an argument is of the wrong type.
-        ValueError: if the network overrides forward, has hooks or is periodic, or data, names or
-            the output do not fit it.
+        ValueError: if the network overrides forward or has hooks, or data, names or the output do
+            not fit it.
         ModuleNotFoundError: without SymPy or SciPy.
 
     Examples:
@@ -144,11 +156,6 @@ def formula(
         x1**2 + exp(-x2)
     """
     check_network(model)
-    if model.entering != [*range(model.widths[0])]:
-        raise ValueError(
-            "model must not be periodic to have a formula, got one with periodic coordinates: give "
-            "cosines and sines of them as inputs to a network without"
-        )
     as_points("x", x, model)
     output = as_integer("output", output, 0, model.widths[-1] - 1)
     tries = as_integer("tries", tries, 1)
@@ -167,7 +174,13 @@ def formula(
     column, learned = (each[:, output].detach().cpu().double().numpy() for each in (targets, own))
     scale = float(column.std()) if column.var() > rounding(column) else 1.0
     missed = float(np.sqrt(np.mean((learned - column) ** 2)))
-    search = _Search(edges(model, moved), symbols, chosen, max(missed / scale, ACCURACY))
+    search = _Search(
+        edges(model, moved),
+        symbols,
+        _entering(model, symbols),
+        chosen,
+        max(missed / scale, ACCURACY),
+    )
     best = _best(search, output, inputs, column, missed**2, tries)
     found = simplified(best.fitted, symbols, inputs, column)
     constants = zip(found.constants, found.values, found.errors, strict=True)
@@ -244,10 +257,11 @@ class _Search:
         self,
         layers: Sequence[nn.Linear | list[list[Edge | None]]],
         symbols: tuple[Any, ...],
+        entering: tuple[Any, ...],
         functions: tuple[Function, ...],
         accuracy: float,
     ) -> None:
-        self.layers, self.symbols = layers, symbols
+        self.layers, self.symbols, self.entering = layers, symbols, entering
         self.functions, self.accuracy = functions, accuracy
         self._known: dict[_Key, list[Fit]] = {}
         self._ways: dict[_Way, list[tuple[float, float]]] = {}
@@ -304,17 +318,15 @@ class _Search:
         return sum(self._score(_Key(number - 1, i, p, rate)) for i in inputs)
 
     def _rates(self, way: _Way, inputs: list[int]) -> Iterator[float]:
-        number, p = way[:2]
+        number, p, q = way[:3]
         best = self.fits(_Key(*way))[0]
-        if best.name == "exp":
-            yield best.a
+        found = [best.a] if best.name == "exp" else []
         for i in inputs:
-            edge = self._edge(number - 1, i, p)
-            for found in self.fits(_Key(number - 1, i, p))[:2]:
-                rate = 1 / found.c if found.c else 0.0
-                spread = abs(rate) * float(np.ptp(edge.y))
-                if found.name == "log" and 0 < spread < LARGEST:
-                    yield rate
+            both = self.fits(_Key(number - 1, i, p))[:2]
+            found += [1 / each.c for each in both if each.name == "log" and each.c]
+        spread = float(np.ptp(self._edge(number, p, q).x))
+        spread = max(spread, *(float(np.ptp(self._edge(number - 1, i, p).y)) for i in inputs))
+        yield from (rate for rate in found if 0 < abs(rate) * spread < RANGE)
 
     def choices(self, output: int, tries: int) -> Iterator[_Ranks]:
         """Yield which fit and way each edge takes, the best first: then others, one at a time."""
@@ -351,7 +363,7 @@ class _Search:
         layer = self.layers[number]
         if isinstance(layer, nn.Linear):
             weight, bias = layer.weight[q].tolist(), layer.bias[q].item()
-            terms = [w * s for w, s in zip(weight, self.symbols, strict=True)]
+            terms = [w * s for w, s in zip(weight, self.entering, strict=True)]
             return sympy.Add(*terms) + bias
         if not rate:
             return sympy.Add(*self._terms(number, q, ranks, used, 0.0, ways))
@@ -384,9 +396,10 @@ class _Search:
             if found.function is None and not found.c:
                 terms.append(sympy.Float(found.d))
                 continue
-            inner = self.symbols[p]
             if number:
                 inner = self._expression(number - 1, p, ranks, used, inner_rate, ways)
+            else:
+                inner = self.entering[p]
             if inner_rate:
                 inner = _exp(-inner_rate * float(edge.weights @ edge.x)) * inner
             terms.append(_applied(found, inner))
@@ -445,6 +458,35 @@ def _symbols(names: Sequence[str] | None, x: Array) -> tuple[Any, ...]:
         sympy.Symbol(name, positive=True) if x[:, p].min() > 0 else sympy.Symbol(name, real=True)
         for p, name in enumerate(listed)
     )
+
+
+def _entering(model: KAN, symbols: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return what enters the first layer: of periodic coordinates their cosines and sines."""
+    before: InputMap | None = None
+    for layer in model.layers:
+        if isinstance(layer, InputMap):
+            before = layer
+        elif isinstance(layer, Circle):
+            a, b = (_exact(end) for end in layer.domain)
+            mapped = [*symbols]
+            if before is not None:
+                moved = zip(symbols, before.low.tolist(), before.width.tolist(), strict=True)
+                mapped = [a + (b - a) * (s - _exact(low)) / _exact(w) for s, low, w in moved]
+            angles = [sympy.expand(2 * sympy.pi * (s - a) / (b - a)) for s in mapped]
+            middle, half = (a + b) / 2, (b - a) / 2
+            for p in layer.coordinates:
+                mapped[p] = middle + half * sympy.cos(angles[p])
+            return *mapped, *(middle + half * sympy.sin(angles[p]) for p in layer.coordinates)
+    return symbols
+
+
+def _exact(value: float) -> Any:
+    """Return a number as a half, a third or a multiple of pi, if it is one up to rounding."""
+    for unit in (sympy.Integer(1), sympy.pi):
+        number = simple(value / float(unit), 1e-12 * max(1.0, abs(value)))
+        if number is not None and (number or not value):
+            return number * unit
+    return sympy.Float(value)
 
 
 def _targets(y: Tensor, own: Tensor) -> Tensor:

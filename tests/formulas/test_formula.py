@@ -88,6 +88,21 @@ def test_function_of_a_product_is_no_function_of_a_sum(function, truth):
     assert "log" not in {each.name for each in found.edges.values()}
 
 
+def test_steep_logarithms_are_no_factors():
+    """Factors of a product that would overflow are not tried."""
+    torch.manual_seed(4)
+    x = 0.5 + torch.rand(200, 2)
+    data = MeanSquaredError(x, torch.exp(x[:, :1]) - 1e-3 * torch.log(x[:, 1:]))
+    start = KAN([2, 1], n=8, domain=(0.5, 1.5))
+    first = train(start, data, 6, optimizer=GaussNewton(), progress=False).model.layers[0]
+    model = KAN([2, 1, 1], n=8, domain=(0.5, 1.5), hidden_domain=(0, 6))
+    with torch.no_grad():
+        model.layers[0].weight.copy_(first.weight)
+        line = model.layers[1].grid.knots[1:-1].unfold(0, 3, 1).mean(-1)
+        model.layers[1].weight.copy_(line)
+    assert formula(model, x, tries=2).error < 1e-3
+
+
 def test_largest_term_of_a_sum_gets_the_factor_one():
     a, b = sympy.symbols("a b")
     factor, rest = scaled(1e-15 * a + 4.0 * b - 2.0, signed=True)
@@ -121,6 +136,23 @@ def test_without_targets_the_network_is_what_is_explained(exact):
     found = formula(model, x)
     assert found.network == 0.0
     assert found.error < 1e-2
+
+
+@pytest.mark.parametrize("input_domain", [None, [(0.0, 2 * np.pi), (0.0, 1.0)]])
+def test_periodic_coordinates_enter_by_cosine_and_sine(input_domain):
+    torch.manual_seed(1)
+    low, high = torch.tensor(input_domain or [(0.0, 1.0), (0.0, 1.0)]).T
+    x = low + (high - low) * torch.rand(200, 2)
+    angle = 2 * torch.pi * (x[:, :1] - low[0]) / (high - low)[0]
+    y = 3 * torch.sin(angle) + 2 * angle.cos() ** 2 + torch.exp(-x[:, 1:])
+    domain = (-1.0, 1.0) if input_domain else (0.0, 1.0)
+    model = KAN([2, 1], n=4, domain=domain, input_domain=input_domain, periodic=[0])
+    model = train(model, MeanSquaredError(x, y), 8, optimizer=GaussNewton(), progress=False).model
+    found = formula(model, x, y)
+    first, second = found.symbols
+    angle = first if input_domain else 2 * sympy.pi * first
+    truth = 3 * sympy.sin(angle) + 2 * sympy.cos(angle) ** 2 + sympy.exp(-second)
+    assert sympy.simplify(found.expression - truth) == 0  # cos^2 = 1 - sin^2
 
 
 def test_float32_network_and_pruned_edges(exact):
