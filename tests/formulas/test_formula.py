@@ -264,6 +264,18 @@ def test_simple_numbers_go_in_only_where_data_allow_it():
     np.testing.assert_allclose(sorted(found.values), [1.03, 2.04], rtol=1e-8)
 
 
+def test_phases_become_quarter_turns_where_data_allow_it():
+    a = sympy.Symbol("a", real=True)
+    x = 3 * np.random.default_rng(5).random((300, 1))
+    start = sympy.Float(1.98) * sympy.sin(a + sympy.Float(1.55)) + sympy.Float(0.1)
+    for noise in (0.0, 0.02):
+        y = 2 * np.cos(x[:, 0]) + noise * np.random.default_rng(6).standard_normal(300)
+        assert simplified(fit(start, (a,), x, y), (a,), x, y).expression == 2 * sympy.cos(a)
+    y = 2 * np.sin(x[:, 0] + 1.52)
+    found = simplified(fit(start, (a,), x, y), (a,), x, y)
+    np.testing.assert_allclose(found.values, [1.52], rtol=1e-8)
+
+
 def test_terms_that_data_do_not_need_are_left_out():
     a, b = sympy.symbols("a b", real=True)
     rng = np.random.default_rng(3)
