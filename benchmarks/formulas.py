@@ -160,6 +160,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.formulas")
     parser.add_argument("--seeds", type=int, nargs="*", default=[1234, 1235, 1236])
     parser.add_argument("--only", nargs="*", default=[*FORMULAS], help="some of the formulas")
+    parser.add_argument("--noise", type=float, nargs="*", choices=NOISE, default=[*NOISE])
     parser.add_argument("--library", choices=LIBRARIES, default="kanlib")
     parser.add_argument("--out", type=Path, help="default: the record of the book")
     options = parser.parse_args(arguments)
@@ -176,7 +177,7 @@ def main(arguments: list[str] | None = None) -> None:
         made_by["versions"][options.library] = version(options.library)
     known = {(run["formula"], run["noise"], run["seed"]) for run in content["runs"]}
     for seed in options.seeds:
-        for noise in NOISE:
+        for noise in options.noise:
             for name in options.only:
                 if (name, noise, seed) in known:
                     continue
