@@ -30,7 +30,7 @@ ROOMS = {
     "analysis": "relaxation spectra ntk conditioning cost planner estimates smoothing"
     " importance pruning",
     "viz": "colors drawings histories solutions",
-    "formulas": "library edges expressions formula",
+    "formulas": "library edges expressions formula regressors",
     "paper": "problems refit decoding records comparison experiments runner",
     "estimators": "fitting regression classification",
     "interop": "branches weights plain export",
@@ -58,6 +58,7 @@ OPTIONAL = {
     "formulas.library": {"scipy", "sympy"},
     "formulas.expressions": {"scipy", "sympy"},
     "formulas.formula": {"sympy"},
+    "formulas.regressors": {"sympy"},
     "viz.drawings": {"plotly"},
     "viz.histories": {"plotly"},
     "viz.solutions": {"plotly"},

@@ -39,7 +39,7 @@ from kanlib.analysis import (
 from kanlib.bases import projections
 from kanlib.domains.polygons import Polygon
 from kanlib.domains.shapes import Box, Difference, Disc
-from kanlib.formulas import formula
+from kanlib.formulas import formula, regressors
 from kanlib.nn import maps
 from kanlib.objectives import penalties, squares
 from kanlib.paper import comparison, refit
@@ -83,6 +83,16 @@ X, MODEL, LAYER = (
     SplineLayer(2, 1, GRID),
 )
 MATRIX, VECTOR = torch.eye(3).double(), torch.ones(3).double()
+
+
+class Sine:
+    """A symbolic regressor with a single candidate."""
+
+    def fit(self, X, y):
+        return self
+
+    def __str__(self):
+        return "sin(X0)"
 
 
 def loss(model):
@@ -340,6 +350,10 @@ CALLS = [
     (
         smoothing.smoothing_weight,
         {"model": MODEL, "objective": MSE, "noise": 9.0, "derivative": 2},
+    ),
+    (
+        regressors.regressed,
+        {"model": MODEL, "x": X, "edge": (0, 0, 0), "regressor": Sine(), "name": "f"},
     ),
     (formula.formula, {"model": MODEL, "x": X, "y": None, "names": ["a", "b"], "output": 0}),
     (importance.importance, {"model": MODEL, "x": X, "measure": "domain"}),

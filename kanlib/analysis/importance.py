@@ -224,8 +224,8 @@ def check_network(model: KAN) -> KAN:
     """Return the model, or raise unless it is a KAN whose call does what its layers say."""
     if not isinstance(model, KAN):
         raise TypeError(
-            f"model must be a KAN, got {shown(model)}: take a member of an ensemble, or the "
-            "network of hard conditions, with the inputs that it sees"
+            f"model must be a KAN, with splines on its edges, got {shown(model)}: take a member of "
+            "an ensemble, or the network of hard conditions, with the inputs that it sees"
         )
     check_parts(model)
     for part in model.modules():

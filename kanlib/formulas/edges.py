@@ -2,7 +2,8 @@
 
 Points lie in all knot intervals that data reach, weighted by the share of the data that an interval
 holds: the spline is known exactly, and counts where the network uses it. A fixed map before the
-splines, of inputs or of hidden values, is part of the edge.
+splines, of inputs or of hidden values, is part of the edge. Periodic coordinates are an exception:
+what enters their edges is a cosine or a sine, see :class:`kanlib.nn.maps.Circle`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from kanlib.analysis.importance import edge_values
-from kanlib.nn.maps import InputMap, Normalisation
+from kanlib.nn.maps import Circle, InputMap, Normalisation
 from kanlib.nn.networks import KAN
 from kanlib.nn.spline_layer import SplineLayer
 
@@ -54,6 +55,8 @@ def edges(model: KAN, x: Tensor) -> list[nn.Linear | list[list[Edge | None]]]:
                 found.append(_of_layer(layer, before, entered))
                 entered = layer(entered if before is None else before(entered))
                 before = None
+            elif isinstance(layer, Circle):
+                entered, before = layer(entered if before is None else before(entered)), None
             else:
                 before = layer
     return found

@@ -3,12 +3,13 @@
 Constants are the floating-point numbers of an expression. They are fitted together to all data by
 damped Gauss-Newton steps (SciPy), with derivatives by SymPy. At a minimum of ``|r|^2`` their
 covariance is s^2 (J^T J)^{-1} with ``s^2 = |r|^2 / (N - K)``, to first order in the errors of the
-data. A constant close to a simple number becomes that number if the fit gets no worse than its
-errors explain.
+data. A constant close to a simple number, or to a quarter turn, becomes that number if the fit gets
+no worse than its errors explain.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container
 from dataclasses import dataclass
 from itertools import count
@@ -73,20 +74,21 @@ def tidy(expression: sympy.Expr) -> sympy.Expr:
 
 
 def scaled(expression: sympy.Expr, signed: bool) -> tuple[sympy.Expr, sympy.Expr]:
-    """Return a factor and the rest of a sum, whose first term that is no constant has factor one.
+    """Return a factor and the rest of a sum, whose largest term that is no constant has factor one.
 
     Args:
         expression: the sum.
         signed: whether the factor may be negative.
     """
     terms = sympy.Add.make_args(sympy.expand_mul(expression))
-    for term in terms:
-        if term.free_symbols:
-            factor, rest = term.as_coeff_Mul()
-            if factor < 0 and not signed:
-                factor, rest = -factor, -rest
-            return factor, rest + sympy.Add(*(each / factor for each in terms if each is not term))
-    return sympy.Integer(1), expression
+    varying = [term for term in terms if term.free_symbols]
+    if not varying:
+        return sympy.Integer(1), expression
+    term = max(varying, key=lambda term: abs(term.as_coeff_Mul()[0]))
+    factor, rest = term.as_coeff_Mul()
+    if factor < 0 and not signed:
+        factor, rest = -factor, -rest
+    return factor, rest + sympy.Add(*(each / factor for each in terms if each is not term))
 
 
 def fit(expression: sympy.Expr, symbols: Any, x: Array, y: Array, steps: int = 200) -> Fitted:
@@ -177,6 +179,14 @@ def simple(value: float, reach: float) -> sympy.Expr | None:
     return None
 
 
+def turns(value: float, reach: float) -> sympy.Expr | None:
+    """Return the multiple of a quarter turn, pi / 2, within reach of a number, up to a turn."""
+    count = round(value / (math.pi / 2))
+    if 0 < abs(count) <= 4 and abs(value - count * math.pi / 2) <= reach:
+        return count * sympy.pi / 2
+    return None
+
+
 def simplified(fitted: Fitted, symbols: Any, x: Array, y: Array) -> Fitted:
     """Return the fit with as few terms, and as many simple numbers, as the data allow.
 
@@ -234,13 +244,13 @@ def _shorter(expression: sympy.Expr) -> list[tuple[sympy.Expr, int]]:
     return sorted(found, key=lambda each: -each[1])
 
 
-def _near(fitted: Fitted) -> list[tuple[sympy.Symbol, float, sympy.Rational]]:
+def _near(fitted: Fitted) -> list[tuple[sympy.Symbol, float, sympy.Expr]]:
     """Return the constants that are close to simple numbers, the nearest first."""
     found = []
     for c, value, error in zip(fitted.constants, fitted.values, fitted.errors, strict=True):
         known = ERRORS * error if np.isfinite(error) else 0.0  # any number would do: keep this one
         reach = min(max(known, NEAR * max(1.0, abs(value))), LARGEST)
-        number = simple(float(value), reach)
-        if number is not None:
-            found.append((abs(value - float(number)) / max(error, 1e-12), c, value, number))
+        for number in (simple(float(value), reach), turns(float(value), reach)):
+            if number is not None:
+                found.append((abs(value - float(number)) / max(error, 1e-12), c, value, number))
     return [(c, value, number) for _, c, value, number in sorted(found, key=lambda each: each[0])]

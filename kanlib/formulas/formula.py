@@ -1,9 +1,9 @@
 """From a network to a formula.
 
 Each edge is fitted by a function of the library, and the functions are put together as the network
-puts together its edges. Where a unit leads to a single exponential, the exponential of a sum of
-edges is a product of exponentials of edges, and these are fitted instead if they fit better: most
-laws are products.
+puts together its edges. Most laws have products, which a network of sums makes as the exponential
+of a sum of logarithms: g(u) of a unit u is also g(log(v) / rate) of the product v of exponentials
+of rate times its edges. These are fitted instead where they are the simpler or better functions.
 The constants of the whole are then fitted to all data, and simple numbers put in where the data
 allow it. Where the first choice of functions does not reach the accuracy of the network, the second
 and third best of an edge are tried, one edge at a time.
@@ -24,12 +24,22 @@ from torch import Tensor, nn
 from kanlib._checks import as_integer, as_list, check_tensor, shown
 from kanlib.analysis.importance import as_points, check_network
 from kanlib.formulas.edges import Edge, edges
+from kanlib.nn.maps import Circle, InputMap
 from kanlib.nn.networks import KAN
 
 try:
     import sympy
 
-    from kanlib.formulas.expressions import Array, Fitted, fit, rounding, scaled, simplified, tidy
+    from kanlib.formulas.expressions import (
+        Array,
+        Fitted,
+        fit,
+        rounding,
+        scaled,
+        simple,
+        simplified,
+        tidy,
+    )
     from kanlib.formulas.library import LIBRARY, Fit, Function, fits, score
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
@@ -45,6 +55,8 @@ ACCURACY = 1e-4
 DIGITS = 4
 #: The largest logarithm of a factor.
 LARGEST = 300.0
+#: The largest ratio of two values of a product, or of a factor, as a logarithm.
+RANGE = 30.0
 
 
 class Constant(NamedTuple):
@@ -128,8 +140,8 @@ def formula(
 
     Raises:
         TypeError: if an argument is of the wrong type.
-        ValueError: if the network overrides forward, has hooks or is periodic, or data, names or
-            the output do not fit it.
+        ValueError: if the network overrides forward or has hooks, or data, names or the output do
+            not fit it.
         ModuleNotFoundError: without SymPy or SciPy.
 
     Examples:
@@ -144,11 +156,10 @@ def formula(
         x1**2 + exp(-x2)
     """
     check_network(model)
-    wraps = any(layer.periodic for layer in model.spline_layers)
-    if wraps or model.entering != [*range(model.widths[0])]:
+    if any(layer.periodic for layer in model.spline_layers):
         raise ValueError(
-            "model must not be periodic to have a formula, got one with periodic coordinates: give "
-            "cosines and sines of them as inputs to a network without"
+            "model must have no splines whose knots wrap to have a formula: take "
+            "periodic_as='circle', which gives cosines and sines"
         )
     as_points("x", x, model)
     output = as_integer("output", output, 0, model.widths[-1] - 1)
@@ -168,7 +179,13 @@ def formula(
     column, learned = (each[:, output].detach().cpu().double().numpy() for each in (targets, own))
     scale = float(column.std()) if column.var() > rounding(column) else 1.0
     missed = float(np.sqrt(np.mean((learned - column) ** 2)))
-    search = _Search(edges(model, moved), symbols, chosen, max(missed / scale, ACCURACY))
+    search = _Search(
+        edges(model, moved),
+        symbols,
+        _entering(model, symbols),
+        chosen,
+        max(missed / scale, ACCURACY),
+    )
     best = _best(search, output, inputs, column, missed**2, tries)
     found = simplified(best.fitted, symbols, inputs, column)
     constants = zip(found.constants, found.values, found.errors, strict=True)
@@ -207,8 +224,35 @@ def _best(search: _Search, output: int, x: Array, y: Array, missed: float, tries
     return best
 
 
-#: An edge, by layer, input and output; and the rate of the exponential that it is a factor under.
-_Key = tuple[int, int, int, float]
+class _Key(NamedTuple):
+    """The function of an edge, or a function that is made of it.
+
+    Attributes:
+        layer: its layer.
+        input: its input.
+        output: its output.
+        rate: the function is the exponential of this times the edge, unless it is zero.
+        inner: its variable is the exponential of this times that of the edge, unless it is zero.
+    """
+
+    layer: int
+    input: int
+    output: int
+    rate: float = 0.0
+    inner: float = 0.0
+
+
+class _Way(NamedTuple):
+    """An edge, or the exponential of rate times it, and the unit that it comes from."""
+
+    layer: int
+    input: int
+    output: int
+    rate: float
+
+
+#: Which fit an edge takes, and which way, counted from the best.
+_Ranks = dict[_Key | _Way, int]
 
 
 class _Search:
@@ -218,68 +262,128 @@ class _Search:
         self,
         layers: Sequence[nn.Linear | list[list[Edge | None]]],
         symbols: tuple[Any, ...],
+        entering: tuple[Any, ...],
         functions: tuple[Function, ...],
         accuracy: float,
     ) -> None:
-        self.layers, self.symbols = layers, symbols
+        self.layers, self.symbols, self.entering = layers, symbols, entering
         self.functions, self.accuracy = functions, accuracy
         self._known: dict[_Key, list[Fit]] = {}
+        self._ways: dict[_Way, list[tuple[float, float]]] = {}
+
+    def _edge(self, layer: int, p: int, q: int) -> Edge:
+        row = self.layers[layer]
+        assert isinstance(row, list)
+        edge = row[q][p]
+        assert edge is not None
+        return edge
 
     def fits(self, key: _Key) -> list[Fit]:
-        """Return the ranked fits of an edge, or of its exponential."""
-        layer, p, q, rate = key
+        """Return the ranked fits of an edge, or of what is made of it."""
         if key not in self._known:
-            row = self.layers[layer]
-            assert isinstance(row, list)
-            edge = row[q][p]
-            assert edge is not None
-            values = edge.y
-            if rate:  # a factor: its size goes into the product
-                values = np.exp(rate * (values - edge.weights @ values))
-            found = fits(edge.x, values, edge.weights, self.functions, self.accuracy)
-            self._known[key] = found
+            edge = self._edge(*key[:3])
+            x, y = edge.x, edge.y
+            if key.inner:
+                x = np.exp(key.inner * (x - edge.weights @ x))
+            if key.rate:  # a factor: its size goes into the product
+                y = np.exp(key.rate * (y - edge.weights @ y))
+            self._known[key] = fits(x, y, edge.weights, self.functions, self.accuracy)
         return self._known[key]
 
-    def choices(self, output: int, tries: int) -> Iterator[dict[_Key, int]]:
-        """Yield which fit each edge takes, the best first: then others, one edge at a time."""
+    def _score(self, key: _Key) -> float:
+        return score(self.fits(key)[0], self.accuracy)
+
+    def ways(self, way: _Way) -> list[tuple[float, float]]:
+        """Return scores and rates of the ways to read an edge and its unit, the best first.
+
+        The unit is the sum of its edges u, with rate zero, or a product, exp(rate u). This takes a
+        unit of splines with a single edge onwards. The rate is that of an exponential that the edge
+        is, or the one that makes a power of an edge into the unit that is a logarithm.
+        """
+        if way not in self._ways:
+            number, p = way[:2]
+            inputs = self._inputs(number, p)
+            found = [(self._score(_Key(*way)) + self._scores(number, inputs, p, 0.0), 0.0)]
+            for rate in self._rates(way, inputs) if len(inputs) > 1 else ():
+                outer = self._score(_Key(*way, inner=rate))
+                found.append((outer + self._scores(number, inputs, p, rate), rate))
+            self._ways[way] = sorted(found, key=lambda each: each[0])
+        return self._ways[way]
+
+    def _inputs(self, number: int, p: int) -> list[int]:
+        """Return the inputs of a unit whose sum may be a product."""
+        layer, before = self.layers[number], self.layers[number - 1] if number else None
+        if not isinstance(layer, list) or not isinstance(before, list):
+            return []
+        if sum(row[p] is not None for row in layer) > 1:
+            return []
+        return [i for i, edge in enumerate(before[p]) if edge is not None]
+
+    def _scores(self, number: int, inputs: list[int], p: int, rate: float) -> float:
+        return sum(self._score(_Key(number - 1, i, p, rate)) for i in inputs)
+
+    def _rates(self, way: _Way, inputs: list[int]) -> Iterator[float]:
+        number, p, q = way[:3]
+        best = self.fits(_Key(*way))[0]
+        found = [best.a] if best.name == "exp" else []
+        for i in inputs:
+            both = self.fits(_Key(number - 1, i, p))[:2]
+            found += [1 / each.c for each in both if each.name == "log" and each.c]
+        spread = float(np.ptp(self._edge(number, p, q).x))
+        spread = max(spread, *(float(np.ptp(self._edge(number - 1, i, p).y)) for i in inputs))
+        yield from (rate for rate in found if 0 < abs(rate) * spread < RANGE)
+
+    def choices(self, output: int, tries: int) -> Iterator[_Ranks]:
+        """Yield which fit and way each edge takes, the best first: then others, one at a time."""
         yield {}
         used: list[_Key] = []
-        self._expression(len(self.layers) - 1, output, {}, used, 0.0)
-        options = []
+        ways: list[_Way] = []
+        self._expression(len(self.layers) - 1, output, {}, used, 0.0, ways)
+        options: list[tuple[float, _Key | _Way, int]] = []
         for key in used:
-            found = self.fits(key)
-            first = score(found[0], self.accuracy)
-            for rank in range(1, min(4, len(found))):
-                options.append((score(found[rank], self.accuracy) - first, key, rank))
-        for _, key, rank in sorted(options)[: tries - 1]:
-            yield {key: rank}
+            scores = [score(each, self.accuracy) for each in self.fits(key)]
+            options += [(s - scores[0], key, rank) for rank, s in enumerate(scores[:4]) if rank]
+        for way in ways:
+            found = self.ways(way)
+            options += [(s - found[0][0], way, rank) for rank, (s, _) in enumerate(found) if rank]
+        for _, which, rank in sorted(options, key=lambda each: each[0])[: tries - 1]:
+            yield {which: rank}
 
-    def expression(
-        self, output: int, ranks: dict[_Key, int]
-    ) -> tuple[Any, dict[tuple[int, int, int], Fit]]:
+    def expression(self, output: int, ranks: _Ranks) -> tuple[Any, dict[tuple[int, int, int], Fit]]:
         """Return the expression of an output, and the functions of its edges."""
         used: list[_Key] = []
-        found = tidy(self._expression(len(self.layers) - 1, output, ranks, used, 0.0))
+        found = tidy(self._expression(len(self.layers) - 1, output, ranks, used, 0.0, []))
         return found, {key[:3]: self.fits(key)[ranks.get(key, 0)] for key in used}
 
     def _expression(
-        self, number: int, q: int, ranks: dict[_Key, int], used: list[_Key], rate: float
+        self,
+        number: int,
+        q: int,
+        ranks: _Ranks,
+        used: list[_Key],
+        rate: float,
+        ways: list[_Way],
     ) -> Any:
         """Return unit q after a layer, or, for a rate, the exponential of rate times it."""
         layer = self.layers[number]
         if isinstance(layer, nn.Linear):
             weight, bias = layer.weight[q].tolist(), layer.bias[q].item()
-            terms = [w * s for w, s in zip(weight, self.symbols, strict=True)]
-            total = sympy.Add(*terms) + bias
-            return sympy.exp(rate * total) if rate else total
+            terms = [w * s for w, s in zip(weight, self.entering, strict=True)]
+            return sympy.Add(*terms) + bias
         if not rate:
-            return sympy.Add(*self._terms(number, q, ranks, used, 0.0))
+            return sympy.Add(*self._terms(number, q, ranks, used, 0.0, ways))
         row = [edge for edge in layer[q] if edge is not None]
         size = _exp(rate * sum(float(edge.weights @ edge.y) for edge in row))
-        return size * sympy.Mul(*self._terms(number, q, ranks, used, rate))
+        return size * sympy.Mul(*self._terms(number, q, ranks, used, rate, ways))
 
     def _terms(
-        self, number: int, q: int, ranks: dict[_Key, int], used: list[_Key], rate: float
+        self,
+        number: int,
+        q: int,
+        ranks: _Ranks,
+        used: list[_Key],
+        rate: float,
+        ways: list[_Way],
     ) -> list[Any]:
         """Return the terms of a sum, or the factors of a product."""
         layer, terms = self.layers[number], []
@@ -287,38 +391,24 @@ class _Search:
         for p, edge in enumerate(layer[q]):
             if edge is None:
                 continue
-            key = number, p, q, rate
+            way, inner_rate = _Way(number, p, q, rate), 0.0
+            if len(self._inputs(number, p)) > 1:
+                ways.append(way)
+                inner_rate = self.ways(way)[ranks.get(way, 0)][1]
+            key = _Key(number, p, q, rate, inner_rate)
             used.append(key)
             found = self.fits(key)[ranks.get(key, 0)]
             if found.function is None and not found.c:
                 terms.append(sympy.Float(found.d))
-            elif found.name == "exp" and number and self._is_product(number, p, found.a):
-                inner = self._expression(number - 1, p, ranks, used, found.a)
-                terms.append(found.c * _exp(found.b) * inner + found.d)
+                continue
+            if number:
+                inner = self._expression(number - 1, p, ranks, used, inner_rate, ways)
             else:
-                inner = self.symbols[p]
-                if number:
-                    inner = self._expression(number - 1, p, ranks, used, 0.0)
-                terms.append(_applied(found, inner))
+                inner = self.entering[p]
+            if inner_rate:
+                inner = _exp(-inner_rate * float(edge.weights @ edge.x)) * inner
+            terms.append(_applied(found, inner))
         return terms
-
-    def _is_product(self, number: int, p: int, rate: float) -> bool:
-        """Return whether the exponential of a unit is rather a product than that of a sum.
-
-        That takes a unit of splines with a single edge onwards, and factors that the library fits
-        better than it fits the terms of the sum.
-        """
-        layer, before = self.layers[number], self.layers[number - 1]
-        if isinstance(layer, nn.Linear) or isinstance(before, nn.Linear):
-            return False
-        if sum(row[p] is not None for row in layer) > 1:
-            return False
-        inputs = [i for i, edge in enumerate(before[p]) if edge is not None]
-        product, total = (
-            sum(score(self.fits((number - 1, i, p, r))[0], self.accuracy) for i in inputs)
-            for r in (rate, 0.0)
-        )
-        return product <= total
 
 
 def _exp(value: float) -> float:
@@ -373,6 +463,35 @@ def _symbols(names: Sequence[str] | None, x: Array) -> tuple[Any, ...]:
         sympy.Symbol(name, positive=True) if x[:, p].min() > 0 else sympy.Symbol(name, real=True)
         for p, name in enumerate(listed)
     )
+
+
+def _entering(model: KAN, symbols: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return what enters the first layer: of periodic coordinates their cosines and sines."""
+    before: InputMap | None = None
+    for layer in model.layers:
+        if isinstance(layer, InputMap):
+            before = layer
+        elif isinstance(layer, Circle):
+            a, b = (_exact(end) for end in layer.domain)
+            mapped = [*symbols]
+            if before is not None:
+                moved = zip(symbols, before.low.tolist(), before.width.tolist(), strict=True)
+                mapped = [a + (b - a) * (s - _exact(low)) / _exact(w) for s, low, w in moved]
+            angles = [sympy.expand(2 * sympy.pi * (s - a) / (b - a)) for s in mapped]
+            middle, half = (a + b) / 2, (b - a) / 2
+            for p in layer.coordinates:
+                mapped[p] = middle + half * sympy.cos(angles[p])
+            return *mapped, *(middle + half * sympy.sin(angles[p]) for p in layer.coordinates)
+    return symbols
+
+
+def _exact(value: float) -> Any:
+    """Return a number as a half, a third or a multiple of pi, if it is one up to rounding."""
+    for unit in (sympy.Integer(1), sympy.pi):
+        number = simple(value / float(unit), 1e-12 * max(1.0, abs(value)))
+        if number is not None and (number or not value):
+            return number * unit
+    return sympy.Float(value)
 
 
 def _targets(y: Tensor, own: Tensor) -> Tensor:

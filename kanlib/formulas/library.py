@@ -75,6 +75,7 @@ LIBRARY = (
     Function("tanh", 3, np.tanh, sympy.tanh, "both"),
     Function("gaussian", 3, _gaussian, _symbolic_gaussian, "both"),
     Function("arcsin", 3, np.arcsin, sympy.asin, "within"),
+    Function("arctanh", 3, np.arctanh, sympy.atanh, "within"),
     Function("arctan", 3, np.arctan, sympy.atan, "both"),
 )
 
@@ -273,6 +274,14 @@ def _ends() -> Iterator[tuple[float, float]]:
     yield from ((float(s), float(t)) for s in places for t in places if s < t)
 
 
+def _nothing() -> Iterator[tuple[float]]:
+    yield (0.0,)
+
+
+def _same(p: _Problem, t: Any) -> Any:
+    return np.ones_like(t[0]), np.zeros_like(t[0])
+
+
 def _above(p: _Problem, t: Any) -> Any:
     return np.ones_like(t[0]), p.length * np.exp(t[0]) - p.low
 
@@ -299,9 +308,11 @@ def _between(p: _Problem, t: Any) -> Any:
     return a, np.tanh(t[0]) - a * p.low
 
 
-# What is searched, and the argument a x + b that it makes: a singularity beyond either end of the
-# range, a centre, a rate, a rate and a centre, or the values of the argument at the two ends.
+# What is searched, and the argument a x + b that it makes: nothing, so that it is x, a singularity
+# beyond either end of the range, a centre, a rate, a rate and a centre, or the values of the
+# argument at the two ends.
 SEARCHES: dict[str, list[tuple[Callable[[], Iterator[Any]], Callable[..., Any]]]] = {
+    "itself": [(_nothing, _same)],
     "positive": [(_logarithms, _above), (_logarithms, _below)],
     "centre": [(_centres, _centred)],
     "rate": [(_rates, _scaled)],

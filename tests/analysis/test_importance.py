@@ -164,7 +164,7 @@ def test_importance_refuses_what_is_no_sum_of_edges():
     x = points()
     with pytest.raises(ValueError, match="forward method of Twice"):
         importance(Twice([3, 1]), x)
-    with pytest.raises(TypeError, match="take a member of an ensemble"):
+    with pytest.raises(TypeError, match="take a member of an ensemble, or the network of hard"):
         importance(Ensemble([network()]), x)
     with pytest.raises(TypeError, match="model must be a KAN"):
         importance(MLP([3, 1]), x)

@@ -72,6 +72,44 @@ def test_exponential_of_a_sum_is_no_product():
     assert sympy.simplify(sympy.expand_power_exp(found.expression) / truth) == 1
 
 
+@pytest.mark.parametrize(
+    ("function", "truth"),
+    [
+        (lambda a, b: 1 / (1 + a * b), "1/(1+a*b)"),
+        (lambda a, b: torch.asin(a / (2 + b)), "asin(a/(2+b))"),
+    ],
+)
+def test_function_of_a_product_is_no_function_of_a_sum(function, truth):
+    x, y, model = trained(function, BOX, [2, 1, 1])
+    found = formula(model, x, y, names=["a", "b"])
+    a, b = found.symbols
+    expected = sympy.sympify(truth, {"a": a, "b": b})
+    assert sympy.simplify(found.expression - expected) == 0
+    assert "log" not in {each.name for each in found.edges.values()}
+
+
+def test_steep_logarithms_are_no_factors():
+    """Factors of a product that would overflow are not tried."""
+    torch.manual_seed(4)
+    x = 0.5 + torch.rand(200, 2)
+    data = MeanSquaredError(x, torch.exp(x[:, :1]) - 1e-3 * torch.log(x[:, 1:]))
+    start = KAN([2, 1], n=8, domain=(0.5, 1.5))
+    first = train(start, data, 6, optimizer=GaussNewton(), progress=False).model.layers[0]
+    model = KAN([2, 1, 1], n=8, domain=(0.5, 1.5), hidden_domain=(0, 6))
+    with torch.no_grad():
+        model.layers[0].weight.copy_(first.weight)
+        line = model.layers[1].grid.knots[1:-1].unfold(0, 3, 1).mean(-1)
+        model.layers[1].weight.copy_(line)
+    assert formula(model, x, tries=2).error < 1e-3
+
+
+def test_largest_term_of_a_sum_gets_the_factor_one():
+    a, b = sympy.symbols("a b")
+    factor, rest = scaled(1e-15 * a + 4.0 * b - 2.0, signed=True)
+    assert factor == sympy.Float(4)
+    assert rest.coeff(b) == 1
+
+
 @pytest.mark.parametrize("basis", ["spline", "relu"])
 def test_product_is_found_whatever_the_basis_and_grid(exact, basis):
     x, y, model = exact
@@ -98,6 +136,23 @@ def test_without_targets_the_network_is_what_is_explained(exact):
     found = formula(model, x)
     assert found.network == 0.0
     assert found.error < 1e-2
+
+
+@pytest.mark.parametrize("input_domain", [None, [(0.0, 2 * np.pi), (0.0, 1.0)]])
+def test_periodic_coordinates_enter_by_cosine_and_sine(input_domain):
+    torch.manual_seed(1)
+    low, high = torch.tensor(input_domain or [(0.0, 1.0), (0.0, 1.0)]).T
+    x = low + (high - low) * torch.rand(200, 2)
+    angle = 2 * torch.pi * (x[:, :1] - low[0]) / (high - low)[0]
+    y = 3 * torch.sin(angle) + 2 * angle.cos() ** 2 + torch.exp(-x[:, 1:])
+    domain = (-1.0, 1.0) if input_domain else (0.0, 1.0)
+    model = KAN([2, 1], n=4, domain=domain, input_domain=input_domain, periodic=[0])
+    model = train(model, MeanSquaredError(x, y), 8, optimizer=GaussNewton(), progress=False).model
+    found = formula(model, x, y)
+    first, second = found.symbols
+    angle = first if input_domain else 2 * sympy.pi * first
+    truth = 3 * sympy.sin(angle) + 2 * sympy.cos(angle) ** 2 + sympy.exp(-second)
+    assert sympy.simplify(found.expression - truth) == 0  # cos^2 = 1 - sin^2
 
 
 def test_float32_network_and_pruned_edges(exact):
@@ -207,6 +262,18 @@ def test_simple_numbers_go_in_only_where_data_allow_it():
     y = 1.03 * x[:, 0] ** 2.04
     found = simplified(fit(start, (a,), x, y), (a,), x, y)
     np.testing.assert_allclose(sorted(found.values), [1.03, 2.04], rtol=1e-8)
+
+
+def test_phases_become_quarter_turns_where_data_allow_it():
+    a = sympy.Symbol("a", real=True)
+    x = 3 * np.random.default_rng(5).random((300, 1))
+    start = sympy.Float(1.98) * sympy.sin(a + sympy.Float(1.55)) + sympy.Float(0.1)
+    for noise in (0.0, 0.02):
+        y = 2 * np.cos(x[:, 0]) + noise * np.random.default_rng(6).standard_normal(300)
+        assert simplified(fit(start, (a,), x, y), (a,), x, y).expression == 2 * sympy.cos(a)
+    y = 2 * np.sin(x[:, 0] + 1.52)
+    found = simplified(fit(start, (a,), x, y), (a,), x, y)
+    np.testing.assert_allclose(found.values, [1.52], rtol=1e-8)
 
 
 def test_terms_that_data_do_not_need_are_left_out():

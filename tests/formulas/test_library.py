@@ -20,6 +20,7 @@ TRUE = {
     "tanh": lambda x: np.tanh(3 * x - 4),
     "gaussian": lambda x: np.exp(-((1.3 * x - 2) ** 2)),
     "arcsin": lambda x: np.arcsin(0.3 * x + 0.05),
+    "arctanh": lambda x: np.arctanh(0.5 * x - 0.9),
     "arctan": lambda x: np.arctan(3 * x - 4),
     "linear": lambda x: 2 * x + 1,
     "constant": lambda x: 0 * x + 2,

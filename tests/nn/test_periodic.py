@@ -211,11 +211,7 @@ def test_calibration_and_drawing():
     assert len(nodes.x) == 3 + 3 + 1
 
 
-def test_fewer_inputs_and_formulas():
-    """A periodic input stays or goes with both of its columns."""
-    pytest.importorskip("sympy")
-    from kanlib.formulas.formula import formula
-
+def test_periodic_input_stays_or_goes_with_both_of_its_columns():
     torch.manual_seed(0)
     options = {"input_domain": [(0, 1), *INTERVALS], "periodic": [1, 0]}
     model, x = KAN([3, 2, 1], n=3, **options), torch.rand(40, 3)
@@ -233,8 +229,6 @@ def test_fewer_inputs_and_formulas():
     alone = model.select([[2], [0, 1], [0]])
     assert alone.entering == [0]
     alone(x[:, 2:])
-    with pytest.raises(ValueError, match="model must not be periodic to have a formula"):
-        formula(model, x)
 
 
 @pytest.mark.parametrize("bad", [[2], [-1], [0, 0], ["x"], [0.5]])
