@@ -9,6 +9,7 @@ import signal
 import time
 from datetime import timedelta
 from functools import partial
+from unittest import mock
 
 import pytest
 import torch
@@ -37,6 +38,7 @@ from kanlib import (
 )
 from kanlib.distributed.sharded import Sharded
 from kanlib.objectives.penalties import Norms, Penalised, SquaredNorms
+from kanlib.training.checkpoints import save_checkpoint
 from kanlib.training.jacobian import jacobian
 from tests.distributed.processes import together
 from tests.test_bad_arguments import BAD, fault
@@ -263,7 +265,14 @@ def steps_of_replicas(rank):
 def files(rank, folder):
     """Errors of a run with checkpoints, which one process writes and reads for all."""
     options = {"optimizer": adam, "checkpoint": folder / "run.pt", "progress": False}
-    train_multilevel(network(), Sharded(pde()), [2, 1], checkpoint_every=0, **options)
+    written = []
+
+    def save(path, state, check):
+        written.append(state["state"]["epoch"])
+        save_checkpoint(path, state, check=check)
+
+    with mock.patch("kanlib.training.snapshot.save_checkpoint", save):
+        train_multilevel(network(), Sharded(pde()), [2, 1], checkpoint_every=0, **options)
     again = message_of(lambda: train(network(), Sharded(pde()), 1, **options))
     damaged = folder / "damaged.pt"
     if rank == 0:
@@ -271,7 +280,7 @@ def files(rank, folder):
     distributed.barrier()
     options |= {"checkpoint": damaged, "resume": True}
     wrong = message_of(lambda: train(network(), Sharded(pde()), 1, **options))
-    return {"again": again, "wrong": wrong}
+    return {"written": written, "again": again, "wrong": wrong}
 
 
 def checks_of_two(rank, folder):
@@ -405,6 +414,7 @@ def test_networks_in_the_wrappers_of_torch_take_the_steps_of_one(two, wrapper):
 
 
 def test_one_process_reads_and_writes_for_all(two, folder):
+    assert [each["files"]["written"] for each in two] == [[0, 1, 2, 0, 1], []]
     for each in two:
         kind, message = each["files"]["again"]
         assert kind == "FileExistsError"
