@@ -2,8 +2,9 @@
 
 Two processes with a thread each take turns: in each round the first does a step with all points
 while the other waits, then both do the same step with half of the points each. So both are measured
-in the same minutes, whatever else the machine does. The parts of a step of Gauss-Newton that all
-processes do alike, and messages of several lengths, are measured beside it.
+in the same minutes, whatever else the machine does. Seconds are those of the clock, which others on
+the machine prolong, and those of the processor, of all processes together. The solution of a step
+of Gauss-Newton, which all processes do alike, and messages of several lengths are measured, too.
 
     python -m benchmarks.distributed [--quick] [--out FILE]
 """
@@ -42,6 +43,7 @@ POINTS = {
 #: Numbers of a message, in double precision.
 MESSAGES = (1, 1_000, 100_000, 1_000_000)
 ROUNDS = 15
+KINDS = ("clock", "processor")
 
 
 def network() -> KAN:
@@ -96,11 +98,11 @@ def steps(problem: str, loss: Any, number: int) -> Callable[[], None]:
     return all_of_them
 
 
-def timed(function: Callable[[], object]) -> float:
-    """Return the seconds of a function that all processes begin together, or one alone."""
-    began = time.perf_counter()
+def timed(function: Callable[[], object]) -> tuple[float, float]:
+    """Return the seconds of a function by the clock, and those of the processor."""
+    began = time.perf_counter(), time.process_time()
     function()
-    return time.perf_counter() - began
+    return time.perf_counter() - began[0], time.process_time() - began[1]
 
 
 def compared(problem: str, number: int, count: int, rounds: int) -> dict[str, Any]:
@@ -111,22 +113,28 @@ def compared(problem: str, number: int, count: int, rounds: int) -> dict[str, An
     if first:
         alone()
     shared()
-    found: dict[str, list[float]] = {"one": [], "two": []}
+    rows = []
     for _ in range(rounds):
         distributed.barrier()
-        if first:
-            found["one"].append(timed(alone) / count)
+        one = timed(alone) if first else (0.0, 0.0)
         distributed.barrier()
-        found["two"].append(timed(shared) / count)
-    if not first:
-        return {}
-    pairs = zip(found["one"], found["two"], strict=True)
+        clock, processor = timed(shared)
+        rows.append([*one, clock if first else 0.0, processor])
+    seconds = torch.tensor(rows, dtype=torch.float64) / count
+    distributed.all_reduce(seconds)
+    found = dict(zip(KINDS, seconds.view(rounds, 2, 2).unbind(2), strict=True))
     return {
         "problem": problem,
         "points": number,
         "parameters": sum(p.numel() for p in network().parameters()),
-        **{name: summary(seconds) for name, seconds in found.items()},
-        "efficiency": summary([one / (2 * two) for one, two in pairs]),
+        **{
+            name: {
+                "one": summary(pairs[:, 0].tolist()),
+                "two": summary(pairs[:, 1].tolist()),
+                "efficiency": summary((pairs[:, 0] / pairs[:, 1] / share).tolist()),
+            }
+            for (name, pairs), share in zip(found.items(), (2, 1), strict=True)
+        },
     }
 
 
@@ -135,7 +143,7 @@ def alike(rounds: int) -> dict[str, Any]:
     system = GaussNewton().bind(network(), objective("Poisson", 2_000))._system()
     diagonal = 1e-3 * system.squares.clamp(min=1e-12)
     system.solve(diagonal)
-    return summary([timed(lambda: system.solve(diagonal)) for _ in range(rounds)])
+    return summary([timed(lambda: system.solve(diagonal))[1] for _ in range(rounds)])
 
 
 def message(numbers: int, rounds: int) -> dict[str, Any]:
@@ -145,7 +153,7 @@ def message(numbers: int, rounds: int) -> dict[str, Any]:
     found = []
     for _ in range(rounds):
         distributed.barrier()
-        found.append(timed(lambda: distributed.all_reduce(data)))
+        found.append(timed(lambda: distributed.all_reduce(data))[0])
     return {"numbers": numbers, "seconds": summary(found)}
 
 
@@ -165,7 +173,8 @@ def measure(rank: int, folder: str, quick: bool) -> None:
         for number, count in [*sizes.items()][: 1 if quick else None]:
             cases.append(compared(problem, number, count, rounds))
             if rank == 0:
-                print(problem, number, cases[-1]["efficiency"], flush=True)
+                shown = {k: round(cases[-1][k]["efficiency"]["median"], 3) for k in KINDS}
+                print(problem, number, shown, flush=True)
     messages = [message(numbers, 3 * rounds) for numbers in MESSAGES[: 2 if quick else None]]
     if rank == 0:
         found = {"cases": cases, "solution": alike(rounds), "messages": messages}
