@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: start the same command with --resume to go on", file=sys.stderr)
         return 130
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--device", default="cpu", help="cpu or cuda")
     run.add_argument("--out", type=Path, help=f"record file; default: {DEFAULT}")
     run.add_argument("--workers", type=int, default=1, help="runs at a time, a process each")
+    run.add_argument("--scheduler", metavar="tcp://…", help="Dask cluster whose workers run them")
     run.add_argument("--resume", action="store_true", help="keep finished runs, continue others")
     run.set_defaults(command=_run)
 
@@ -94,6 +95,7 @@ def _run(options: argparse.Namespace) -> int:
         device=options.device,
         resume=options.resume,
         workers=options.workers,
+        scheduler=options.scheduler,
     ):
         failed = failed or run.status != "completed"
         metrics = ", ".join(f"{key} {_number(v)}" for key, v in run.metrics.items())

@@ -20,18 +20,19 @@ ROOMS = {
     "bases": "protocol projections polynomials fourier multiscale radial",
     "nn": "described maps free_knots spline_layer networks expansion jets transfinite"
     " hard_conditions ensemble",
-    "objectives": "squares mean_squared_error ownership attention causal samplers interfaces"
+    "objectives": "shares squares mean_squared_error ownership attention causal samplers interfaces"
     " unknowns residuals penalties",
     "training": "optimizers iterations files checkpoints adaptive coordinates rows"
     " hierarchy jacobian tridiagonal multigrid balance runs gauss_newton quasi_newton"
     " displacements stagnation schedule schedulers options snapshot cycles additive trainer"
     " optimizer_state multilevel race slabs",
+    "distributed": "processes gradients sharded",
     "domains": "shapes polygons",
     "analysis": "relaxation spectra ntk conditioning cost planner estimates smoothing"
     " importance pruning",
     "viz": "colors drawings histories solutions",
     "formulas": "library edges expressions formula regressors",
-    "paper": "problems refit decoding records comparison experiments runner",
+    "paper": "problems refit decoding records comparison experiments cluster runner",
     "estimators": "fitting regression classification",
     "interop": "branches weights plain export",
     "__main__": "",
@@ -62,6 +63,7 @@ OPTIONAL = {
     "viz.drawings": {"plotly"},
     "viz.histories": {"plotly"},
     "viz.solutions": {"plotly"},
+    "paper.cluster": {"distributed"},
     "estimators.fitting": {"sklearn"},
     "estimators.regression": {"sklearn"},
     "estimators.classification": {"sklearn"},
@@ -127,6 +129,7 @@ def test_module_needs_only_runtime_dependencies(path):
 def test_package_shows_nothing_that_needs_an_extra():
     shown = {place(n.split(".", 1)[1]).split(".")[0] for n in imports(PACKAGE / "__init__.py")}
     hidden = {
+        "distributed",
         "domains",
         "analysis",
         "viz",

@@ -25,6 +25,7 @@ from kanlib._checks import as_integer, as_number, check_function, shown
 from kanlib.nn.ensemble import Ensemble
 from kanlib.nn.spline_layer import SplineLayer, convert_weights, spline_layers
 from kanlib.objectives.mean_squared_error import total
+from kanlib.objectives.shares import Shares, shares_of
 from kanlib.objectives.squares import check_squares
 from kanlib.splines.bspline import exact_breakpoints, local_basis, pieces
 from kanlib.splines.quadrature import quadrature
@@ -282,9 +283,15 @@ class Penalised:
                     f"penalty {name!r} is no sum of squares, which Gauss-Newton needs, got "
                     f"{penalty!r}: take SquaredNorms, or an optimizer of first order such as Adam"
                 )
-            rows += penalty.residuals(name)
+            share = SquaredNorms(penalty.weight / self.shares.size, penalty.derivative)
+            rows += share.residuals(name)
         own = (r if r.name else replace(r, name="objective") for r in self.objective.residuals())
         return [*own, *rows]
+
+    @property
+    def shares(self) -> Shares:
+        """The processes that share the points of the objective, and the weights of penalties."""
+        return shares_of(self.objective)
 
     @property
     def terms(self) -> dict[str, Any]:

@@ -13,7 +13,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 from tqdm import tqdm
 
 from kanlib._checks import as_integer
+from kanlib.paper.cluster import on_cluster
 from kanlib.paper.experiments import find_case, find_experiment
 from kanlib.paper.problems import as_seed
 from kanlib.paper.records import (
@@ -52,6 +54,7 @@ def run_and_record(
     device: str = "cpu",
     resume: bool = False,
     workers: int = 1,
+    scheduler: str | None = None,
 ) -> Iterator[RecordedRun]:
     """Run cases with seeds, add each to the record file ``out``, and yield it.
 
@@ -69,25 +72,35 @@ def run_and_record(
         device: torch device.
         resume: continue.
         workers: number of runs at a time, each in a process of its own with one thread.
+        scheduler: address of the scheduler of a Dask cluster, whose workers then do the runs. This
+            process alone writes the record. Where workers see the folder of ``out``, a run whose
+            worker is lost goes on from its checkpoint on another; elsewhere it begins anew.
 
     Yields:
         The recorded runs.
 
     Raises:
         ValueError: if a name is unknown, a seed is out of range, a quick run would replace a full
-            one, or a file is damaged or belongs to other settings.
+            one, a file is damaged or belongs to other settings, or there are both workers and a
+            scheduler.
         KeyboardInterrupt: after Ctrl-C; checkpoints are kept for what was not finished.
-        OSError: if ``out`` cannot be written, or a worker was killed.
+        OSError: if ``out`` cannot be written, a worker was killed, or the scheduler is lost.
     """
     for case in cases:
         find_case(experiment, case)
     seeds = [as_seed(seed) for seed in seeds]
     workers = as_integer("workers", workers, 1)
+    if scheduler is not None and workers > 1:
+        raise ValueError(
+            f"workers must be left out where a scheduler has its own, got {workers}: start more "
+            "with `dask worker`"
+        )
     record = _record(experiment, out)
     jobs, done = [], []
     for case, seed in itertools.product(dict.fromkeys(cases), dict.fromkeys(seeds)):
         settings = _settings(experiment, case, quick, device)
-        job = _Job(experiment, case, seed, settings, located(out), resume, workers == 1)
+        alone = workers == 1 and scheduler is None
+        job = _Job(experiment, case, seed, settings, located(out), resume, alone)
         old = _recorded(job, record)
         if old is None:
             jobs.append(job)
@@ -97,7 +110,8 @@ def run_and_record(
         with locked(out):
             save_record(out, _record(experiment, out))
     yield from done
-    for job, result in _results(jobs, workers):
+    found = _results(jobs, workers) if scheduler is None else _elsewhere(jobs, scheduler)
+    for job, result in found:
         _add(job, result)
         _discard(job.checkpoint)
         yield result
@@ -189,6 +203,15 @@ def _results(jobs: list[_Job], workers: int) -> Iterator[tuple[_Job, RecordedRun
             raise
 
 
+def _elsewhere(jobs: list[_Job], scheduler: str) -> Iterator[tuple[_Job, RecordedRun]]:
+    """Yield the results of a cluster; what has lost its worker goes on from its checkpoint."""
+    for job in jobs:
+        if not job.resume:
+            with locked(job.checkpoint):
+                _discard(job.checkpoint)
+    yield from on_cluster(scheduler, partial(_run_job, from_checkpoint=True), jobs)
+
+
 def _start_worker() -> None:
     """Give a worker one thread; Ctrl-C is for its parent to handle, whose end is its own."""
     torch.set_num_threads(1)
@@ -204,12 +227,12 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _run_job(job: _Job) -> tuple[_Job, RecordedRun]:
+def _run_job(job: _Job, from_checkpoint: bool = False) -> tuple[_Job, RecordedRun]:
     """Run one case with one seed, and return what is recorded."""
     name = f"{job.case} with seed {job.seed}"
     with locked(job.checkpoint, f"another process computes {name}: waiting for it"):
         found = _recorded(job, _record(job.experiment, job.out))
-        return job, found or _computed(job)
+        return job, found or _computed(replace(job, resume=job.resume or from_checkpoint))
 
 
 def _computed(job: _Job) -> RecordedRun:

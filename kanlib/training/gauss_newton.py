@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from kanlib._checks import BASES, Basis, as_integer, as_number, check_option
+from kanlib.objectives.shares import shares_of
 from kanlib.objectives.squares import SumOfSquares
 from kanlib.training.coordinates import Coordinates, Transfer, copies, put
 from kanlib.training.jacobian import (
@@ -29,6 +30,7 @@ from kanlib.training.jacobian import (
     check,
     half_gradient,
     normal_equations,
+    over_all,
     triangular,
 )
 from kanlib.training.multigrid import DIRECT, GalerkinHierarchy, check_basis
@@ -217,11 +219,13 @@ class LevenbergMarquardt:
     @torch.no_grad()
     def _loss(self) -> float:
         self.evaluations += 1
-        return sum(
+        own = sum(
             float(part(self.model).square().sum())
             for residual in self.objective.residuals()
             for part in residual.blocks(self.options.points)
         )
+        like = self.coordinates.parameters[0]
+        return float(shares_of(self.objective).total(like.new_tensor(own, dtype=torch.float64))[0])
 
     def refined(self, model: nn.Module, objective: SumOfSquares) -> LevenbergMarquardt:
         """Return the optimizer of a refined model, which goes on with the damping of this one."""
@@ -281,7 +285,8 @@ class QR:
         self, model: nn.Module, objective: SumOfSquares, coordinates: Coordinates, points: int
     ) -> None:
         found = blocks(model, objective, coordinates, points)
-        self._factor, self._right, self.terms = triangular(coordinates, found)
+        self._factor, self._right, self.terms = triangular(coordinates, found, shares_of(objective))
+        over_all(objective, self.terms, self._right[:0])
         self.loss = sum(self.terms.values())
         self.gradient = self._factor.T @ self._right
         self.squares = self._factor.square().sum(0)
@@ -307,17 +312,21 @@ class ConjugateGradients:
         self.terms: dict[str, float] = {}
         for block in found:
             add_squares(self.terms, block)
+        self._shares = shares_of(objective)
+        self.gradient, self.squares = over_all(
+            objective, self.terms, self._jacobian.gradient(), self._jacobian.squares()
+        )
         self.loss = sum(self.terms.values())
-        self.gradient, self.squares = self._jacobian.gradient(), self._jacobian.squares()
 
     def solve(self, diagonal: Tensor) -> Tensor | None:
         """Return the step, up to a reduction of the residual by TOLERANCE."""
         scale = 1 / (self.squares + diagonal).clamp(min=torch.finfo(diagonal.dtype).tiny)
-        step, _ = conjugate_gradients(
-            lambda v: self._jacobian.transposed(self._jacobian.product(v)) + diagonal * v,
-            -self.gradient,
-            lambda v: scale * v,
-        )
+
+        def product(v: Tensor) -> Tensor:
+            own = self._jacobian.transposed(self._jacobian.product(v))
+            return self._shares.total(own)[0] + diagonal * v
+
+        step, _ = conjugate_gradients(product, -self.gradient, lambda v: scale * v)
         return step
 
 
@@ -332,6 +341,11 @@ class Multigrid:
         points: int,
         direct: int = DIRECT,
     ) -> None:
+        if shares_of(objective).size > 1:
+            raise ValueError(
+                "solver must be 'cholesky', 'qr' or 'cg' where processes share the points, got "
+                "'multigrid': take 'cg'"
+            )
         found = [*blocks(model, objective, coordinates, points)]
         self.hierarchy = GalerkinHierarchy(model, coordinates, found, direct)
         self.terms: dict[str, float] = {}

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from kanlib._checks import Basis, as_integer
 from kanlib.kernels import gram
 from kanlib.objectives.penalties import EdgeRows
+from kanlib.objectives.shares import ALONE, Shares, shares_of
 from kanlib.objectives.squares import SumOfSquares, check_squares
 from kanlib.objectives.unknowns import check_entered
 from kanlib.training.coordinates import Coordinates, Transfer
@@ -122,6 +123,7 @@ def jacobian(
     Args:
         model: the network.
         objective: offers ``residuals()``, see :class:`kanlib.objectives.squares.SumOfSquares`.
+            Where processes share the points, each has the rows of its own.
         points: points whose rows are computed at a time.
         basis: "spline" or "relu", the basis in which spline weights count; by default that of each
             layer.
@@ -145,14 +147,15 @@ def jacobian(
     check_squares(objective)
     half, loss = half_gradient(model, objective, coordinates)  # first: weights may follow from it
     found = Jacobian(coordinates, [*blocks(model, objective, coordinates, points)])
-    check(found.gradient(), half, loss)
+    (gradient,) = shares_of(objective).total(found.gradient())
+    check(gradient, half, loss)
     return found
 
 
 def normal_equations(
     model: nn.Module, objective: SumOfSquares, coordinates: Coordinates, points: int = POINTS
 ) -> tuple[Tensor, Tensor, dict[str, float]]:
-    """Return J^T J, J^T r and the loss of each term.
+    """Return J^T J, J^T r and the loss of each term, over all processes that share the points.
 
     No more rows are held than those of ``points`` points.
     """
@@ -163,16 +166,18 @@ def normal_equations(
         add_squares(terms, block)
         _add_transposed(block.runs, block.residual, coordinates, right)
         gram.add([_placed(run, coordinates) for run in block.runs], total)
+    total, right = over_all(objective, terms, total, right)
     return _turned(total, coordinates), coordinates.transposed(right), terms
 
 
 def triangular(
-    coordinates: Coordinates, found: Iterable[Block]
+    coordinates: Coordinates, found: Iterable[Block], shares: Shares = ALONE
 ) -> tuple[Tensor, Tensor, dict[str, float]]:
     """Return R and Q^T r of J = QR, and the loss of each term, without squaring what J tells.
 
     R has one row for each parameter and one more, or less where J has fewer rows. Rows are taken
-    block after block, so that no more of them are held than those of one.
+    block after block, so that no more of them are held than those of one. Where processes share
+    them, R is that of all rows, and the losses are those of this process.
     """
     terms: dict[str, float] = {}
     factor = None
@@ -182,12 +187,26 @@ def triangular(
         rows = rows if factor is None else torch.cat([factor, rows])
         factor = torch.linalg.qr(rows, mode="r").R
     assert factor is not None
+    if shares.size > 1:
+        factor = torch.linalg.qr(shares.stacked(factor), mode="r").R
     return factor[:, :-1], factor[:, -1], terms
 
 
 def add_squares(terms: dict[str, float], block: Block) -> None:
     """Add the squares of the residuals of a block to the loss of its term."""
     terms[block.term] = terms.get(block.term, 0.0) + float(block.residual.square().sum())
+
+
+def over_all(objective: Any, terms: dict[str, float], *parts: Tensor) -> list[Tensor]:
+    """Return the sums of parts over all processes, and put those of the losses into the terms."""
+    shares = shares_of(objective)
+    if shares.size == 1:
+        return [*parts]
+    names = [*dict.fromkeys(residual.name for residual in objective.residuals())]
+    own = parts[0].new_tensor([terms.get(name, 0.0) for name in names])
+    *found, losses = shares.total(*parts, own)
+    terms.update(zip(names, losses.tolist(), strict=True))
+    return found
 
 
 def _placed(run: Run, coordinates: Coordinates) -> gram.Part:

@@ -31,6 +31,7 @@ from kanlib.nn.ensemble import Ensemble
 from kanlib.nn.free_knots import room
 from kanlib.nn.spline_layer import SplineLayer
 from kanlib.objectives.mean_squared_error import Stateful
+from kanlib.objectives.shares import shares_of
 from kanlib.objectives.unknowns import unknowns_of
 from kanlib.splines.knots import KnotGrid
 from kanlib.training.checkpoints import load_checkpoint, plain, save_checkpoint
@@ -69,6 +70,7 @@ class Snapshots:
         epochs: list[int],
     ) -> None:
         self.path, self.every, self.epochs = path, every, epochs
+        self.shares = shares_of(objective)
         self.stateful = objective if isinstance(objective, Stateful) else None
         self.unknowns = unknowns_of(objective)
         self.remembering = [c for c in callbacks if isinstance(c, Remembering)]
@@ -86,9 +88,11 @@ class Snapshots:
     # Taking
 
     def take(self, state: State, good: list[Tensor], force: bool = False) -> None:
-        """Write a checkpoint if it is time, or if it must be."""
-        now = time.perf_counter()
-        if self.path is None or not (force or now - self._saved >= self.every):
+        """Write a checkpoint if it is time, or if it must be; one process does it for all."""
+        if self.path is None:
+            return
+        late = time.perf_counter() - self._saved >= self.every
+        if not (force or self.shares.agreed(lambda: late)):
             return
         content = {
             "settings": {**self.settings, "epochs": self.epochs},
@@ -113,7 +117,8 @@ class Snapshots:
             "random_batches": [g.get_state() for g in generators(self.batches)],
         }
         # An optimizer may keep nothing before its first step: the second is checked as well.
-        save_checkpoint(self.path, content, check=self._count < 2)
+        path, check = self.path, self._count < 2
+        self.shares.agreed(lambda: save_checkpoint(path, content, check=check))
         self._saved, self._count = time.perf_counter(), self._count + 1
 
     def _loss(self, state: State) -> float:
@@ -159,26 +164,31 @@ class Snapshots:
         """
         if self.path is None:
             return None
+        path = self.path
         self.settings["model"] = describe_model(model)
         self.settings["batches"] = describe_batches(self.batches)
         self.settings["objective"] = sorted(self.stateful.state_dict()) if self.stateful else None
         own = self.unknowns.items()
         self.settings["unknowns"] = {name: f"{(*p.shape,)} {p.dtype}" for name, p in own}
         self.settings["callbacks"] = [type(each).__name__ for each in self.remembering]
-        if not self.path.exists():
+        return self.shares.agreed(lambda: self._read(path, resume))
+
+    def _read(self, path: Path, resume: bool) -> dict[str, Any] | None:
+        """Return what a file holds of this run."""
+        if not path.exists():
             return None
         if not resume:
             try:
-                begun = bool(load_checkpoint(self.path)["state"]["history"]["loss"])
+                begun = bool(load_checkpoint(path)["state"]["history"]["loss"])
             except (ValueError, KeyError, TypeError):
                 begun = True
             if begun:
                 raise FileExistsError(
-                    f"checkpoint {self.path} exists: pass resume=True to go on from it, delete it "
+                    f"checkpoint {path} exists: pass resume=True to go on from it, delete it "
                     "to start anew, or name another file"
                 )
             return None
-        content = load_checkpoint(self.path)
+        content = load_checkpoint(path)
         with self._telling():
             begun = bool(content["state"]["history"]["loss"])
             try:

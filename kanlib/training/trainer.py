@@ -29,6 +29,7 @@ from tqdm import TqdmWarning
 from kanlib._checks import as_integer, as_number, as_result, check_function, shown
 from kanlib.nn.networks import num_trainable
 from kanlib.objectives.mean_squared_error import Objective, Stateful, Summed, evaluated
+from kanlib.objectives.shares import shares_of
 from kanlib.objectives.unknowns import check_entered, leaves, unknowns_of
 from kanlib.training.coordinates import copies
 from kanlib.training.optimizers import new_optimizer, optimized, rate, why_idle
@@ -130,6 +131,7 @@ class Trainer:
         self.epochs, self.until = [*schedule.epochs], schedule.until
         self.judge = None if self.until is None else self._judge(self.until)
         self.cost, self.refine, self.carry = cost, refine, carry
+        self.shares = shares_of(objective)
         self.status, self.message, self.why_idle = "completed", "", ""
         self.summed = isinstance(objective, Summed) and not self.batched
         self.names: list[str] = []
@@ -162,7 +164,7 @@ class Trainer:
             total=sum(self.epochs),
             unit="epoch",
             delay=1.0,
-            disable=None if self.options.progress else True,
+            disable=None if self.options.progress and self.shares.first else True,
         )
         with self.bar:
             self._run_level(optimizer, content)
@@ -510,7 +512,9 @@ class Trainer:
         state.history.metrics.append(row)
 
     def _interrupt(self) -> None:
-        """Note that Ctrl-C has ended the run."""
+        """Note that Ctrl-C has ended the run; processes that share it fail, each where it is."""
+        if self.shares.size > 1:
+            raise
         state = self.state
         self.status, self.message = "interrupted", f"at level {state.level}, epoch {state.epoch}"
 

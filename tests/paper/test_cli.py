@@ -230,8 +230,10 @@ def test_run_hands_its_options_on(cli, monkeypatch):
     seen = {}
     monkeypatch.setattr("kanlib.__main__.run_and_record", lambda *a, **o: seen.update(o) or [])
     options = ["--workers", "3", "--resume", "--device", "cpu", "--out", "r.json"]
+    options += ["--scheduler", "tcp://here:1"]
     assert cli(*RUN, *options)[0] == 0
-    assert seen == {"quick": True, "device": "cpu", "resume": True, "workers": 3}
+    where = {"device": "cpu", "workers": 3, "scheduler": "tcp://here:1"}
+    assert seen == {"quick": True, "resume": True, **where}
 
 
 # report

@@ -1,0 +1,502 @@
+"""Two and four processes give the numbers of one, one that dies ends the run, any number resumes.
+
+Processes take seconds to start: each start makes many checks, which tests then look at one by one.
+"""
+
+import os
+import re
+import signal
+import time
+from datetime import timedelta
+from functools import partial
+from unittest import mock
+
+import pytest
+import torch
+from torch import distributed
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, TensorDataset
+
+from kanlib import (
+    KAN,
+    Attention,
+    Balance,
+    Causal,
+    Ensemble,
+    GaussNewton,
+    MeanSquaredError,
+    QuasiNewton,
+    ResidualLoss,
+    Sampler,
+    Schedule,
+    Stagnation,
+    Term,
+    Unknowns,
+    train,
+    train_multilevel,
+)
+from kanlib.distributed.sharded import Sharded
+from kanlib.objectives.penalties import Norms, Penalised, SquaredNorms
+from kanlib.training.checkpoints import save_checkpoint
+from kanlib.training.jacobian import jacobian
+from tests.distributed.processes import together
+from tests.test_bad_arguments import BAD, fault
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not distributed.is_available(), reason="torch has no processes"),
+]
+F64 = {"dtype": torch.float64}
+
+
+def network():
+    torch.manual_seed(1)
+    return KAN([2, 3, 1], n=4, **F64)
+
+
+def points(count=61):
+    return torch.rand(count, 2, generator=torch.Generator().manual_seed(0), **F64)
+
+
+def regression():
+    x = points()
+    return MeanSquaredError(x, torch.sin(5 * x[:, :1]) * x[:, 1:])
+
+
+def poisson(u, x):
+    return u.d(0, 0) + u.d(1, 1) + torch.sin(3 * x[:, :1])
+
+
+def edge(u, x):
+    return u.value - x[:, :1]
+
+
+def pde(**options):
+    """Poisson's equation; a boundary of three points, fewer than some have processes."""
+    ends = torch.tensor([[0.0, 0.3], [1.0, 0.2], [0.5, 1.0]], **F64)
+    return ResidualLoss(
+        inside=Term(poisson, points(), pairs=[(0, 0), (1, 1)], **options.pop("inside", {})),
+        edge=Term(edge, ends, weight=10.0),
+        **options,
+    )
+
+
+def inverse():
+    """Two equations at a point, an unknown, moving points, causal weights and a balance."""
+    unknowns = Unknowns(k=torch.tensor([0.5, 2.0], **F64))
+
+    def equation(u, x, q):
+        return torch.cat([u.d(1) - q.k[0] * u.d(0, 0), u.d(0) - q.k[1]], dim=1)
+
+    inside = Sampler([(0, 1), (0, 1)], 31, every=2, share=0.5, seed=3, **F64)
+    return ResidualLoss(
+        equation=Term(
+            equation, inside, pairs=[(0, 0)], unknowns=unknowns, causal=Causal((0, 1), slices=3)
+        ),
+        data=Term(lambda u, x: u.value - x[:, :1] ** 2, points(17)),
+        balance=Balance(every=2),
+    )
+
+
+def adam(parameters):
+    return torch.optim.Adam(parameters, lr=1e-2)
+
+
+# The losses of one process are followed over so many steps only: each iteration of a quasi-Newton
+# method multiplies the differences of rounding.
+OPTIMIZERS = {
+    "adam": (adam, [4, 4]),
+    "lbfgs": (lambda p: torch.optim.LBFGS(p, max_iter=5, line_search_fn="strong_wolfe"), [2, 2]),
+    "quasi-newton": (QuasiNewton(iterations=3), [2, 2]),
+    "cholesky": (GaussNewton(), [3, 3]),
+    "qr": (GaussNewton(solver="qr"), [2, 2]),
+    "cg": (GaussNewton(solver="cg", points=7), [2, 1]),
+}
+PROBLEMS = {"regression": regression, "pde": pde}
+RUNS = [(problem, optimizer) for problem in PROBLEMS for optimizer in OPTIMIZERS]
+RUNS.remove(("regression", "cg"))  # many messages
+RUNS_OF_FOUR = [("regression", "qr"), ("pde", "adam"), ("pde", "lbfgs"), ("pde", "cholesky")]
+
+
+def told(run):
+    """All that a run tells of its numbers."""
+    return {
+        "loss": torch.tensor(run.history.loss, **F64),
+        "terms": {k: torch.tensor(v, **F64) for k, v in run.history.terms.items()},
+        "weights": {k: torch.tensor(v, **F64) for k, v in run.history.weights.items()},
+        "parameters": [p.detach() for p in run.model.parameters()],
+    }
+
+
+def run_of(problem, optimizer, wrap):
+    make, epochs = OPTIMIZERS[optimizer]
+    objective = wrap(PROBLEMS[problem]())
+    return told(train_multilevel(network(), objective, epochs, optimizer=make, progress=False))
+
+
+def carried(wrap):
+    """Stagnation at fresh points, and optimizers that are carried to the next level."""
+    schedule = Schedule([6, 3], until=Stagnation(patience=1, gain=0.5))
+    objective = wrap(inverse())
+    run = train_multilevel(
+        network(), objective, schedule, optimizer=adam, optimizer_state="carried", progress=False
+    )
+    unknowns = {k: p.detach() for k, p in objective.named_parameters()}
+    return told(run) | {"unknowns": unknowns, "epochs": [v.epochs for v in run.levels]}
+
+
+def penalised(wrap, penalty, optimizer):
+    objective = Penalised(wrap(pde()), small=penalty)
+    return told(train(network(), objective, 2, optimizer=optimizer, progress=False))
+
+
+def batched(wrap, split):
+    """Batches whose rows cannot be divided; with points of their own, uneven numbers of them."""
+    objective = regression()
+    data = TensorDataset(objective.x, objective.y)
+    if split:
+        generator = torch.Generator().manual_seed(5)
+        batches = DataLoader(data, 15, shuffle=True, generator=generator)
+    else:
+        batches = [[objective.x[a:b], objective.y[a:b]] for a, b in parts_of_rank()]
+    return told(
+        train(
+            network(), wrap(MeanSquaredError()), 2, batches=batches, optimizer=adam, progress=False
+        )
+    )
+
+
+def parts_of_rank():
+    """The rows of two batches, of 21 and 40 points, that this process has; all if it is alone."""
+    if not distributed.is_initialized():
+        return [(0, 21), (21, 61)]
+    return [[(0, 4), (21, 51)], [(4, 21), (51, 61)]][distributed.get_rank()]
+
+
+def own_points(optimizer):
+    """Losses of processes that have been given different numbers of points."""
+    objective, rows = regression(), slice(None)
+    if distributed.is_initialized():
+        rows = [slice(0, 50), slice(50, None)][distributed.get_rank()]
+    own = MeanSquaredError(objective.x[rows], objective.y[rows])
+    objective = Sharded(own, split=False) if distributed.is_initialized() else own
+    return told(train(network(), objective, 2, optimizer=optimizer, progress=False))
+
+
+def message_of(function):
+    """Return the kind and the words of the error that a function raises."""
+    try:
+        function()
+    except Exception as error:
+        return type(error).__name__, str(error)
+    return None
+
+
+class Shifted(MeanSquaredError):
+    """Its residuals do not belong to it."""
+
+    def __call__(self, model, batch=None):
+        return super().__call__(model, batch) + 1
+
+
+def refusals(rank):
+    """What Sharded objectives say no to."""
+    stray = torch.tensor(1.0, requires_grad=True, **F64)
+    jets = {"inside": {"attention": Attention()}}
+    other = KAN([2, 3, 1], n=4, **F64)
+    with torch.no_grad():
+        other.layers[0].weight += rank
+    uneven = MeanSquaredError(points()[rank:], points()[rank:, :1])
+    few = MeanSquaredError(points(1), points(1)[:, :1])
+    x = points()
+    calls = {
+        "attention": lambda: Sharded(pde(**jets)),
+        "causal": lambda: Sharded(pde(inside={"causal": Causal((0, 1))}), split=False),
+        "balance": lambda: Sharded(pde(balance=Balance()), split=False),
+        "function": lambda: Sharded(lambda model: model(x).mean())(network()),
+        "penalty": lambda: Sharded(Penalised(regression(), s=SquaredNorms(1.0)))(network()),
+        "stray": lambda: Sharded(ResidualLoss(a=Term(lambda u, x: stray * u.value - 1, x)))(
+            network()
+        ),
+        "ensemble": lambda: Sharded(regression())(Ensemble([network(), network()])),
+        "model": lambda: Sharded(regression())(other),
+        "points": lambda: Sharded(uneven)(network()),
+        "few": lambda: Sharded(few)(network()),
+        "sum": lambda: Sharded(Shifted(x, x[:, :1]))(network()),
+        "multigrid": lambda: train(
+            network(),
+            Sharded(regression()),
+            1,
+            optimizer=GaussNewton(solver="multigrid"),
+            progress=False,
+        ),
+        "twice": lambda: torch.autograd.grad(
+            torch.autograd.grad(
+                (model := network()) and Sharded(regression())(model),
+                model.layers[0].weight,
+                create_graph=True,
+            )[0].sum(),
+            model.layers[0].weight,
+        ),
+    }
+    return {name: message_of(call) for name, call in calls.items()}
+
+
+def steps_of_replicas(rank):
+    """Networks in torch's own wrappers take the steps of one: parameters after two steps."""
+    objective = regression()
+    rows = slice(rank, 60, 2)
+    own, found = MeanSquaredError(objective.x[rows], objective.y[rows]), {}
+    for name, wrap in {"replicated": DistributedDataParallel, "sharded": fully_shard}.items():
+        model = wrap(network())
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(2):
+            optimizer.zero_grad()
+            (own.y - model(own.x)).square().mean().backward()
+            optimizer.step()
+        found[name] = [
+            p.full_tensor().detach() if hasattr(p, "full_tensor") else p.detach()
+            for p in model.parameters()
+        ]
+    return found
+
+
+def files(rank, folder):
+    """Errors of a run with checkpoints, which one process writes and reads for all."""
+    options = {"optimizer": adam, "checkpoint": folder / "run.pt", "progress": False}
+    written = []
+
+    def save(path, state, check):
+        written.append(state["state"]["epoch"])
+        save_checkpoint(path, state, check=check)
+
+    with mock.patch("kanlib.training.snapshot.save_checkpoint", save):
+        train_multilevel(network(), Sharded(pde()), [2, 1], checkpoint_every=0, **options)
+    again = message_of(lambda: train(network(), Sharded(pde()), 1, **options))
+    damaged = folder / "damaged.pt"
+    if rank == 0:
+        damaged.write_bytes(b"nothing")
+    distributed.barrier()
+    options |= {"checkpoint": damaged, "resume": True}
+    wrong = message_of(lambda: train(network(), Sharded(pde()), 1, **options))
+    return {"written": written, "again": again, "wrong": wrong}
+
+
+def checks_of_two(rank, folder):
+    found = {case: run_of(*case, Sharded) for case in RUNS}
+    found["carried"] = carried(Sharded)
+    found["squares"] = penalised(Sharded, SquaredNorms(1e-3, 0), GaussNewton())
+    found["norms"] = penalised(Sharded, Norms(1e-3), adam)
+    found["split batches"], found["own batches"] = (
+        batched_in_two(split) for split in (True, False)
+    )
+    found["own points"] = [own_points(each) for each in (adam, GaussNewton())]
+    own = jacobian(network(), Sharded(regression()))
+    found["jacobian"] = own.dense()
+    found["refusals"] = refusals(rank)
+    found["replicas"] = steps_of_replicas(rank)
+    found["files"] = files(rank, folder)
+    return found
+
+
+def batched_in_two(split):
+    return batched(lambda objective: Sharded(objective, split=split), split)
+
+
+def checks_of_four(rank):
+    return {case: run_of(*case, Sharded) for case in RUNS_OF_FOUR}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("processes")
+
+
+@pytest.fixture(scope="module")
+def two(folder):
+    return together(2, checks_of_two, folder / "two", folder)
+
+
+@pytest.fixture(scope="module")
+def four(folder):
+    return together(4, checks_of_four, folder / "four")
+
+
+def agree(found, expected, rtol=1e-9):
+    """Check that all processes have the same numbers, which are those of one to rounding."""
+    for each in found[1:]:
+        torch.testing.assert_close(each, found[0], rtol=0, atol=0)
+    torch.testing.assert_close(found[0], expected, rtol=rtol, atol=rtol)
+
+
+def alone(objective):
+    return objective
+
+
+@pytest.mark.parametrize(("problem", "optimizer"), RUNS)
+def test_two_processes_give_the_numbers_of_one(two, problem, optimizer):
+    expected = run_of(problem, optimizer, alone)
+    assert expected["loss"][-1] < expected["loss"][0]
+    rtol = 1e-5 if optimizer == "cg" else 1e-9  # it ends at a reduction by 1e-6
+    agree([each[problem, optimizer] for each in two], expected, rtol)
+
+
+@pytest.mark.parametrize(("problem", "optimizer"), RUNS_OF_FOUR)
+def test_four_processes_give_the_numbers_of_one(four, problem, optimizer):
+    """A boundary of three points leaves one of them without any there."""
+    expected = run_of(problem, optimizer, alone)
+    agree([each[problem, optimizer] for each in four], expected)
+
+
+def test_unknowns_moving_points_balance_and_fresh_points_are_those_of_one(two):
+    agree([each["carried"] for each in two], carried(alone))
+
+
+def test_penalties_around_a_shared_loss_count_once(two):
+    agree([e["squares"] for e in two], penalised(alone, SquaredNorms(1e-3, 0), GaussNewton()))
+    agree([e["norms"] for e in two], penalised(alone, Norms(1e-3), adam))
+
+
+def test_batches_are_weighted_by_their_rows(two):
+    agree([each["split batches"] for each in two], batched(alone, True))
+    agree([each["own batches"] for each in two], batched(alone, False))
+
+
+def test_points_of_their_own_are_weighted_by_their_number(two):
+    agree([each["own points"] for each in two], [own_points(o) for o in (adam, GaussNewton())])
+
+
+def test_jacobian_of_a_process_has_its_rows(two):
+    rows = torch.cat([each["jacobian"] for each in two])
+    torch.testing.assert_close(rows, jacobian(network(), regression()).dense())
+
+
+REFUSED = {
+    "attention": (ValueError, "must not have an attention"),
+    "causal": (ValueError, "all points for causal weights"),
+    "balance": (ValueError, "all points for a balance"),
+    "function": (TypeError, "must offer its residuals"),
+    "penalty": (TypeError, r"Penalised\(Sharded"),
+    "stray": (ValueError, "Unknowns"),
+    "ensemble": (TypeError, "one network"),
+    "model": (ValueError, "same parameters"),
+    "points": (ValueError, "the same in all processes"),
+    "few": (ValueError, "as many as the 2 processes"),
+    "sum": (ValueError, "must add up"),
+    "multigrid": (ValueError, "take 'cg'"),
+    "twice": (RuntimeError, "create_graph"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_shared_loss_refuses_what_it_cannot_share(two, name):
+    kind, words = REFUSED[name]
+    for each in two:
+        assert each["refusals"][name] is not None, "nothing was raised"
+        found, message = each["refusals"][name]
+        assert found == kind.__name__, message
+        assert re.search(words, message)
+
+
+@pytest.mark.parametrize("wrapper", ["replicated", "sharded"])
+def test_networks_in_the_wrappers_of_torch_take_the_steps_of_one(two, wrapper):
+    """DistributedDataParallel, and FSDP2, which keeps a part of each parameter in each process."""
+    objective, model = regression(), network()
+    own = MeanSquaredError(objective.x[:60], objective.y[:60])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        own(model).backward()
+        optimizer.step()
+    expected = [p.detach() for p in model.parameters()]
+    agree([each["replicas"][wrapper] for each in two], expected, 1e-12)
+
+
+def test_one_process_reads_and_writes_for_all(two, folder):
+    assert [each["files"]["written"] for each in two] == [[0, 1, 2, 0, 1], []]
+    for each in two:
+        kind, message = each["files"]["again"]
+        assert kind == "FileExistsError"
+        assert "resume=True" in message
+        kind, message = each["files"]["wrong"]
+        assert kind == "ValueError"
+        assert "truncated" in message
+    options = {"optimizer": adam, "checkpoint": folder / "run.pt", "resume": True}
+    run = train_multilevel(network(), pde(), [2, 4], progress=False, **options)
+    expected = train_multilevel(network(), pde(), [2, 4], optimizer=adam, progress=False)
+    agree([told(run)], told(expected))
+
+
+def lost(rank, folder):
+    """Runs in which process 1 does not answer in time, and is then killed; the errors of both."""
+
+    def silent(state):
+        if rank == 1 and state.level == 0 and state.epoch == 2:
+            time.sleep(1.5 * SECONDS)
+
+    def killed(state):
+        if rank == 1 and state.level == 1 and state.epoch == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    found = []
+    for callback, seconds in ((silent, SECONDS), (killed, 60)):
+        distributed.barrier()
+        wrap = partial(Sharded, group=distributed.new_group(timeout=timedelta(seconds=seconds)))
+        start = time.monotonic()
+        error = message_of(partial(lossy, wrap, folder, [callback]))
+        found.append((error, time.monotonic() - start))
+    return found
+
+
+#: A group waits for an answer so long.
+SECONDS = 6
+
+
+def lossy(wrap, folder, callbacks=()):
+    return train_multilevel(
+        network(),
+        wrap(pde()),
+        [3, 4],
+        optimizer=adam,
+        callbacks=callbacks,
+        checkpoint=folder / "lossy.pt",
+        checkpoint_every=0,
+        resume=True,
+        progress=False,
+    )
+
+
+def test_lost_process_ends_the_run_and_one_goes_on_from_its_checkpoint(folder):
+    errors, killed = together(2, lost, folder / "lost", folder)
+    assert killed is None
+    for (kind, message), seconds in errors:
+        assert kind == "ConnectionError"
+        assert "process 0 of 2 lost the others" in message
+        assert "resume=True" in message
+        assert seconds < 30  # not those of the test's own processes
+    assert errors[0][1] > SECONDS
+    state = torch.load(folder / "lossy.pt", weights_only=True)["state"]
+    assert (state["level"], state["epoch"]) == (1, 1)
+    run = lossy(alone, folder)
+    expected = train_multilevel(network(), pde(), [3, 4], optimizer=adam, progress=False)
+    agree([told(run)], told(expected))
+
+
+def test_bad_arguments_are_named(tmp_path):
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        arguments = {"objective": regression(), "split": True, "group": None}
+        run = train(network(), Sharded(**arguments), 2, optimizer=adam, progress=False)
+        agree([told(run)], told(train(network(), regression(), 2, optimizer=adam, progress=False)))
+        faults = {
+            f"{name}={kind}": found
+            for name in arguments
+            for kind, value in BAD.items()
+            if (found := fault(Sharded, arguments, name, value))
+        }
+        assert faults == {}
+    finally:
+        distributed.destroy_process_group()
+    with pytest.raises(ValueError, match="init_process_group"):
+        Sharded(regression())
