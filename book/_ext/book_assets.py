@@ -3,14 +3,15 @@
 plotly.js is loaded once, on pages that have a figure: the bundle beside this module, which has the
 figures in a plane and is a third of the one that the plotly package brings, in the same version.
 All scripts are deferred, and those of figures are modules, which run after them: the text of a page
-waits for none, and what is large and not plotly.js comes after it.  MathJax is served in the same
-way by the extension ``sphinx-mathjax-offline``.  jupyter-book puts every script it finds under a
-static path of its own on every page; files staged here, after it has looked, are left alone, and
-the extensions that need one load it.
+waits for none, and figures for little besides plotly.js.  MathJax is served in the same way by the
+extension ``sphinx-mathjax-offline``.  jupyter-book puts every script it finds under a static path
+of its own on every page; files staged here, after it has looked, are left alone, and the extensions
+that need one load it.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -21,6 +22,16 @@ from sphinx.environment import BuildEnvironment
 
 PLOTLY = "plotly-cartesian.min.js"
 STYLE = "book.css"
+LATE = ("tex-chtml", "fontawesome")
+"""Scripts of a megabyte that no other needs: mathematics, and then icons."""
+LOADER = """<script type="module">
+const load = ([src, ...rest]) => src && document.head.append(Object.assign(
+  document.createElement("script"), {src, onload: () => load(rest)}));
+load(SOURCES);
+</script>
+"""
+INDEX = ("searchtools", "language_data", "searchindex")
+"""Scripts of the search."""
 OPTIONS = "documentation_options"
 """The script whose values scripts within a page change, and which they cannot wait for."""
 FIRST = 1
@@ -67,24 +78,33 @@ def drop_thebe(
 def defer(html: str) -> str:
     """Return a page whose scripts wait for the text, all but one, which is small.
 
-    Those that draw no figure are also fetched last.
+    Mathematics and icons are loaded one after the other, after what draws figures.
 
-    >>> defer('<script src="a.js"></script>')
-    '<script fetchpriority="low" defer src="a.js"></script>'
-    >>> defer('<script src="plotly-cartesian.min.js"></script>')
-    '<script defer src="plotly-cartesian.min.js"></script>'
+    >>> defer('<head><script src="a.js"></script></head>')
+    '<head><script defer src="a.js"></script></head>'
     """
     blocking = rf"<script (?=[^>]*\bsrc=)(?![^>]*\bdefer\b)(?![^>]*{OPTIONS})"
     html = re.sub(blocking, "<script defer ", html)
-    other = rf"<script (?=[^>]*\bdefer\b)(?![^>]*(?:fetchpriority|{PLOTLY}))"
-    return re.sub(other, '<script fetchpriority="low" ', html)
+    sources = []
+    for name in LATE:
+        tag = rf'<script [^>]*src="([^"]*{name}[^"]*)"[^>]*></script>\n?'
+        sources += re.findall(tag, html)
+        html = re.sub(tag, "", html)
+    loader = LOADER.replace("SOURCES", json.dumps(sources)) if sources else ""
+    return html.replace("</head>", f"{loader}</head>", 1)
 
 
 def defer_scripts(app: Sphinx, exception: Exception | None) -> None:
-    """Defer the scripts of all pages, those in the templates of the theme and the search index."""
+    """Defer the scripts of all pages, also those in the templates of the theme.
+
+    The index of the search stays where it is searched: fields on other pages lead there.
+    """
     for path in [] if exception else Path(app.outdir).rglob("*.html"):
         text = path.read_text(encoding="utf-8")
-        if (changed := defer(text)) != text:
+        changed = defer(text)
+        if path.name != "search.html":
+            changed = re.sub(rf"<script [^>]*(?:{'|'.join(INDEX)})[^>]*></script>\n?", "", changed)
+        if changed != text:
             path.write_text(changed, encoding="utf-8")
 
 

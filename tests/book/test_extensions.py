@@ -86,11 +86,20 @@ def test_plotly_js_is_that_of_the_plotly_package():
     assert f"plotly.js (cartesian - minified) v{get_plotlyjs_version()}\n" in head
 
 
-def test_scripts_are_deferred_once():
-    page = '<script src="a.js"></script><script>x = "<b>"</script><script src="plotly-x.js" defer>'
+def test_scripts_are_deferred_once_and_large_ones_come_last():
+    tags = [
+        'src="x/fontawesome.js?v=1"',
+        'src="a.js"',
+        "",
+        'src="plotly-x.js" defer',
+        'src="tex-chtml.js"',
+    ]
+    page = "<head>" + "".join(f"<script {tag}></script>" for tag in tags) + "</head><body></body>"
     once = assets.defer(page)
-    assert assets.defer(once) == once != page
-    assert once.count("defer") == once.count("<script ") == 2
+    assert assets.defer(once) == once
+    assert once.count("defer") == 2
+    assert once.index("plotly-x.js") < once.index('load(["tex-chtml.js", "x/fontawesome.js?v=1"])')
+    assert once.count("fontawesome") == once.count("tex-chtml") == 1
 
 
 @pytest.mark.parametrize(

@@ -95,3 +95,14 @@ def test_page_has_a_description_and_a_picture_where_it_is_shared(path):
     assert found["og:description"] == found["description"]
     assert len(found["og:title"]) > 2
     assert (path.parent / found["og:image"]).stat().st_size < 200_000
+
+
+@pytest.mark.parametrize("path", pages(), ids=stem)
+def test_figures_come_within_four_seconds_of_a_slow_line(path):
+    """The page, its styles and the scripts that run before a figure, at 8 Mbit/s."""
+    text = path.read_text()
+    names = re.findall(r'<script [^>]*\bsrc="([^"?]+)', text)
+    names += re.findall(r'<link rel="stylesheet"[^>]*href="([^"?]+)', text)
+    sizes = [(path.parent / name).stat().st_size for name in names]
+    assert len(sizes) > 10
+    assert path.stat().st_size + sum(sizes) < 4e6

@@ -76,7 +76,7 @@ def hint_of(page, selector, event):
     [
         ("04-1-nested-hierarchies", '.bd-article p a[href^="glossary.html#term-"]', " "),
         ("04-1-nested-hierarchies", '.bd-article p a[href^="bibliography.html#"]', "20"),
-        ("03-gradient-descent", '.bd-article p a[href^="#equation-"]', ""),
+        ("02-1-change-of-basis", '.bd-article a[href^="#equation-"]:not(.headerlink)', ""),
     ],
 )
 @pytest.mark.parametrize("event", ["mouseover", "focusin"])
