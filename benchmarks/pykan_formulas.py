@@ -63,7 +63,7 @@ def _answer(data: Data, widths: list[int], seed: int, folder: str) -> Answer | N
         model.fit(points, opt="LBFGS", steps=STEPS)
         symbols = data.symbols
         expression: Any = model.symbolic_formula(var=[*symbols])[0][0]
-    except (IndexError, RuntimeError, TypeError, ValueError):  # such as all units pruned
+    except (IndexError, NameError, RuntimeError, TypeError, ValueError):  # all pruned, or NaN
         return None
     if not isinstance(expression, sympy.Expr) or expression.has(sympy.nan, sympy.zoo, sympy.oo):
         return None

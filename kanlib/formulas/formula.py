@@ -324,8 +324,7 @@ class _Search:
 
     def _rates(self, way: _Way, inputs: list[int]) -> Iterator[float]:
         number, p, q = way[:3]
-        best = self.fits(_Key(*way))[0]
-        found = [best.a] if best.name == "exp" else []
+        found = [each.a for each in self.fits(_Key(*way))[:4] if each.name == "exp"]
         for i in inputs:
             both = self.fits(_Key(number - 1, i, p))[:2]
             found += [1 / each.c for each in both if each.name == "log" and each.c]
