@@ -133,12 +133,14 @@ def test_early_stopping_holds_out_a_share_of_each_class():
 def test_sample_of_weight_two_counts_as_two(options):
     """That is a check of scikit-learn, too, for the optimizers that are chosen by default."""
     x, y = wave(60, noise=1.0)
+    y = 100 * (y - y.mean())
     counts = np.random.default_rng(0).integers(0, 4, 60)
     model = KANRegressor((2,), schedule=(3,), random_state=0, **options)
     repeated = clone(model).fit(np.repeat(x, counts, axis=0), np.repeat(y, counts))
     weighted = clone(model).fit(x, y, sample_weight=2.5 * counts)
-    np.testing.assert_allclose(weighted.predict(x), repeated.predict(x), rtol=1e-9)
-    assert not np.allclose(weighted.predict(x), clone(model).fit(x, y).predict(x), rtol=1e-6)
+    found, same = weighted.predict(x), repeated.predict(x)
+    np.testing.assert_allclose(found, same, rtol=1e-8, atol=1e-8)
+    assert not np.allclose(found, clone(model).fit(x, y).predict(x), rtol=1e-2)
 
 
 @pytest.mark.parametrize(
