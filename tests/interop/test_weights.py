@@ -301,7 +301,7 @@ def test_layers_of_a_state_must_fit_each_other():
     ids=["select", "draw_network", "importance", "prune", "formula"],
 )
 def test_edges_that_are_more_than_splines_are_refused(use):
-    with pytest.raises(ValueError, match="BranchedLayer as layer 0, whose edges.*: train a KAN"):
+    with pytest.raises(ValueError, match=r"BranchedLayer as layer 0, whose edges.*: train a KAN"):
         use(from_efficient_kan(efficient_state([2, 3, 1])))
 
 
