@@ -22,7 +22,7 @@ LIBRARY = $(addprefix tests/,splines kernels nn objectives training)
 export OMP_NUM_THREADS = 1
 export PYDEVD_DISABLE_FILE_VALIDATION = 1
 
-.PHONY: help book pdf test check test-lowest reproduce bench lab format clean install
+.PHONY: help book pdf test check test-lowest test-peers reproduce bench lab format clean install
 .PHONY: html lint types unit doctest nbval papermill planted browser
 
 help:  ## list the targets
@@ -40,6 +40,9 @@ test: lint types unit doctest nbval papermill planted html browser  ## run every
 check: lint types  ## run the quick part of the tests
 	@echo "Quick tests"
 	@$(PYTEST) $(SHORT) -n $(JOBS) -m "not slow" tests --ignore=tests/notebooks --ignore=tests/browser
+
+test-peers: $(PEERS)/.installed  ## run networks of kanlib inside DeepXDE, PINA and Lightning
+	@$(PEERS)/bin/python -m pytest $(SHORT) --noconftest tests/interop/test_adapters.py
 
 test-lowest: $(LOWEST)/.installed  ## run quick tests on the lowest versions of pyproject.toml
 	@$(LOWEST)/bin/python -m pytest $(SHORT) -n $(JOBS) -m "not slow" $(LIBRARY)

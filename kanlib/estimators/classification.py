@@ -12,7 +12,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch.nn import functional as F
 
-from kanlib.estimators.fitting import Fitting
+from kanlib.estimators.fitting import Fitting, weighted
 from kanlib.nn.networks import First
 from kanlib.training.optimizers import OptimizerFactory
 
@@ -94,12 +94,13 @@ class KANClassifier(ClassifierMixin, Fitting):
             random_state=random_state,
         )
 
-    def fit(self, X: Any, y: Any) -> KANClassifier:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> KANClassifier:
         """Train a network.
 
         Args:
             X: inputs (N, P).
             y: classes (N,).
+            sample_weight: weights (N,), at least zero: a sample of weight two counts as two.
 
         Returns:
             This estimator.
@@ -107,7 +108,8 @@ class KANClassifier(ClassifierMixin, Fitting):
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
-        self._train(X, codes, len(self.classes_), F.cross_entropy, squares=False, classes=codes)
+        weights, (X, codes) = weighted(sample_weight, X, codes)
+        self._train(X, codes, len(self.classes_), F.cross_entropy, False, weights, codes)
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:

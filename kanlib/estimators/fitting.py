@@ -19,12 +19,16 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
+from sklearn.utils.validation import _check_sample_weight
 from torch import Tensor
+from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, TensorDataset
 
 from kanlib._checks import as_integer, as_list, as_number, check_option, shown
+from kanlib.nn.jets import Jet
 from kanlib.nn.networks import FIRST_LAYERS, KAN, First
 from kanlib.objectives.mean_squared_error import MeanSquaredError
+from kanlib.objectives.squares import Residual
 from kanlib.training.gauss_newton import GaussNewton
 from kanlib.training.multilevel import train_multilevel
 from kanlib.training.optimizers import OptimizerFactory, lbfgs
@@ -32,7 +36,7 @@ from kanlib.training.schedule import Schedule
 from kanlib.training.stagnation import Stagnation
 
 OPTIMIZERS = ("gauss-newton", "lbfgs", "adam")
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[..., Tensor]
 #: A fall of the validation loss by less than this share counts as none.
 GAIN = 1e-3
 
@@ -76,6 +80,7 @@ class Fitting(BaseEstimator):
         outputs: int,
         loss: Loss,
         squares: bool,
+        weights: np.ndarray | None,
         classes: np.ndarray | None = None,
     ) -> None:
         """Train a network on inputs (N, P) and targets with N rows; set ``model_`` and ``run_``.
@@ -84,8 +89,9 @@ class Fitting(BaseEstimator):
             x: inputs.
             y: targets, as the loss takes them.
             outputs: number of outputs of the network.
-            loss: function from outputs and targets to a mean.
-            squares: whether the loss is the mean squared error.
+            loss: function from outputs, targets and ``reduction="none"`` to losses, (N, ...).
+            squares: whether the loss is the squared error.
+            weights: positive weights of the samples (N,), if they have some.
             classes: classes whose shares the data that are held out should have.
         """
         schedule = Schedule(self.schedule)
@@ -97,8 +103,10 @@ class Fitting(BaseEstimator):
         seed = check_random_state(self.random_state).randint(2**31 - 1)
         best = None
         if self._stops_early():
-            x, held_x, y, held_y = self._split(x, y, classes, seed)
-            best = _Best(_Mean(loss, _tensor(held_x), _tensor(held_y)))
+            parts = [x, y] if weights is None else [x, y, weights]
+            x, held_x, y, held_y, *own = self._split(parts, classes, seed)
+            weights, held_weights = own or (None, None)
+            best = _Best(_Mean(loss, *_data(held_x, held_y, held_weights)))
             patience = as_integer("patience", self.patience, minimum=1)
             schedule = Schedule(schedule.epochs, Stagnation(patience, GAIN, validate=best))
         # gradients are wanted whatever the mode of the caller
@@ -109,15 +117,17 @@ class Fitting(BaseEstimator):
         ):
             warnings.filterwarnings("ignore", "training diverged")  # told below
             torch.manual_seed(seed)
-            inputs, targets = _tensor(x), _tensor(y)
-            model = self._network(widths, inputs)
-            mean = _Mean(loss, inputs, targets)
+            data = _data(x, y, weights)
+            model = self._network(widths, data[0])
+            objective: Any = _Mean(loss, *data)
             batches = None
             if batch_size is not None:
-                batches = DataLoader(TensorDataset(inputs, targets), batch_size, shuffle=True)
+                batches = DataLoader(TensorDataset(*data), batch_size, shuffle=True)
+            elif squares:
+                objective = MeanSquaredError(*data) if weights is None else _Squares(*data)
             run = train_multilevel(
                 model,
-                MeanSquaredError(inputs, targets) if squares and batches is None else mean,
+                objective,
                 schedule,
                 optimizer=optimizer,
                 batches=batches,
@@ -184,8 +194,9 @@ class Fitting(BaseEstimator):
             raise TypeError(f"early_stopping must be True or False, got {self.early_stopping!r}")
         return bool(self.early_stopping)
 
-    def _split(self, x: np.ndarray, y: np.ndarray, classes: Any, seed: int) -> list[np.ndarray]:
-        """Return the data to train with and those held out: x, x, y, y."""
+    def _split(self, parts: list[np.ndarray], classes: Any, seed: int) -> list[np.ndarray]:
+        """Return of each part of the data that to train with and that held out."""
+        x = parts[0]
         share = as_number("validation_fraction", self.validation_fraction, above=0.0)
         held = math.ceil(share * len(x))
         if share >= 1 or held >= len(x):
@@ -197,7 +208,7 @@ class Fitting(BaseEstimator):
             counts = np.bincount(classes)
             if min(counts) < 2 or len(counts) > min(held, len(x) - held):
                 classes = None  # too few for a share of each class
-        found = train_test_split(x, y, test_size=held, random_state=seed, stratify=classes)
+        found = train_test_split(*parts, test_size=held, random_state=seed, stratify=classes)
         return list(found)
 
     def _outputs(self, x: np.ndarray) -> np.ndarray:
@@ -207,14 +218,30 @@ class Fitting(BaseEstimator):
 
 
 class _Mean:
-    """A loss of data, or of batches."""
+    """The mean of a loss over data, or over batches, with the weights of samples if there are."""
 
-    def __init__(self, loss: Loss, x: Tensor, y: Tensor) -> None:
-        self.loss, self.data = loss, (x, y)
+    def __init__(self, loss: Loss, *data: Tensor) -> None:
+        self.loss, self.data = loss, data
 
     def __call__(self, model: Callable[[Tensor], Tensor], batch: Any = None) -> Tensor:
-        x, y = batch or self.data
-        return self.loss(model(x), y)
+        x, y, *weights = batch or self.data
+        losses = self.loss(model(x), y, reduction="none")
+        for weight in weights:
+            losses = losses * weight.view(-1, *(1,) * (losses.ndim - 1))
+        return losses.mean()
+
+
+class _Squares(_Mean):
+    """The same of squares, whose residuals have the roots of the weights."""
+
+    def __init__(self, x: Tensor, y: Tensor, weights: Tensor) -> None:
+        super().__init__(mse_loss, x, y, weights)
+        self._jet, self._roots = Jet(x[None], directions=0), weights.sqrt()[:, None]
+
+    def residuals(self) -> list[Residual]:
+        """Return the residual, see :class:`kanlib.objectives.squares.SumOfSquares`."""
+        data = [self.data[1], self._roots]
+        return [Residual(lambda u, y, root: root * (u.value - y), [self._jet], data)]
 
 
 class _Best:
@@ -230,6 +257,33 @@ class _Best:
         if self.model is None or loss < self.loss:
             self.loss, self.model = loss, copy.deepcopy(model)
         return loss
+
+
+def _data(x: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> list[Tensor]:
+    """Return data as tensors, the weights with a mean of one."""
+    parts = [x, y] if weights is None else [x, y, weights / weights.mean()]
+    return [*map(_tensor, parts)]
+
+
+def weighted(sample_weight: Any, *parts: np.ndarray) -> tuple[np.ndarray | None, list[np.ndarray]]:
+    """Return the weights of samples, and the parts of the data that have some.
+
+    Args:
+        sample_weight: what the fit was given: weights (N,), one for all, or None.
+        *parts: arrays of N rows, the inputs first.
+
+    Raises:
+        ValueError: if a weight is negative or not finite, or none is positive.
+    """
+    if sample_weight is None:
+        return None, [*parts]
+    weights = _check_sample_weight(
+        sample_weight, parts[0], dtype=np.float64, ensure_non_negative=True
+    )
+    own = weights > 0
+    if not own.any():
+        raise ValueError("sample_weight must have a positive entry, got zeros only: leave it out")
+    return weights[own], [part[own] for part in parts]
 
 
 def _tensor(array: np.ndarray) -> Tensor:

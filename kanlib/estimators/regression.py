@@ -10,7 +10,7 @@ from sklearn.base import RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch.nn import functional as F
 
-from kanlib.estimators.fitting import Fitting
+from kanlib.estimators.fitting import Fitting, weighted
 from kanlib.nn.networks import First
 from kanlib.training.optimizers import OptimizerFactory
 
@@ -95,22 +95,25 @@ class KANRegressor(RegressorMixin, Fitting):
             random_state=random_state,
         )
 
-    def fit(self, X: Any, y: Any) -> KANRegressor:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> KANRegressor:
         """Train a network.
 
         Args:
             X: inputs (N, P).
             y: targets (N,) or (N, Q).
+            sample_weight: weights (N,), at least zero: a sample of weight two counts as two.
 
         Returns:
             This estimator.
         """
         X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
         y = np.asarray(y, dtype=np.float64)
-        columns = y.reshape(len(y), -1)
         self._flat = y.ndim == 1
+        weights, (X, columns) = weighted(sample_weight, X, y.reshape(len(y), -1))
         with np.errstate(over="ignore", invalid="ignore"):
-            self.shift_, spread = columns.mean(axis=0), columns.std(axis=0)
+            self.shift_ = np.average(columns, axis=0, weights=weights)
+            squares = np.square(columns - self.shift_)
+            spread = np.sqrt(np.average(squares, axis=0, weights=weights))
         if not np.isfinite(spread).all():
             raise ValueError(
                 "y must have a finite variance in float64, got values up to "
@@ -118,7 +121,7 @@ class KANRegressor(RegressorMixin, Fitting):
             )
         self.scale_ = np.where(spread > ROUNDING * np.abs(self.shift_), spread, 1.0)
         scaled = (columns - self.shift_) / self.scale_
-        self._train(X, scaled, columns.shape[1], F.mse_loss, squares=True)
+        self._train(X, scaled, columns.shape[1], F.mse_loss, True, weights)
         return self
 
     def predict(self, X: Any) -> np.ndarray:

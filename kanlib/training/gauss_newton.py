@@ -109,8 +109,17 @@ class GaussNewton:
             transfers: prolongations P, as in
                 :meth:`kanlib.training.coordinates.Coordinates.coarsened`; steps are then P delta
                 with delta of the Galerkin system, in which J P stands for J.
+
+        Raises:
+            TypeError: if the network has parameters of half precision.
         """
         coordinates = Coordinates(model, objective, self.geometry)
+        dtype = coordinates.parameters[0].dtype
+        if dtype not in (torch.float32, torch.float64):
+            raise TypeError(
+                f"model must be of float32 or float64 for Gauss-Newton, got {dtype}: convert it "
+                "with model.double(), and the data, too"
+            )
         if transfers is not None:
             coordinates = coordinates.coarsened(transfers)
         return LevenbergMarquardt(self, model, objective, coordinates)

@@ -14,8 +14,6 @@ from unittest import mock
 import pytest
 import torch
 from torch import distributed
-from torch.distributed.fsdp import fully_shard
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
 
 from kanlib import (
@@ -41,7 +39,6 @@ from kanlib.objectives.penalties import Norms, Penalised, SquaredNorms
 from kanlib.training.checkpoints import save_checkpoint
 from kanlib.training.jacobian import jacobian
 from tests.distributed.processes import together
-from tests.test_bad_arguments import BAD, fault
 
 pytestmark = [
     pytest.mark.slow,
@@ -245,6 +242,9 @@ def refusals(rank):
 
 def steps_of_replicas(rank):
     """Networks in torch's own wrappers take the steps of one: parameters after two steps."""
+    from torch.distributed.fsdp import fully_shard  # which takes seconds
+    from torch.nn.parallel import DistributedDataParallel
+
     objective = regression()
     rows = slice(rank, 60, 2)
     own, found = MeanSquaredError(objective.x[rows], objective.y[rows]), {}
@@ -484,6 +484,8 @@ def test_lost_process_ends_the_run_and_one_goes_on_from_its_checkpoint(folder):
 
 
 def test_bad_arguments_are_named(tmp_path):
+    from tests.test_bad_arguments import BAD, fault  # which takes seconds
+
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
     try:
         arguments = {"objective": regression(), "split": True, "group": None}

@@ -120,12 +120,38 @@ def test_early_stopping_holds_out_a_share_of_each_class():
     x, y = halves(100)
     rare = np.where(np.arange(100) < 10, "rare", y)
     model = KANClassifier((2,), schedule=(2,), early_stopping=True, random_state=0)
-    parts = model._split(x, np.unique(rare, return_inverse=True)[1], None, 0)
-    assert [len(part) for part in parts] == [90, 10, 90, 10]
     codes = np.unique(rare, return_inverse=True)[1]
-    _, _, kept, held = model._split(x, codes, codes, 0)
+    parts = model._split([x, codes, x[:, 0]], None, 0)
+    assert [len(part) for part in parts] == [90, 10] * 3
+    assert np.array_equal(parts[4], parts[0][:, 0])  # weights go with their samples
+    _, _, kept, held = model._split([x, codes], codes, 0)
     assert np.bincount(held)[-1] == 1
     assert np.bincount(kept)[-1] == 9
+
+
+@pytest.mark.parametrize("options", [{}, {"optimizer": "adam"}, {"optimizer": "lbfgs"}])
+def test_sample_of_weight_two_counts_as_two(options):
+    """That is a check of scikit-learn, too, for the optimizers that are chosen by default."""
+    x, y = wave(60, noise=1.0)
+    y = 100 * (y - y.mean())
+    counts = np.random.default_rng(0).integers(0, 4, 60)
+    model = KANRegressor((2,), schedule=(3,), random_state=0, **options)
+    repeated = clone(model).fit(np.repeat(x, counts, axis=0), np.repeat(y, counts))
+    weighted = clone(model).fit(x, y, sample_weight=2.5 * counts)
+    found, same = weighted.predict(x), repeated.predict(x)
+    np.testing.assert_allclose(found, same, rtol=1e-8, atol=1e-8)
+    assert not np.allclose(found, clone(model).fit(x, y).predict(x), rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"early_stopping": True, "optimizer": "adam"}, {"batch_size": 16, "optimizer": "adam"}],
+)
+def test_equal_weights_change_nothing(options):
+    x, y = halves(60)
+    model = KANClassifier((2,), schedule=(4,), random_state=0, **options)
+    found = clone(model).fit(x, y, sample_weight=np.full(60, 3.0)).predict_proba(x)
+    np.testing.assert_allclose(found, clone(model).fit(x, y).predict_proba(x), rtol=1e-10)
 
 
 def test_estimators_work_in_pipelines_searches_and_pickles():

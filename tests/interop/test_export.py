@@ -1,6 +1,7 @@
 """Networks in other programs: NumPy without torch, SciPy's splines, torch.export, ONNX, C++."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -167,6 +168,20 @@ def test_exported_program_holds_plain_operators_and_takes_any_batch(strict, tmp_
     again = torch.export.load(tmp_path / "kan.pt2").module()
     for count in (3, 250):
         torch.testing.assert_close(again(points(count)), model(points(count)), rtol=0, atol=1e-14)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`isinstance:FutureWarning")  # of torch, about torch
+@pytest.mark.skipif(shutil.which("g++") is None, reason="it compiles C++")
+def test_compiled_program_of_aotinductor_is_the_network(tmp_path):
+    model = KAN([2, 2, 1], n=3, init_scale=1.0, **F64).eval()
+    batch = {0: torch.export.Dim("batch", min=2)}
+    program = torch.export.export(model, (points(),), dynamic_shapes=(batch,))
+    file = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "k.pt2"))
+    compiled = torch._inductor.aoti_load_package(file)
+    for count in (3, 250):
+        found = compiled(points(count))
+        torch.testing.assert_close(found, model(points(count)), rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.slow

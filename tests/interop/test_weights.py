@@ -20,6 +20,8 @@ from kanlib import (
     train_multilevel,
 )
 from kanlib.analysis.importance import importance
+from kanlib.analysis.pruning import prune
+from kanlib.formulas.formula import formula
 from kanlib.interop.branches import BranchedLayer
 from kanlib.interop.weights import from_efficient_kan, from_fast_kan, from_pykan
 from kanlib.viz.drawings import draw_network
@@ -293,13 +295,13 @@ def test_layers_of_a_state_must_fit_each_other():
         lambda model: model.select([[0], [0, 1], [0]]),
         draw_network,
         lambda model: importance(model, points()),
+        lambda model: prune(model, MeanSquaredError(points(), points()[:, :1]), points()),
+        lambda model: formula(model, points()),
     ],
-    ids=["select", "draw_network", "importance"],
+    ids=["select", "draw_network", "importance", "prune", "formula"],
 )
-def test_edges_that_are_not_splines_only_are_refused(use):
-    with pytest.raises(
-        ValueError, match="got a BranchedLayer as layer 0: its edges are not splines"
-    ):
+def test_edges_that_are_more_than_splines_are_refused(use):
+    with pytest.raises(ValueError, match=r"BranchedLayer as layer 0, whose edges.*: train a KAN"):
         use(from_efficient_kan(efficient_state([2, 3, 1])))
 
 

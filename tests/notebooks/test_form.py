@@ -29,6 +29,7 @@ BEYOND = [
     "gallery",
     "what-the-network-learned",
     "other-peoples-code",
+    "more-than-one-machine",
 ]
 REFERENCE = [
     *["figures", "results", "errata", "claims", "provenance"],

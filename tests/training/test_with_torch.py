@@ -106,6 +106,27 @@ def test_data_parallel_on_the_cpu_is_the_network():
     assert run.loss == other.loss
 
 
+@pytest.mark.parametrize("half", ["parameters", "autocast"])
+def test_half_precision_trains_and_gauss_newton_says_that_it_does_not(half):
+    x, y = data()
+    dtype = torch.bfloat16 if half == "parameters" else torch.float32
+    objective = MeanSquaredError(x.to(dtype), y.to(dtype))
+
+    def loss(model):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half == "autocast"):
+            return objective(model)
+
+    def rate(parameters):
+        return torch.optim.Adam(parameters, lr=1e-2)
+
+    for optimizer in (rate, lbfgs):
+        run = train(network().to(dtype), loss, 5, optimizer=optimizer, progress=False)
+        assert run.loss < 0.9 * run.history.loss[0]
+    if half == "parameters":
+        with pytest.raises(TypeError, match=r"model\.double\(\)"):
+            train(network().to(dtype), objective, 1, optimizer=GaussNewton(), progress=False)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_batches_of_other_processes_are_those_of_one(method):
