@@ -38,7 +38,7 @@ def printed(html: Path, names: list[str]) -> PdfWriter:
     document = PdfWriter()
     with Chromium() as browser:
         for name in tqdm(names, "pages", disable=None):
-            page = browser.open((html / f"{name}.html").as_uri(), WIDTH)
+            page = browser.open((html.resolve() / f"{name}.html").as_uri(), WIDTH)
             title = page.evaluate("document.querySelector('h1').firstChild.textContent")
             document.append(PdfReader(BytesIO(page.pdf())), outline_item=title)
             page.close()
