@@ -21,6 +21,7 @@ from kanlib import (
     Attention,
     Balance,
     Causal,
+    Cycle,
     Ensemble,
     GaussNewton,
     MeanSquaredError,
@@ -31,6 +32,7 @@ from kanlib import (
     Stagnation,
     Term,
     Unknowns,
+    race,
     train,
     train_multilevel,
 )
@@ -141,6 +143,15 @@ def carried(wrap):
     )
     unknowns = {k: p.detach() for k, p in objective.named_parameters()}
     return told(run) | {"unknowns": unknowns, "epochs": [v.epochs for v in run.levels]}
+
+
+def others(wrap):
+    """A cycle over grids, and a race."""
+    cycle = Cycle(GaussNewton(), coarsest=4)
+    cycled = train(network().refine(), wrap(regression()), 1, optimizer=cycle, progress=False)
+    field = [network(), network().refine()]
+    raced = race(field, wrap(pde()), [2, 1], keep=(1,), optimizer=GaussNewton(), progress=False)
+    return [told(cycled), told(raced)]
 
 
 def penalised(wrap, penalty, optimizer):
@@ -286,6 +297,7 @@ def files(rank, folder):
 def checks_of_two(rank, folder):
     found = {case: run_of(*case, Sharded) for case in RUNS}
     found["carried"] = carried(Sharded)
+    found["others"] = others(Sharded)
     found["squares"] = penalised(Sharded, SquaredNorms(1e-3, 0), GaussNewton())
     found["norms"] = penalised(Sharded, Norms(1e-3), adam)
     found["split batches"], found["own batches"] = (
@@ -351,6 +363,10 @@ def test_four_processes_give_the_numbers_of_one(four, problem, optimizer):
 
 def test_unknowns_moving_points_balance_and_fresh_points_are_those_of_one(two):
     agree([each["carried"] for each in two], carried(alone))
+
+
+def test_cycles_and_races_are_those_of_one(two):
+    agree([each["others"] for each in two], others(alone))
 
 
 def test_penalties_around_a_shared_loss_count_once(two):
