@@ -81,11 +81,13 @@ def evaluate(layer: SplineLayer, x: Tensor, method: Method = "local") -> Tensor:
     """
     check_types(evaluate, locals())
     check_input(x, layer.in_features, layer.weight)
-    grid, x = layer.grid, layer.entering(x[None])[0]
+    grid, weight = layer.grid, layer.coefficients()
+    if grid.periodic:
+        x = layer.entering(x[None])[0]
     if method == "local":
         (points,), table = layer.pieces()
         index, powers = reference.power_jets(x[None], points, grid.order, (), layer.extension)
-        coefficients = MODULES[layer.basis].polynomials(layer.weight, table)
+        coefficients = MODULES[layer.basis].polynomials(weight, table)
         return reference.by_intervals(index, powers, coefficients)[0]
     if method == "one by one":
         values = one_by_one(x, grid)
@@ -96,7 +98,7 @@ def evaluate(layer: SplineLayer, x: Tensor, method: Method = "local") -> Tensor:
     if method == "relu, A b":
         values = ChangeOfBasis(grid).apply(values)
     basis: Basis = "relu" if method == "relu, A w" else "spline"
-    weight = convert_weights(layer.weight, grid, layer.basis, basis)
+    weight = convert_weights(weight, grid, layer.basis, basis)
     return values.flatten(-2) @ weight.flatten(1).T
 
 
