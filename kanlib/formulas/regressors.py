@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import sympy
+from sympy.core.function import AppliedUndef
 from torch import Tensor
 
 from kanlib._checks import as_integer, as_list, shown
@@ -26,6 +27,8 @@ from kanlib.nn.networks import KAN
 
 #: The variable of a function that was found.
 VARIABLE = sympy.Symbol("u", real=True)
+NO_FORMULA = "regressor must have sympy() or a text that is a formula, got {}: take a symbolic one"
+INFINITE = (sympy.zoo, sympy.oo, sympy.nan)
 #: Names of functions in texts of regressors, where SymPy has other ones.
 WORDS: dict[str, Callable[..., Any]] = {
     "add": lambda a, b: a + b,
@@ -91,7 +94,8 @@ def regressed(
 
     Raises:
         TypeError: if an argument is of the wrong type, or the regressor gives no formula.
-        ValueError: if the network has no such edge, or the formula is not one of a single variable.
+        ValueError: if the network has no such edge, the formula is not one of a single variable, or
+            it has no real and finite values where the edge is used.
 
     Examples:
         >>> import torch
@@ -133,6 +137,8 @@ def regressed(
             inner[word] = found.weights * (len(found.weights) / found.weights.sum())
     regressor.fit(found.x[:, None], found.y, **inner)
     expression = _without_affine(_read(regressor))
+    with np.errstate(all="ignore"):
+        _check_values(expression, found.x)
     return Function(
         name,
         1 + int(sympy.count_ops(expression)),
@@ -150,16 +156,36 @@ def _read(regressor: Any) -> Any:
         variables = dict.fromkeys(("X0", "x0", "x"), VARIABLE)
         try:
             expression = sympy.sympify(str(regressor), locals=WORDS | variables)
-        except (sympy.SympifyError, SyntaxError, TypeError, AttributeError) as error:
-            raise TypeError(
-                f"regressor must have sympy() or a text that is a formula, got {shown(regressor)}"
-            ) from error
-    if not isinstance(expression, sympy.Expr) or len(expression.free_symbols) > 1:
+        except (sympy.SympifyError, SyntaxError, TypeError, AttributeError, ValueError) as error:
+            raise TypeError(NO_FORMULA.format(shown(regressor))) from error
+    if not isinstance(expression, sympy.Expr):
+        raise TypeError(NO_FORMULA.format(shown(regressor)))
+    if unknown := expression.atoms(AppliedUndef):
+        names = ", ".join(sorted(str(each.func) for each in unknown))
+        raise TypeError(
+            f"regressor must find a formula of functions that SymPy knows, got {names}: give it "
+            "sympy(), or other functions"
+        )
+    if len(expression.free_symbols) != 1 or expression.has(*INFINITE):
         raise ValueError(
             f"regressor must find a formula of one variable, got {shown(expression)}: look at its "
             "settings"
         )
     return expression.xreplace(dict.fromkeys(expression.free_symbols, VARIABLE))
+
+
+def _check_values(expression: Any, x: Any) -> None:
+    """Raise unless an expression can be computed at the points of its edge."""
+    try:
+        values = Values(expression)(x)
+        fits = bool(np.isrealobj(values) and np.isfinite(values).all())
+    except (NameError, TypeError, NotImplementedError, ArithmeticError, ValueError):
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"regressor must find a formula with real, finite values that NumPy computes at the "
+            f"points of the edge, got {shown(expression)}: look at its functions"
+        )
 
 
 def _without_affine(expression: Any) -> Any:

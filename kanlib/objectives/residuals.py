@@ -31,7 +31,7 @@ from kanlib.nn.jets import Jet
 from kanlib.objectives.attention import Attention
 from kanlib.objectives.causal import Causal
 from kanlib.objectives.mean_squared_error import Inside, total
-from kanlib.objectives.ownership import claim
+from kanlib.objectives.ownership import check_owner, claim
 from kanlib.objectives.samplers import Region, Sampler
 from kanlib.objectives.squares import Residual, called, check_columns, evaluate
 
@@ -65,8 +65,7 @@ class Term:
         TypeError: if the points are not a floating-point tensor, the unknowns no module, or the
             residual takes other arguments.
         ValueError: if they are not a finite (N, P) tensor, the weight is not positive, points that
-            move have an attention, which keeps a weight for each point, or the attention or the
-            causal weights are those of another term.
+            move have an attention, which keeps a weight for each point.
     """
 
     def __init__(
@@ -98,8 +97,6 @@ class Term:
             )
         self.residual, self.weight, self.attention = residual, weight, attention
         self.causal, self.unknowns = causal, unknowns
-        claim(attention, self, "attention", "give each term an Attention of its own")
-        claim(causal, self, "causal", "give each term a Causal of its own")
         self._pairs = [*pairs] if isinstance(pairs, Iterator) else pairs
         self._directions = directions
         self._features = features if isinstance(features, Sequence) else [features]
@@ -107,6 +104,8 @@ class Term:
         self._model: Callable[[], nn.Module | None] = lambda: None
         _check_arguments(residual, len(self._features), unknowns is not None)
         self._place(points.draw(0) if isinstance(points, Sampler) else points)
+        claim(attention, self, "attention")
+        claim(causal, self, "causal")
 
     @property
     def changes(self) -> bool:
@@ -167,8 +166,14 @@ class Term:
         own = () if self.unknowns is None else (self.unknowns,)
         return self.residual(*arguments, *own)
 
+    def check_owned(self) -> None:
+        """Raise a ValueError if the attention or the causal weights belong to another term now."""
+        for part, name in ((self.attention, "attention"), (self.causal, "causal")):
+            check_owner(part, self, name, f"give each term one {type(part).__name__} of its own")
+
     def after_step(self) -> None:
         """Update the attention, or draw new points when it is time."""
+        self.check_owned()
         if self.attention is not None:
             self.attention.after_step()
         model = self._model()
@@ -302,8 +307,8 @@ class ResidualLoss:
 
     Raises:
         TypeError: if a term is no Term, or ``balance`` no Balance.
-        ValueError: if there is no term, a term that changes from step to step or the balance is in
-            another loss, or different unknowns have the same name.
+        ValueError: if there is no term, a term that changes from step to step is given twice, or
+            different unknowns have the same name.
 
     Examples:
         >>> from kanlib import KAN
@@ -325,15 +330,10 @@ class ResidualLoss:
         for name, term in terms.items():
             if not isinstance(term, Term):
                 raise TypeError(f"term {name!r} must be a Term, got {type(term).__name__}")
-        for name, term in terms.items():
-            if term.changes:
-                remedy = "it changes from step to step, so build one for each loss"
-                claim(term, self, f"term {name!r}", remedy)
         if balance is not None and not hasattr(balance, "factors"):
             raise TypeError(
                 f"balance must be a Balance, as in balance=Balance(), got {shown(balance)}"
             )
-        claim(balance, self, "balance", "give each loss a Balance of its own")
         self.terms, self.balance = terms, cast(Balancing | None, balance)
         self._model: Callable[[], nn.Module | None] = lambda: None
         names = [name for name, _ in self.named_parameters()]
@@ -343,6 +343,11 @@ class ResidualLoss:
                 f"unknowns of different terms must have different names, got {twice!r} twice: put "
                 "them into one Unknowns, and give that to all terms"
             )
+        for name, term in terms.items():
+            if term.changes:
+                term.check_owned()
+                claim(term, self, f"term {name!r}")
+        claim(balance, self, "balance")
 
     def parts(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the weighted mean square of each term, as ``run.history.terms`` records them."""
@@ -391,9 +396,15 @@ class ResidualLoss:
         return ResidualLoss(**{name: t.reseeded(seed) for name, t in self.terms.items()})
 
     def after_step(self) -> None:
-        """Update weights of points and terms, and draw points that move."""
-        for term in self.terms.values():
+        """Update weights of points and terms, and draw points that move.
+
+        Raises:
+            ValueError: if a term that changes, or the balance, belongs to another loss now.
+        """
+        for name, term in self.terms.items():
+            check_owner(term, self, f"term {name!r}", "it changes, so build one for each loss")
             term.after_step()
+        check_owner(self.balance, self, "balance", "give each loss a Balance of its own")
         model = self._model()
         if self.balance is not None and model is not None:
             self.balance.after_step(

@@ -151,3 +151,31 @@ def test_what_has_no_edge_or_no_formula_is_refused(sums):
     gone = next(p for p in range(2) if not pruned.layers[0].mask[0, p])
     with pytest.raises(ValueError, match="is pruned"):
         regressed(pruned, x, (0, gone, 0), Text("x0"))
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "words"),
+    [
+        ("LinearRegression()", TypeError, "got LinearRegression"),
+        ("Ridge(alpha=2.0)", TypeError, "a text that is a formula"),
+        ("sig(X0)", TypeError, "functions that SymPy knows, got sig"),
+        ("nan", ValueError, "formula of one variable, got nan"),
+        ("div(X0, sub(X0, X0))", ValueError, "one variable"),
+        ("3.0", ValueError, "one variable, got 3.0"),
+        ("I*X0 + sin(X0)*I*X0", ValueError, "real, finite values"),
+        ("gamma(X0)", ValueError, "that NumPy computes"),
+        ("X0**X0**9", ValueError, "real, finite values"),
+        ("(X0 - 5)**0.5", ValueError, "real, finite values"),
+    ],
+)
+def test_texts_that_are_no_formula_are_refused(sums, text, error, words):
+    x, _, model = sums
+    with pytest.raises(error, match=words):
+        regressed(model, 40 * x if "**9" in text else x, FIRST, Text(text))
+
+
+def test_estimators_that_are_not_symbolic_are_refused(sums):
+    linear = pytest.importorskip("sklearn.linear_model")
+    x, _, model = sums
+    with pytest.raises(TypeError, match="LinearRegression"):
+        regressed(model, x, FIRST, linear.LinearRegression())

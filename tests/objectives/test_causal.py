@@ -151,7 +151,7 @@ def test_jacobian_has_the_weights_of_the_loss_before_any_evaluation():
 
 def test_terms_do_not_share_weights():
     causal = Causal((0, 1))
-    with pytest.raises(ValueError, match=r"causal must not be shared, .* each term a Causal of"):
+    with pytest.raises(ValueError, match=r"causal must not be shared, .* each term one Causal of"):
         ResidualLoss(
             early=Term(heat, points(), pairs=[(0, 0)], causal=causal),
             late=Term(heat, points(), pairs=[(0, 0)], causal=causal),
