@@ -217,7 +217,7 @@ def edge_values(layer: SplineLayer, p: int, x: Tensor) -> Tensor:
     grid = layer.grids[p]
     x = turned(x, grid.domain) if grid.periodic else x
     basis = dense_basis(x, grid, extension=layer.extension)
-    return basis @ layer.weight[:, p].to(basis).T
+    return basis @ layer.coefficients()[:, p].to(basis).T
 
 
 def check_network(model: KAN) -> KAN:

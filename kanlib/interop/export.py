@@ -95,7 +95,7 @@ def to_bspline(layer: SplineLayer, output: int, input: int) -> BSpline:
     q = as_integer("output", output, 0, layer.out_features - 1)
     p = as_integer("input", input, 0, layer.in_features - 1)
     grid = layer.grids[p]
-    weight = layer.weight[q, p].detach().cpu().double()
+    weight = layer.coefficients()[q, p].detach().cpu().double()
     weight = convert_weights(weight, grid, layer.basis, "spline")
     beyond: Any = "periodic" if grid.periodic else False
     return BSpline(grid.knots.numpy(), weight.numpy(), grid.order - 1, extrapolate=beyond)
@@ -234,7 +234,7 @@ def _(module: SplineLayer) -> Iterator[Layer]:
         {
             "breakpoints": torch.stack([grid.breakpoints for grid in grids]),
             "coefficients": basis.polynomials(
-                module.weight.detach().cpu().double(), torch.stack(tables)
+                module.coefficients().detach().cpu().double(), torch.stack(tables)
             ),
             "reach": REACH[module.extension],
         },

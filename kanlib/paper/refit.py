@@ -128,7 +128,7 @@ def _distinct(grid: KnotGrid) -> Tensor:
 
 
 def _spline_weights(layer: SplineLayer) -> Tensor:
-    weight = layer.weight.detach().cpu().double()
+    weight = layer.coefficients().detach().cpu().double()
     return convert_weights(weight, layer.distinct_grids, layer.basis, "spline")
 
 

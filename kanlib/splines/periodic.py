@@ -61,10 +61,27 @@ def tied(weight: Tensor, grid: KnotGrid) -> Tensor:
 def turned(x: Tensor, domain: tuple[float, float]) -> Tensor:
     """Return points moved by whole periods into the domain [a, b); those in it stay as they are.
 
+    Where rounding leads out of the domain, a point goes to its nearest end: no result is outside
+    [a, b], in whatever dtype. The derivative is one everywhere.
+
     Examples:
         >>> turned(torch.tensor([-0.25, 0.5, 1.0]), (0.0, 1.0))
         tensor([0.7500, 0.5000, 0.0000])
     """
     a, b = domain
-    inside = (x >= a) & (x < b)
-    return torch.where(inside, x, x - (b - a) * ((x - a) / (b - a)).floor())
+    low, high = -_below(-a, x.dtype), _below(b, x.dtype)
+    start = x.detach()
+    moved = (a + (start - a).remainder(b - a)).clamp(low, high)
+    return torch.where((start >= low) & (start < b), start, moved) + (x - start)
+
+
+def _below(value: float, dtype: torch.dtype) -> float:
+    """Return what a dtype rounds to its largest number that is not above a value.
+
+    Veltkamp's splitting rounds to the digits of the dtype in plain arithmetic, which compilers
+    fold. Three fifths of eps round to one step of the dtype, at all sizes.
+    """
+    eps = torch.finfo(dtype).eps
+    large = value * (1.0 + eps / torch.finfo(torch.float64).eps)
+    rounded = large - (large - value)
+    return rounded if rounded <= value else rounded - 0.6 * eps * abs(rounded)

@@ -34,6 +34,7 @@ from kanlib.nn.spline_layer import SplineLayer, convert_weights
 from kanlib.objectives.mean_squared_error import Objective
 from kanlib.splines import bspline
 from kanlib.splines.knots import KnotGrid
+from kanlib.splines.periodic import partners, turned
 
 #: One number of at least 0 for each interval of each input, (P, n) for each spline layer.
 Indicator = Callable[[KAN], list[Tensor]]
@@ -65,15 +66,17 @@ def jumps(weight: Tensor, grid: KnotGrid, basis: Basis = "spline") -> Tensor:
 def indicators(layer: SplineLayer) -> Tensor:
     """Return the indicator of each interval of each input, (P, n): root mean square over outputs.
 
-    The two outer intervals have one inner breakpoint, which counts twice.
+    The two outer intervals have one inner breakpoint, which counts twice, unless the grid is
+    periodic: then they share the seam. A single interval has no jump, and so the indicator zero.
     """
     check_types(indicators, locals())
-    rows = []
+    weight, rows = layer.coefficients(), []
     for p, grid in enumerate(layer.grids):
-        size = jumps(layer.weight[:, p], grid, layer.basis).square().mean(0).sqrt()
-        if not len(size):
-            size = size.new_zeros(1)
-        ends = torch.cat([size[:1], size, size[-1:]])
+        found = jumps(weight[:, p], grid, layer.basis)
+        first, last = found[:, :1], found[:, -1:]
+        if grid.periodic or grid.n == 1:
+            first = last = -found.sum(1, keepdim=True)  # around a circle jumps add up to zero
+        ends = torch.cat([first, found, last], dim=1).square().mean(0).sqrt()
         h = grid.breakpoints.diff()
         rows.append(h ** (grid.order - 1) * 0.5 * (ends[:-1] + ends[1:]))
     return torch.stack(rows)
@@ -169,15 +172,29 @@ def gradient_indicator(objective: Objective) -> Indicator:
         for layer, finer, slope in zip(
             model.spline_layers, fine.spline_layers, slopes, strict=True
         ):
-            size = slope.double().cpu().square().sum(0)
-            rows = []
-            for grid, small, row in zip(layer.grids, finer.grids, size, strict=True):
-                left, right = bspline.supports(small)
-                rows.append(_summed(row / (right - left), 0.5 * (left + right), grid))
+            columns, rows = slope.double().cpu().unbind(1), []
+            for grid, small, column in zip(layer.grids, finer.grids, columns, strict=True):
+                size, left, right = _by_function(column, small)
+                middle = 0.5 * (left + right)
+                if grid.periodic:  # on a breakpoint, the interval right of it, despite rounding
+                    middle = turned(middle + 1e-9 * grid.breakpoints.diff().min(), grid.domain)
+                rows.append(_summed(size.square().sum(0) / (right - left), middle, grid))
             found.append(torch.stack(rows))
         return found
 
     return indicator
+
+
+def _by_function(slopes: Tensor, grid: KnotGrid) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the slopes (Q, ...) in each function of a basis, and the ends of its support.
+
+    On a circle, B-splines that stand for one function have its slope together.
+    """
+    if not grid.periodic:
+        return slopes, *bspline.supports(grid)
+    n, r = grid.n, grid.order
+    together = slopes.new_zeros(len(slopes), n).index_add(1, partners(grid), slopes)
+    return together, grid.knots[:n], grid.knots[r : r + n]
 
 
 def _summed(values: Tensor, places: Tensor, grid: KnotGrid) -> Tensor:

@@ -194,10 +194,7 @@ class Cycling:
         space, outer = self.spaces[number], self._loss
         here = copies(self.parameters)
         slopes = space.gradient()
-        projected = [
-            p if transfer is None else transfer.project(p)
-            for p, transfer in zip(here, self.hierarchy.levels[number - 1].transfers, strict=True)
-        ]
+        projected = self.hierarchy.projected(number - 1)
         put(self.parameters, projected)
         coarse = self.spaces[number - 1]
         coarse.start()

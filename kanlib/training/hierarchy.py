@@ -165,6 +165,20 @@ class Hierarchy:
         finest = max(layer.n for layer in self._layers.values())
         return GridLevel((*grids.values(),), n, size, tuple(transfers), n / finest)
 
+    @torch.no_grad()
+    def projected(self, number: int) -> list[Tensor]:
+        """Return the present parameters, or what is next to them among those of a level.
+
+        It depends on weights only by the function that they stand for.
+        """
+        found = []
+        for p, transfer in zip(self.parameters, self.levels[number].transfers, strict=True):
+            if transfer is None:
+                found.append(p.detach().clone())
+            else:
+                found.append(transfer.project(self._layers[id(p)].coefficients()))
+        return found
+
     def __len__(self) -> int:
         return len(self.levels)
 

@@ -138,7 +138,7 @@ def _knot_runs(
     layer: SplineLayer, knots: FreeKnots, index: Tensor, powers: Tensor, cotangent: Tensor
 ) -> Iterator[Run]:
     """Yield the rows in the logits of the knots, through the polynomials of every interval."""
-    module, logits, weight = MODULES[layer.basis], knots.logits, layer.weight.detach()
+    module, logits, weight = MODULES[layer.basis], knots.logits, layer.coefficients().detach()
     names = [name for name, _ in knots.named_parameters()]
 
     def polynomials(change: Tensor) -> Tensor:

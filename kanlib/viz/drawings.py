@@ -185,7 +185,7 @@ class _Path:
 
 def _functions(layer: SplineLayer) -> Iterator[tuple[KnotGrid, Tensor, Tensor]]:
     """Yield grid, coefficients and values on its domain of each edge, input by input."""
-    weight = layer.to_basis("spline").weight.detach().cpu().double()
+    weight = layer.to_basis("spline").coefficients().detach().cpu().double()
     for p, grid in enumerate(layer.grids):
         basis = bspline.dense_basis(_places(grid), grid)
         for q in range(layer.out_features):

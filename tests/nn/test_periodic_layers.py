@@ -24,14 +24,25 @@ from kanlib import (
     train_multilevel,
 )
 from kanlib._checks import BASES
-from kanlib.analysis.importance import contributions
+from kanlib.analysis.conditioning import gauss_newton, hessian
+from kanlib.analysis.importance import contributions, importance
+from kanlib.analysis.ntk import tangent_kernel
+from kanlib.analysis.pruning import prune
+from kanlib.analysis.smoothing import smoothing_weight
+from kanlib.formulas.edges import edges
 from kanlib.interop.export import to_bspline, to_numpy
 from kanlib.kernels.operator import backend
-from kanlib.nn.spline_layer import SplineLayer
-from kanlib.objectives.penalties import SquaredNorms
+from kanlib.nn.spline_layer import SplineLayer, tie
+from kanlib.objectives.penalties import Entropy, Norms, SquaredNorms
+from kanlib.paper.refit import refit_at_greville, refit_on_samples
 from kanlib.splines.knots import KnotGrid
 from kanlib.splines.periodic import partners
-from kanlib.training.adaptive import refine_adaptively, residual_indicator
+from kanlib.training.adaptive import (
+    gradient_indicator,
+    jump_indicator,
+    refine_adaptively,
+    residual_indicator,
+)
 from kanlib.training.hierarchy import Hierarchy
 from kanlib.training.jacobian import jacobian
 from kanlib.viz.drawings import draw_network
@@ -365,3 +376,166 @@ def test_what_periodic_splines_cannot_do_is_said():
         GaussNewton(solver="multigrid").bind(model, MeanSquaredError(points(), wave(points())))
     with pytest.raises(TypeError, match=r"no periodic splines.*to_onnx"):
         to_numpy(model, "model.npz")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("domain", [(0.1, 0.8), (-0.3, 1.1), (0.3, 0.7), (-math.pi, math.pi)])
+def test_seam_is_a_place_like_others_whatever_the_domain(domain, dtype):
+    (a, b), period = domain, domain[1] - domain[0]
+    torch.manual_seed(0)
+    options = {"periodic": [0], "periodic_as": "splines", "extension": "none", "dtype": dtype}
+    model = KAN([1, 1], n=8, domain=domain, init_scale=1.0, **options)
+    seams = torch.tensor([a + k * period for k in range(-30, 31)])[:, None].to(dtype)
+    near = torch.tensor([[a + 1e-9 * period]])
+    places = torch.linspace(a, b, 2001)[:, None]
+
+    def jets(model, x):
+        return propagate(model, Jet.at(x, pairs=[(0, 0)])).channels.detach()[..., 0].double()
+
+    exact = copy.deepcopy(model).double()
+    size = jets(exact, places[:-1]).abs().amax(1, keepdim=True)
+    tolerance = 1e-7 if dtype == torch.float64 else 1e-3
+    assert ((jets(model, seams) - jets(exact, near)).abs() <= tolerance * size).all()
+    large = torch.tensor([[1e7], [1e10], [-1e20], [1e30]], dtype=dtype)
+    assert model(large).abs().max() <= 1.001 * size[0]
+
+
+def moved_apart(basis):
+    """Return a network, and one that is the same function and has other weights on the circle."""
+    model = network(basis, n=4, r=4)
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for layer in twin.spline_layers:
+            change = torch.randn_like(layer.weight)
+            layer.weight.add_(change - tie(change, layer.distinct_grids, basis))
+    return model, twin
+
+
+def pruned(basis):
+    """Return a network without some edges, and one that has numbers where these were."""
+    torch.manual_seed(0)
+    model = KAN([2, 3, 1], n=4, r=4, domain=(-1, 1), input_domain=[(-6, 5), (0, 2)], basis=basis)
+    masks = [torch.tensor([[1, 0], [1, 1], [0, 1]]), torch.tensor([[1, 0, 1]])]
+    given = dict(zip(model.spline_layers, (mask.bool() for mask in masks), strict=True))
+    model = model.mapped(lambda layer: layer.masked(given[layer]))
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for layer in twin.spline_layers:
+            layer.weight.add_(torch.randn_like(layer.weight) * ~layer.mask[..., None])
+    return model, twin
+
+
+def splines_of(model):
+    layers = [*model.spline_layers]
+    places = [
+        (l, q, p) for l in layers for q in range(l.out_features) for p in range(l.in_features)
+    ]
+    return [torch.as_tensor(to_bspline(l, q, p)(np.linspace(-0.9, 0.9, 9))) for l, q, p in places]
+
+
+def worths(model, x, measure):
+    found = importance(model, x, measure=measure).layers
+    return [value for worth in found for value in vars(worth).values()]
+
+
+def pruned_values(model, x):
+    smaller = prune(model, MeanSquaredError(x, wave(x)), x, threshold=0.3)
+    return [smaller.model(x), torch.tensor(smaller.after)]
+
+
+def edges_of(model, x):
+    layers = [layer for layer in edges(model, x) if isinstance(layer, list)]
+    return [torch.as_tensor(edge.y) for layer in layers for row in layer for edge in row if edge]
+
+
+def curves(model):
+    return [torch.tensor([v for v in c.y if v is not None]) for c in draw_network(model).data]
+
+
+def adam(parameters):
+    return torch.optim.Adam(parameters, 1e-2)
+
+
+def trained(model, x, optimizer):
+    options = {"optimizer": optimizer, "progress": False}
+    run = train(copy.deepcopy(model), MeanSquaredError(x, wave(x)), 2, **options)
+    return [run.model(x), torch.tensor(run.history.loss)]
+
+
+def refitted(model, x):
+    return [refit_on_samples(model, x)(x), refit_at_greville(model)(x)]
+
+
+def slopes(model, x):
+    loss, parameters = MeanSquaredError(x, wave(x)), [*model.parameters()]
+    return [*torch.autograd.grad(loss(model), parameters), jacobian(model, loss).dense()]
+
+
+#: What reads a network; none may see weights that do not belong to its function.
+READERS = {
+    "values": lambda m, x: [m(x)],
+    "jets": lambda m, x: [propagate(m, Jet.at(x, pairs=[(0, 0), (0, 1)])).channels],
+    "coefficients": lambda m, x: [layer.coefficients() for layer in m.spline_layers],
+    "refine": lambda m, x: [m.refine()(x)],
+    "bases": lambda m, x: [m.to_basis(basis)(x) for basis in BASES],
+    "select": lambda m, x: [m.select([[1, 0], [2, 0], [0]])(x)],
+    "ensemble": lambda m, x: [Ensemble([m, m])(x), *(each(x) for each in Ensemble([m]).members())],
+    "state": lambda m, x: [copy.deepcopy(m)(x)],
+    "contributions": lambda m, x: [contributions(m.layers[1], m.layers[0](x))],
+    "importance of data": lambda m, x: worths(m, x, "data"),
+    "importance on the domain": lambda m, x: worths(m, x, "domain"),
+    "prune": pruned_values,
+    "edges for formulas": edges_of,
+    "splines of scipy": lambda m, x: splines_of(m),
+    "program": lambda m, x: [torch.export.export(m, (x,)).module()(x)],
+    "drawing": lambda m, x: curves(m),
+    "squared norms": lambda m, x: [SquaredNorms(1.0)(m), Norms(1.0)(m), Entropy(1.0)(m)],
+    "smoothing weight": lambda m, x: [
+        torch.tensor(smoothing_weight(m, MeanSquaredError(x, wave(x)))).log()
+    ],
+    "jumps": lambda m, x: jump_indicator(m),
+    "residual": lambda m, x: residual_indicator(x, lambda model: model(x) - wave(x))(m),
+    "gradient": lambda m, x: gradient_indicator(MeanSquaredError(x, wave(x)))(m),
+    "adaptive refinement": lambda m, x: [
+        row.breakpoints for each in refine_adaptively(m, 7).spline_layers for row in each.grids
+    ],
+    "refits": refitted,
+    "slopes": slopes,
+    "eigenvalues": lambda m, x: [gauss_newton(m, x), hessian(m, MeanSquaredError(x, wave(x)))],
+    "kernel": lambda m, x: [tangent_kernel(m, x)],
+    "adam": lambda m, x: trained(m, x, adam),
+    "gauss-newton": lambda m, x: trained(m, x, GaussNewton()),
+    "cycle": lambda m, x: trained(m, x, Cycle(adam, coarsest=1)),
+    "full approximation": lambda m, x: trained(m, x, Cycle(adam, coarse="fas", coarsest=1)),
+}
+
+
+@pytest.mark.parametrize("twins", [moved_apart, pruned])
+@each_basis
+@pytest.mark.parametrize("reader", READERS)
+def test_no_reader_sees_weights_that_the_function_does_not_have(reader, basis, twins):
+    model, twin = twins(basis)
+    assert not all(
+        torch.allclose(p, q) for p, q in zip(model.parameters(), twin.parameters(), strict=True)
+    )
+    x = points(40)
+    expected, found = READERS[reader](model, x), READERS[reader](twin, x)
+    assert expected
+    for one, other in zip(expected, found, strict=True):
+        size = float(one.detach().abs().max())
+        torch.testing.assert_close(other, one, rtol=1e-7, atol=1e-9 * size)
+
+
+def test_plain_numpy_does_not_see_them_either(tmp_path):
+    for name, model in zip(("one", "other"), pruned("relu"), strict=True):
+        to_numpy(model, tmp_path / f"{name}.npz")
+    one, other = (np.load(tmp_path / f"{name}.npz") for name in ("one", "other"))
+    assert one.files == other.files
+    for key in one.files:
+        np.testing.assert_allclose(other[key], one[key], rtol=1e-9, atol=1e-12)
+
+
+def test_rows_in_free_knots_do_not_see_edges_that_are_not_there():
+    loss = MeanSquaredError(points(40), wave(points(40)))
+    one, other = (jacobian(model.free(), loss).dense() for model in pruned("spline"))
+    torch.testing.assert_close(other, one)

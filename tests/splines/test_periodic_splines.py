@@ -1,5 +1,9 @@
 """Periodic splines, against those of SciPy."""
 
+import itertools
+import math
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -117,6 +121,62 @@ def test_points_turn_by_whole_periods(dtype):
     np.testing.assert_allclose(turned(x, (0.0, 2.0)), expected, rtol=1e-6)
     inside = torch.rand(50, dtype=dtype) * 2
     assert torch.equal(turned(inside, (0.0, 2.0)), inside)
+
+
+DOMAINS = [
+    (0.1, 0.8),
+    (-0.3, 1.1),
+    (0.3, 0.7),
+    (0.0, 2 * math.pi),
+    (-math.pi, math.pi),
+    (-2 * math.pi, 0.0),
+    (-1.0, 3.999999999),
+]
+DTYPES = [torch.float32, torch.float64, torch.bfloat16]
+CASES = [*itertools.product(DOMAINS, DTYPES), *(((1000.1, 1000.3), d) for d in DTYPES[:2])]
+
+
+@pytest.mark.parametrize(("domain", "dtype"), CASES)
+def test_points_turn_into_the_domain_whatever_rounding_does(domain, dtype):
+    a, b = domain
+    period = b - a
+    seams = [place + k * period for place in domain for k in range(-40, 41)]
+    grown = [10.0**k for k in range(-30, 31)]
+    torch.manual_seed(0)
+    x = torch.tensor([*seams, *grown, *(-v for v in grown)], dtype=torch.float64)
+    x = torch.cat([x, a + 7 * period * torch.randn(500, dtype=torch.float64)]).to(dtype)
+    away = torch.tensor([-1e30, 1e30], dtype=dtype)[:, None, None]
+    x = torch.cat([x[None], x.nextafter(away[0]), x.nextafter(away[1])]).flatten()
+    found = turned(x, domain)
+    assert found.dtype == dtype
+    assert found.double().ge(a).all()
+    assert found.double().le(b).all()
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_near_points_turn_as_those_of_exact_arithmetic(domain):
+    a, b = domain
+    x = torch.linspace(a - 5 * (b - a), b + 5 * (b - a), 997, dtype=torch.float64)
+    left, right = Fraction(a), Fraction(b)
+    exact = [left + (Fraction(v) - left) % (right - left) for v in x.tolist()]
+    gap = (turned(x, domain) - torch.tensor([float(v) for v in exact], dtype=torch.float64)).abs()
+    assert torch.minimum(gap, (b - a) - gap).max() < 1e-14
+
+
+def test_turning_has_derivative_one_under_all_transformations():
+    x = torch.tensor([-7.25, -0.3, 0.1, 0.8, 1.1, 2.2, 30.0], dtype=torch.float64)
+
+    def of(x):
+        return turned(x, (-0.3, 1.1))
+
+    one = torch.ones_like(x)
+    assert torch.equal(torch.func.jvp(of, (x,), (one,))[1], one)
+    assert torch.equal(torch.func.jacrev(of)(x), torch.eye(len(x), dtype=x.dtype))
+    assert torch.equal(torch.func.vmap(torch.func.grad(of))(x), one)
+    cubes = torch.func.vmap(torch.func.grad(torch.func.grad(lambda x: of(x) ** 3)))
+    torch.testing.assert_close(cubes(x), 6 * of(x))
+    wanted = x.clone().requires_grad_()
+    assert torch.equal(torch.autograd.grad(of(wanted).sum(), wanted)[0], one)
 
 
 def test_periodic_and_other_grids_are_not_nested():

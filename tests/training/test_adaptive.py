@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from scipy.interpolate import BSpline
 
 from kanlib import KAN, KnotGrid, MeanSquaredError, SplineLayer, train_multilevel
+from kanlib.nn.spline_layer import tie
+from kanlib.splines.periodic import partners
 from kanlib.training.adaptive import (
     bisected,
     gradient_indicator,
@@ -169,3 +171,64 @@ def test_residual_sees_a_layer_that_coarse_jumps_do_not():
         shortest[name] = float(steps.min())
     assert 0.35 < float(grid.breakpoints[int(steps.argmin())]) < 0.38
     assert shortest["residual"] <= 0.5 * shortest["jumps"]
+
+
+@pytest.mark.parametrize("periodic", [False, True])
+@pytest.mark.parametrize("basis", ["spline", "relu"])
+@pytest.mark.parametrize("r", [1, 2, 4])
+def test_single_interval_has_an_indicator_and_is_bisected(basis, r, periodic):
+    circle = {"periodic": [0], "periodic_as": "splines"} if periodic else {}
+    model = KAN([1, 2, 1], n=1, r=r, basis=basis, **circle)
+    found = jump_indicator(model)
+    assert [tuple(each.shape) for each in found] == [(1, 1), (2, 1)]
+    assert all(torch.equal(each, torch.zeros_like(each)) for each in found)
+    fine = refine_adaptively(model, 4)
+    assert fine.n == 4
+    x = torch.rand(40, 1)
+    torch.testing.assert_close(fine(x), model(x))
+
+
+@pytest.mark.parametrize("basis", ["spline", "relu"])
+@pytest.mark.parametrize("r", [1, 2, 4])
+def test_indicator_of_a_circle_has_the_jump_of_scipys_derivative_at_the_seam(basis, r):
+    grid = KnotGrid(r, [-1.0, -0.6, 0.1, 0.3, 1.0], periodic=True)
+    torch.manual_seed(0)
+    layer = SplineLayer(1, 1, grid, init_scale=1.0).to_basis(basis)
+    with torch.no_grad():  # numbers that the function does not have
+        change = torch.randn_like(layer.weight)
+        layer.weight.add_(change - tie(change, [grid], basis))
+    coefficients = layer.to_basis("spline").weight[0, 0].detach().numpy()
+    spline = BSpline(grid.knots.numpy(), coefficients, r - 1)
+    steps = spline.derivative(r - 1) if r > 1 else spline
+    t = grid.breakpoints.numpy()
+    middles = steps(0.5 * (t[:-1] + t[1:]))
+    at = np.abs(np.diff(middles, prepend=middles[-1], append=middles[0]))
+    expected = np.diff(t) ** (r - 1) * 0.5 * (at[:-1] + at[1:])
+    np.testing.assert_allclose(indicators(layer)[0].numpy(), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("r", [1, 2, 3, 4, 6])
+@pytest.mark.parametrize("n", [3, 8])
+def test_indicators_turn_with_a_network_on_a_circle(n, r):
+    """The seam is a place like others: a turn by one interval turns all indicators by one."""
+    x = (torch.arange(24 * n)[:, None] + 0.5) / (24 * n)
+    target = torch.exp(torch.sin(2 * math.pi * x) + torch.cos(4 * math.pi * x - 1))
+    torch.manual_seed(0)
+    free = torch.randn(n)
+    found = []
+    for turn in range(n):
+        model = KAN([1, 1], n=n, r=r, periodic=[0], periodic_as="splines")
+        (layer,) = model.spline_layers
+        with torch.no_grad():
+            layer.weight.copy_(free.roll(turn)[partners(layer.grid)])
+        y = target.roll(24 * turn, 0)
+        objective = MeanSquaredError(x, y)
+        indicators_of = [
+            jump_indicator,
+            residual_indicator(x, lambda m, y=y: m(x) - y),
+            gradient_indicator(objective),
+        ]
+        found.append([each(model)[0][0].roll(-turn) for each in indicators_of])
+    for turned in found:
+        for one, other in zip(turned, found[0], strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9 * float(other.max()))
