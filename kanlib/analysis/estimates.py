@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from kanlib._checks import as_list, check_types, shown
+from kanlib.objectives.shares import Shares, shares_of
 from kanlib.objectives.squares import SumOfSquares
 from kanlib.objectives.unknowns import unknowns_of
 from kanlib.training.coordinates import Coordinates
@@ -68,7 +69,8 @@ def estimates(
     Args:
         model: the trained network.
         objective: a sum of squares with unknowns, e.g. ``run.objective``. Those of a network
-            within :class:`kanlib.objectives.unknowns.Unknowns` count, but are not reported.
+            within :class:`kanlib.objectives.unknowns.Unknowns` count, but are not reported. Where
+            processes share its points, the estimates are those of all, in every process.
         noisy: names of the terms whose residuals have errors, such as those of measurements; by
             default all.
         level: probability that an interval holds the unknown.
@@ -113,18 +115,19 @@ def estimates(
         )
     expected = half_gradient(model, objective, coordinates)
     found = [*blocks(model, objective, coordinates, POINTS)]
-    check(Jacobian(coordinates, found).gradient(), *expected)
-    data = _data(found, noisy)
-    solution = _Solution(coordinates, found)
-    rows = torch.stack([solution.row(index) for index in entries.values()])
-    # One column of J_d (J^T J)^{-1} for each unknown.
-    images = torch.stack([Jacobian(coordinates, data).product(row) for row in rows])
+    shares = shares_of(objective)
+    check(shares.total(Jacobian(coordinates, found).gradient())[0], *expected)
+    data = _data(objective, found, noisy)
+    solution = _Solution(coordinates, found, shares)
+    rows = [solution.row(index) for index in entries.values()]
+    # |J_d (J^T J)^{-1}|^2 of the column of each unknown.
+    (spreads,) = shares.total(torch.stack([_spread(coordinates, data, row) for row in rows]))
     variance, freedom = solution.variance(data)
     quantile = _quantile(level, freedom)
     values = torch.cat([p.detach().flatten() for p in coordinates.parameters])
     result = {}
-    for (name, index), image in zip(entries.items(), images, strict=True):
-        value, error = float(values[index]), math.sqrt(variance * float(image.square().sum()))
+    for (name, index), spread in zip(entries.items(), spreads.tolist(), strict=True):
+        value, error = float(values[index]), math.sqrt(variance * spread)
         if solution.unseen(index) > UNSEEN:
             warnings.warn(
                 f"unknown {name!r} cannot be identified, J^T J is singular in it: add data or "
@@ -149,19 +152,26 @@ def _entries(objective: SumOfSquares, coordinates: Coordinates) -> Iterator[tupl
             yield (f"{name}{at}" if parameter.ndim else name), start + i
 
 
-def _data(found: Sequence[Block], noisy: Sequence[str] | None) -> list[Block]:
-    """Return the rows whose residuals have errors."""
+def _spread(coordinates: Coordinates, data: Sequence[Block], row: Tensor) -> Tensor:
+    """Return |J_d v|^2 for some rows of the Jacobian."""
+    squares = (Jacobian(coordinates, [block]).product(row).square().sum() for block in data)
+    return sum(squares, row.new_zeros(()))
+
+
+def _data(
+    objective: SumOfSquares, found: Sequence[Block], noisy: Sequence[str] | None
+) -> list[Block]:
+    """Return the rows of this process whose residuals have errors."""
     if noisy is None:
         return [*found]
     names = as_list("noisy", noisy, "names of terms")
-    terms = {block.term for block in found}
+    terms = {residual.name for residual in objective.residuals()}
     for name in names:
         if name not in terms:
             raise ValueError(f"noisy must name terms of {sorted(terms)}, got {shown(name)}")
-    chosen = [block for block in found if block.term in names]
-    if not chosen:
+    if not names:
         raise ValueError("noisy must name at least one term, got none")
-    return chosen
+    return [block for block in found if block.term in names]
 
 
 class _Solution:
@@ -170,13 +180,14 @@ class _Solution:
     Columns are scaled to length one, so that units do not decide what counts as zero.
     """
 
-    def __init__(self, coordinates: Coordinates, found: Sequence[Block]) -> None:
-        self._coordinates = coordinates
-        factor, *_ = triangular(coordinates, found)
+    def __init__(self, coordinates: Coordinates, found: Sequence[Block], shares: Shares) -> None:
+        self._coordinates, self._shares = coordinates, shares
+        factor, *_ = triangular(coordinates, found, shares)
         lengths = factor.norm(dim=0)
         self._lengths = torch.where(lengths > 0, lengths, 1.0)
         _, s, v = torch.linalg.svd(factor / self._lengths)
-        count = sum(len(block.residual) for block in found)
+        own = factor.new_tensor(sum(len(block.residual) for block in found), dtype=torch.float64)
+        count = float(shares.total(own)[0])
         cutoff = torch.finfo(s.dtype).eps * max(count, len(v)) * s[0]
         rank = int((s > cutoff).sum())
         self._null, self._inverse = v[rank:], v[:rank] / s[:rank, None]
@@ -192,18 +203,20 @@ class _Solution:
 
     def variance(self, data: Sequence[Block]) -> tuple[float, float]:
         """Return the variance of the residuals of the data, and its degrees of freedom."""
-        squares, count = 0.0, 0
+        sums = self._inverse.new_zeros(2, dtype=torch.float64)  # of squares, and their number
         gram = self._inverse.new_zeros(2 * (len(self._inverse),))
         for block in data:
             rows = Jacobian(self._coordinates, [block]).dense() / self._lengths @ self._inverse.T
             gram += rows.T @ rows
-            squares += float(block.residual.square().sum())
-            count += len(block.residual)
+            sums[0] += block.residual.square().sum()
+            sums[1] += len(block.residual)
+        gram, sums = self._shares.total(gram, sums)
+        squares, count = sums.tolist()
         freedom = count - 2 * float(gram.trace()) + float(gram.square().sum())
         if freedom < 0.5:
             raise ValueError(
                 f"objective must have more residuals than they determine parameters to tell their "
-                f"variance, got {count} with {freedom:.2g} degrees of freedom left: add data"
+                f"variance, got {count:.0f} with {freedom:.2g} degrees of freedom left: add data"
             )
         return squares / freedom, freedom
 

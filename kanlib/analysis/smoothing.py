@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from kanlib._checks import as_integer, as_number, shown
 from kanlib.objectives.penalties import Penalised, SquaredNorms
+from kanlib.objectives.shares import shares_of
 from kanlib.objectives.squares import SumOfSquares
 from kanlib.training.coordinates import Coordinates
 from kanlib.training.jacobian import POINTS, Block, blocks, triangular
@@ -47,7 +48,8 @@ def smoothing_weight(
 
     Args:
         model: the network, after some training.
-        objective: a sum of squares without penalties, e.g. ``MeanSquaredError(x, y)``.
+        objective: a sum of squares without penalties, e.g. ``MeanSquaredError(x, y)``. Where
+            processes share its points, the weight is that of all points, in every process.
         noise: standard deviation of the errors of the residuals, for the discrepancy principle; by
             default it is unknown, and generalised cross-validation decides.
         derivative: which derivative the penalty is to keep small.
@@ -93,17 +95,21 @@ class _Problem:
     """The loss and the penalty, linearised at the present weights."""
 
     def __init__(self, model: nn.Module, objective: SumOfSquares, derivative: int) -> None:
-        coordinates = Coordinates(model, objective)
-        self.count = 0
+        coordinates, shares, count = Coordinates(model, objective), shares_of(objective), 0
+        with torch.no_grad():
+            objective(model)  # first: weights may follow from it, and processes compare
 
         def counted() -> Iterator[Block]:
+            nonlocal count
             for block in blocks(model, objective, coordinates, POINTS):
-                self.count += len(block.residual)
+                count += len(block.residual)
                 yield block
 
-        factor, right, terms = triangular(coordinates, counted())
+        factor, right, terms = triangular(coordinates, counted(), shares)
+        own = factor.new_tensor([sum(terms.values()), count], dtype=torch.float64)
+        loss, self.count = shares.total(own)[0].tolist()
         self._factor, self._right = factor.double(), right.double()
-        self._rest = sum(terms.values()) - float(self._right.square().sum())
+        self._rest = loss - float(self._right.square().sum())
         penalty = SquaredNorms(1.0, derivative)
         rough, pull, _ = triangular(coordinates, blocks(model, penalty, coordinates, POINTS))
         self._rough, self._pull = rough.double(), pull.double()

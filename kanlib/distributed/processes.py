@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
 import torch
@@ -64,6 +64,10 @@ class Processes:
         self.group, self.rank = group, dist.get_rank(group)
         self.size, self.first = dist.get_world_size(group), self.rank == 0
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Processes:
+        """Return the same: copies of an objective are shared among the same processes."""
+        return self
+
     @_telling
     def total(self, *parts: Tensor) -> list[Tensor]:
         """Return the sums over all processes, in one message."""
@@ -106,11 +110,12 @@ class Processes:
         return holder[0]
 
     @_telling
-    def same(self, number: int) -> bool:
-        """Return whether all processes have the same number, of up to 32 bits."""
-        ends = torch.tensor([number, -number], device=self.device)
-        dist.all_reduce(ends, dist.ReduceOp.MAX, group=self.group)
-        return int(ends[0]) == -int(ends[1])
+    def difference(self, facts: Mapping[str, int]) -> str:
+        """Return the first of some names whose number is not that of all processes, or nothing."""
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, dict(facts), group=self.group)
+        names = dict.fromkeys(name for each in found for name in each)
+        return next((k for k in names if len({each.get(k) for each in found}) > 1), "")
 
     @property
     def device(self) -> torch.device:

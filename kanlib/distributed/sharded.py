@@ -23,21 +23,26 @@ from __future__ import annotations
 
 import math
 import weakref
-import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from kanlib._checks import check_function, check_types
+from kanlib.distributed.checksums import checksum
 from kanlib.distributed.gradients import summed
 from kanlib.distributed.processes import Processes
+from kanlib.nn.described import function_of
 from kanlib.nn.ensemble import Ensemble
 from kanlib.objectives.mean_squared_error import Stateful, Summed, total
-from kanlib.objectives.squares import Residual, SumOfSquares
-from kanlib.objectives.unknowns import leaves, trained
+from kanlib.objectives.squares import Residual, SumOfSquares, sum_of_squares
+from kanlib.objectives.unknowns import leaves, trained, unknowns_of
+
+#: Parameters nearby differ by up to this share of themselves, and as much besides.
+NEARBY = 0.1
 
 
 class Sharded:
@@ -125,6 +130,9 @@ class Sharded:
         return total(self._parts(model))
 
     def _of_batch(self, model: Any, batch: Sequence[Tensor]) -> Tensor:
+        if self._model() is not model:
+            self._compare(model, [], batch)
+            self._model = weakref.ref(model)
         rows = slice(*self._span(len(batch[0]))) if self.split else slice(None)
         own = [part[rows] for part in batch]
         count = len(own[0])
@@ -135,12 +143,11 @@ class Sharded:
 
     def _parts(self, model: Any) -> dict[str, Tensor]:
         """Return the loss of each term at all points."""
-        whole = None if self._model() is model else self._meet(model)
+        if self._model() is not model:
+            self._meet(model)
         residuals = self.residuals()
         own = [each(model).square().sum() if len(each) else None for each in residuals]
         found = self._summed(model, own)
-        if whole is not None and self.split:
-            _check_sum(sum(float(value.detach()) for value in found), whole)
         parts: dict[str, Tensor] = {}
         for residual, value in zip(residuals, found, strict=True):
             known = parts.get(residual.name)
@@ -167,6 +174,26 @@ class Sharded:
         Raises:
             TypeError: if the objective does not offer its residuals.
         """
+        found = self._shared()
+        if self.split:
+            return found
+        if len(self._counts) != len(found):
+            own = torch.tensor([len(each) for each in found], device=self.shares.device)
+            self._counts = self.shares.total(own)[0].tolist()
+        return [
+            replace(each, weight=each.weight * len(each) / count)
+            for each, count in zip(found, self._counts, strict=True)
+        ]
+
+    def _shared(self) -> list[Residual]:
+        """Return the residuals at the points of this process; with split=False, all its own."""
+        found = self._given()
+        if not self.split:
+            return found
+        return [_part(each, *self._span(len(each))) for each in found]
+
+    def _given(self) -> list[Residual]:
+        """Return the residuals at all points that this process was given."""
         if not isinstance(self.objective, SumOfSquares):
             raise TypeError(
                 "objective must offer its residuals, or be evaluated on batches, got "
@@ -179,64 +206,131 @@ class Sharded:
                     f"objective must have residuals at points only, got {type(each).__name__}: "
                     "put penalties around it, as in Penalised(Sharded(objective), ...)"
                 )
-        if self.split:
-            return [_part(each, *self._span(len(each))) for each in found]
-        if len(self._counts) != len(found):
-            own = torch.tensor([len(each) for each in found], device=self.shares.device)
-            self._counts = self.shares.total(own)[0].tolist()
-        return [
-            replace(each, weight=each.weight * len(each) / count)
-            for each, count in zip(found, self._counts, strict=True)
-        ]
+        return found
 
     def _span(self, count: int) -> tuple[int, int]:
         """Return where the share of this process starts and ends among so many points."""
         rank, size = self.shares.rank, self.shares.size
         return rank * count // size, (rank + 1) * count // size
 
-    def _meet(self, model: Any) -> Tensor:
-        """Return the loss of a new network at all points that this process was given.
+    def _meet(self, model: Any) -> None:
+        """Check a new network, and the loss of it.
 
         Raises:
             TypeError: if it is no network, or several.
-            ValueError: if other processes have another one, or other points.
+            ValueError: if other processes have another one, another loss, or other points, or a
+                residual depends on other points than its own.
         """
         if not isinstance(model, nn.Module) or isinstance(model, Ensemble):
             raise TypeError(
                 f"model must be one network in a Sharded loss, got {type(model).__name__}: train "
                 "the networks of an ensemble one after another"
             )
-        if not self.shares.same(_sum_of(model.parameters())):
-            raise ValueError(
-                "model must have the same parameters in all processes: call torch.manual_seed() "
-                "with the same seed in all before it is built"
-            )
-        with torch.no_grad():  # which checks points and shapes; states may begin with it
-            loss: Tensor = self.objective(model)
-        self._counts, self._model = [], weakref.ref(model)
-        if self.split:
-            self._check_points()
-        return loss
-
-    def _check_points(self) -> None:
-        """Raise unless all processes have been given the same points, and there are enough."""
-        self.residuals()  # which says whether there are some
-        inner: Any = self.objective
-        found = [*inner.residuals()]
-        tensors = [jet.channels for each in found for jet in each.jets]
-        if not self.shares.same(
-            _sum_of([*tensors, *(part for each in found for part in each.data)])
-        ):
-            raise ValueError(
-                "points must be the same in all processes, which take their shares of them: draw "
-                "them with the same seed, or pass split=False if each has points of its own"
-            )
-        most, size = max(map(len, found)), self.shares.size
-        if most < size:
+        residuals = self._given()
+        self._compare(model, residuals, ())
+        most, size = max(map(len, residuals)), self.shares.size
+        if self.split and most < size:
             raise ValueError(
                 f"points must be as many as the {size} processes in one term or more, got at most "
                 f"{most}: start fewer processes"
             )
+        self._counts = []
+        self._check_sums(model)
+        self._model = weakref.ref(model)
+
+    def _compare(self, model: nn.Module, residuals: list[Residual], batch: Sequence[Any]) -> None:
+        """Raise ValueError unless all processes have the same network and loss."""
+        facts = dict(self._facts(model, residuals, batch))
+        difference = self.shares.difference(facts)
+        if difference:
+            raise ValueError(difference)
+
+    def _facts(
+        self, model: nn.Module, residuals: list[Residual], batch: Sequence[Any]
+    ) -> Iterator[tuple[str, int]]:
+        """Yield what an error says, and a check sum of what must be the same in all processes."""
+        same = "must be the same in all processes"
+        for name, part in model.named_modules():
+            kind = f"{type(part).__name__}{f' {name!r}' if name else ''}"
+            yield (
+                f"model {same}, but {kind} is not: build it from the same numbers, e.g. with an "
+                "input_domain that holds the points of all",
+                checksum(dict(function_of(part))),
+            )
+        yield (
+            "model must have the same parameters in all processes: call torch.manual_seed() with "
+            "the same seed in all before it is built",
+            checksum(*model.parameters()),
+        )
+        names = [each.name for each in residuals]
+        yield (
+            f"objective {same}, but its kind or its terms are not: give the same terms, in the "
+            "same order",
+            checksum(self.objective, names, data=self.split),
+        )
+        for name, p in unknowns_of(self.objective).items():
+            yield f"unknown {name!r} {same}: let it start at the same value", checksum(p)
+        balance = getattr(self.objective, "balance", None)
+        options = None if balance is None else vars(balance)
+        yield f"balance {same}: give it the same options", checksum(options)
+        for name in dict.fromkeys(names):
+            weights = [each.weight for each in residuals if each.name == name]
+            yield f"weight of {_term(name)} {same}: give one number", checksum(weights)
+        yield (
+            f"points {same}, which take their shares of them: draw them with the same seed, or "
+            "pass split=False if each has points of its own",
+            checksum([[*(jet.channels for jet in r.jets), *r.data] for r in residuals])
+            if self.split
+            else 0,
+        )
+        yield (
+            f"batch {same}, which take their shares of it: shuffle with the same seed, or pass "
+            "split=False if each has batches of its own",
+            checksum(*batch) if self.split else 0,
+        )
+        for name in dict.fromkeys(names):
+            own = [_kind(r, self._term(name), self.split) for r in residuals if r.name == name]
+            yield (
+                f"{_term(name)} {same}, but its residual or an option is not: build it from the "
+                "same numbers",
+                checksum(own, data=self.split),
+            )
+
+    def _term(self, name: str) -> Any:
+        """Return the term of a name, if the objective has it."""
+        return getattr(self.objective, "terms", {}).get(name)
+
+    @torch.no_grad()
+    def _check_sums(self, model: nn.Module) -> None:
+        """Raise unless the squares of all residuals add up to the loss, which all have.
+
+        That is seen at the parameters of the network and at others nearby: residuals of several
+        points may add up to it by chance, as those of a network that is zero.
+        """
+        whole = _losses(model, self.objective)  # first: weights of points may follow from it
+        residuals = [each for each in self._shared() if len(each)]
+        own = _losses(model, lambda model: sum_of_squares(model, residuals))
+        found = torch.zeros(2, self.shares.size, 2, dtype=torch.float64, device=self.shares.device)
+        found[0, self.shares.rank], found[1, self.shares.rank] = own, whole
+        (found,) = self.shares.total(found)
+        slack = torch.finfo(whole.dtype).eps ** 0.5
+        for ours, theirs in found.permute(2, 0, 1).tolist():  # the numbers of each process
+            low, high = min(theirs), max(theirs)
+            if not math.isfinite(sum(ours) + sum(theirs)):
+                continue
+            if self.split and not math.isclose(low, high, rel_tol=slack):
+                raise ValueError(
+                    "objective must be the same in all processes, but the losses of one network at "
+                    f"the same points range from {low:.6g} to {high:.6g}: let no number in it "
+                    "depend on the process"
+                )
+            expected = high if self.split else sum(theirs)
+            if not math.isclose(sum(ours), expected, rel_tol=slack):
+                raise ValueError(
+                    f"residuals of the objective must add up to it, got {sum(ours):.6g} and "
+                    f"{expected:.6g}: let each depend on the network at its own point only, and "
+                    "override residuals, too, in a class that overrides __call__"
+                )
 
     def _check_read(self, value: Tensor, parameters: Sequence[Tensor]) -> None:
         """Raise if an objective reads what other processes would not know to be trained."""
@@ -262,20 +356,39 @@ def _part(residual: Residual, start: int, end: int) -> Residual:
     )
 
 
-def _check_sum(ours: float, whole: Tensor) -> None:
-    """Raise unless the squares of all residuals add up to the objective."""
-    theirs, slack = float(whole), torch.finfo(whole.dtype).eps ** 0.5
-    if not math.isclose(ours, theirs, rel_tol=slack) and math.isfinite(ours + theirs):
-        raise ValueError(
-            f"residuals of the objective must add up to it, got {ours:.6g} and {theirs:.6g}: "
-            "override residuals, too, in a class that overrides __call__"
-        )
+def _term(name: str) -> str:
+    """Return what errors call a term, which may have no name."""
+    return f"term {name!r}" if name else "the residual"
 
 
-def _sum_of(tensors: Iterable[Tensor]) -> int:
-    """Return a check sum of tensors."""
-    found = 0
-    for each in tensors:
-        values = each.detach().cpu().contiguous().view(-1)
-        found = zlib.crc32(values.view(torch.uint8).numpy().tobytes(), found)
-    return found
+def _kind(residual: Residual, term: Any, split: bool) -> list[Any]:
+    """Return what defines a residual besides its points."""
+    jets = [[jet.directions, jet.pairs, jet.channels.shape[2]] for jet in residual.jets]
+    parts = [getattr(term, name, None) for name in ("causal", "sampler")]
+    options = [{} if part is None else vars(part) for part in parts]
+    own = () if split else ("seed", "count")  # which points of one process alone may have
+    options = [{k: v for k, v in each.items() if k not in own} for each in options]
+    return [jets, getattr(term, "residual", residual.function), *options]
+
+
+class _At(nn.Module):
+    """A loss of a network, as a module that has the network."""
+
+    def __init__(self, model: nn.Module, loss: Callable[[Any], Tensor]) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self) -> Tensor:
+        return self.loss(self.model)
+
+
+def _losses(model: nn.Module, loss: Callable[[Any], Tensor]) -> Tensor:
+    """Return the loss of a network at its parameters, and at others nearby, alike everywhere."""
+    at, first = _At(model, loss), loss(model)
+    generator = torch.Generator("cpu").manual_seed(0)
+    nearby = {}
+    for name, p in at.named_parameters():
+        if name.startswith("model."):
+            draw = torch.rand(p.shape, generator=generator, device="cpu").to(p)
+            nearby[name] = p + NEARBY * (1 + p.abs()) * (2 * draw - 1)
+    return torch.stack([first, functional_call(at, nearby, ())])

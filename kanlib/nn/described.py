@@ -98,14 +98,14 @@ def difference(one: nn.Module, other: nn.Module) -> str:
     if [*ours] != [*theirs]:
         return "its layers"
     for name, part in ours.items():
-        mine, yours = dict(_function(part)), dict(_function(theirs[name]))
+        mine, yours = dict(function_of(part)), dict(function_of(theirs[name]))
         for key in {**mine, **yours}:
             if key not in mine or key not in yours or not _same(mine[key], yours[key]):
                 return f"the {key} of {f'its layer {name}' if name else _kind(part)}"
     return ""
 
 
-def _function(part: nn.Module) -> Iterator[tuple[str, Any]]:
+def function_of(part: nn.Module) -> Iterator[tuple[str, Any]]:
     """Yield what the function of a module depends on, but for its children and parameters."""
     described = isinstance(part, Described)
     yield "class", type_before_parametrizations(part)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from kanlib._checks import as_integer
 from kanlib.kernels import gram
 from kanlib.nn.spline_layer import SplineLayer, by_input, spline_layers
+from kanlib.objectives.shares import shares_of
 from kanlib.objectives.squares import SumOfSquares
 from kanlib.splines.knots import KnotGrid
 from kanlib.splines.prolongation import Prolongation, prolongation
@@ -540,7 +541,8 @@ def hierarchy(
 
     Raises:
         TypeError: if the objective does not offer its residuals.
-        ValueError: if an argument is out of range, or a spline layer is altered.
+        ValueError: if an argument is out of range, a spline layer is altered, or processes share
+            the points of the objective.
 
     Examples:
         >>> from kanlib import KAN, MeanSquaredError
@@ -553,6 +555,11 @@ def hierarchy(
         2      16           171         1800        9e+03
     """
     direct = as_integer("direct", direct, minimum=0)
+    if shares_of(objective).size > 1:
+        raise ValueError(
+            "objective must have all points in this process for a hierarchy, got one whose points "
+            "are shared among processes: give it without Sharded"
+        )
     coordinates = Coordinates(model, objective, "spline")
     half_gradient(model, objective, coordinates)  # first: weights may follow from it
     found = [*blocks(model, objective, coordinates, points)]

@@ -13,7 +13,7 @@ from unittest import mock
 
 import pytest
 import torch
-from torch import distributed
+from torch import distributed, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from kanlib import (
@@ -36,10 +36,14 @@ from kanlib import (
     train,
     train_multilevel,
 )
+from kanlib.analysis.estimates import estimates
+from kanlib.analysis.smoothing import smoothing_weight
+from kanlib.distributed.checksums import checksum
 from kanlib.distributed.sharded import Sharded
 from kanlib.objectives.penalties import Norms, Penalised, SquaredNorms
 from kanlib.training.checkpoints import save_checkpoint
 from kanlib.training.jacobian import jacobian
+from kanlib.training.multigrid import hierarchy
 from tests.distributed.processes import together
 
 pytestmark = [
@@ -251,6 +255,122 @@ def refusals(rank):
     return {name: message_of(call) for name, call in calls.items()}
 
 
+class Times(nn.Module):
+    """A network times a number that is no parameter."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.network = network()
+        self.register_buffer("factor", torch.tensor(factor, **F64))
+
+    def forward(self, x):
+        return self.factor * self.network(x)
+
+
+def grown(x, k):
+    """An equation with a number of its own."""
+    return ResidualLoss(inside=Term(lambda u, x: u.d(0) - k * u.value, x))
+
+
+def hidden(u, x):
+    """An equation that asks which process it is in."""
+    return u.value - 1.0 - distributed.get_rank()
+
+
+def mixing(u, x):
+    """An equation that depends on all points, but for a network that is zero."""
+    return u.value - u.value.mean() + 1.0
+
+
+def still():
+    model = network()
+    with torch.no_grad():
+        for layer in model.layers:
+            layer.weight.zero_()
+    return model
+
+
+def differences(rank):
+    """What Sharded objectives say of networks and losses that differ between processes."""
+    every = 1 + rank
+    x, own = points(), points()[rank::2]
+    ends = [(float(a), float(b)) for a, b in zip(own.amin(0), own.amax(0), strict=True)]
+    fit = MeanSquaredError(own, own[:, :1])
+
+    def inside(split=False, **options):
+        return ResidualLoss(inside=Term(edge, x if split else own, **options))
+
+    def of(model, objective, split=False, batch=()):
+        return lambda: Sharded(objective, split=split)(model(), *batch)
+
+    def built(**options):
+        torch.manual_seed(1)
+        return KAN([2, 3, 1], n=4, **options, **F64)
+
+    unknown = {"unknowns": Unknowns(k=torch.tensor(1.0 + rank, **F64))}
+    asked = ResidualLoss(a=Term(lambda u, x, q: u.value - q.k, x, **unknown))
+    more = {"b": Term(edge, own)} if rank else {}
+    moving = partial(Sampler, [(0, 1), (0, 1)], 31, **F64)
+    calls = {
+        "grid": of(lambda: built(domain=(0, 1 + rank)), fit),
+        "map": of(lambda: built(input_domain=ends), fit),
+        "buffer": of(lambda: Times(1.0 + rank), fit),
+        "extension": of(lambda: built(extension=["linear", "clamp"][rank]), fit),
+        "unknown": of(network, asked),
+        "unknown of all": of(network, asked, True),
+        "weight": of(network, inside(weight=every)),
+        "weight of all": of(network, inside(True, weight=every), True),
+        "number of terms": of(network, ResidualLoss(a=Term(edge, own), **more)),
+        "names": of(network, ResidualLoss(**{"ab"[rank]: Term(edge, own)})),
+        "kind": of(network, [fit, inside()][rank]),
+        "constant": of(network, grown(own, every)),
+        "directions": of(network, inside(pairs=[(rank, rank)])),
+        "balances": of(network, pde(balance=Balance(every=every)), True),
+        "causal weights": of(network, inside(True, causal=Causal((0, 1), epsilon=every)), True),
+        "sampler": of(network, ResidualLoss(a=Term(edge, moving(every=every))), True),
+        "hidden": of(network, ResidualLoss(a=Term(hidden, x)), True),
+        "mixing": of(still, ResidualLoss(a=Term(mixing, x)), True),
+        "sum": of(network, Shifted(own, own[:, :1])),
+        "network of batches": of(
+            lambda: built(domain=(0, 1 + rank)), MeanSquaredError(), batch=([own, own[:, :1]],)
+        ),
+        "batch": of(network, MeanSquaredError(), True, ([x[rank:], x[rank:, :1]],)),
+        "hierarchy": lambda: hierarchy(network(), Sharded(fit, split=False)),
+    }
+    return {name: message_of(call) for name, call in calls.items()}
+
+
+def analysed(wrap):
+    """What data tell of the smoothness of a network, and of unknowns of an equation."""
+    x = points()
+    y = torch.sin(5 * x[:, :1]) + 0.1 * torch.cos(99 * x[:, 1:])
+    objective = wrap(MeanSquaredError(x, y))
+    model = network()
+    train(model, objective, 2, optimizer=GaussNewton(), progress=False)
+    weights = [smoothing_weight(model, objective, noise=noise) for noise in (None, 0.3)]
+    ends = torch.tensor([[0.0, 0.2]], **F64)
+    loss = ResidualLoss(
+        growth=Term(
+            lambda u, x, q: u.d(0) - q.rate * u.value, x, unknowns=Unknowns(rate=1.0, **F64)
+        ),
+        data=Term(lambda u, x: u.value - torch.exp(x[:, :1]) + 0.01 * torch.sin(99 * x[:, 1:]), x),
+        start=Term(lambda u, x: u.value - 1, ends),  # at one point, which one process has
+    )
+    fitted = train(network(), wrap(loss), 3, optimizer=GaussNewton(), progress=False)
+    found = [
+        vars(estimates(fitted.model, fitted.objective, noisy=noisy)["rate"])
+        for noisy in (None, ["data"], ["data", "start"])
+    ]
+    return {"weights": weights, "estimates": found}
+
+
+def raced(wrap):
+    """A race of a loss with a state, which each network has a copy of."""
+    loss = wrap(pde(balance=Balance(every=1)))
+    field = [network(), network().refine()]
+    return told(race(field, loss, [2, 1], keep=(1,), optimizer=adam, progress=False))
+
+
 def steps_of_replicas(rank):
     """Networks in torch's own wrappers take the steps of one: parameters after two steps."""
     from torch.distributed.fsdp import fully_shard  # which takes seconds
@@ -306,7 +426,9 @@ def checks_of_two(rank, folder):
     found["own points"] = [own_points(each) for each in (adam, GaussNewton())]
     own = jacobian(network(), Sharded(regression()))
     found["jacobian"] = own.dense()
-    found["refusals"] = refusals(rank)
+    found["refusals"] = refusals(rank) | differences(rank)
+    found["analysed"] = analysed(Sharded)
+    found["raced"] = raced(partial(Sharded, group=distributed.new_group()))
     found["replicas"] = steps_of_replicas(rank)
     found["files"] = files(rank, folder)
     return found
@@ -388,6 +510,14 @@ def test_jacobian_of_a_process_has_its_rows(two):
     torch.testing.assert_close(rows, jacobian(network(), regression()).dense())
 
 
+def test_weights_of_penalties_and_estimates_are_those_of_all_points(two):
+    agree([each["analysed"] for each in two], analysed(alone), 1e-7)
+
+
+def test_race_copies_a_shared_loss_with_a_state(two):
+    agree([each["raced"] for each in two], raced(alone))
+
+
 REFUSED = {
     "attention": (ValueError, "must not have an attention"),
     "causal": (ValueError, "all points for causal weights"),
@@ -401,6 +531,27 @@ REFUSED = {
     "few": (ValueError, "as many as the 2 processes"),
     "sum": (ValueError, "must add up"),
     "multigrid": (ValueError, "take 'cg'"),
+    "grid": (ValueError, "model must be the same .* but SplineLayer 'layers.0' is not"),
+    "map": (ValueError, "model must be the same .* but InputMap 'layers.0' is not"),
+    "buffer": (ValueError, "model must be the same .* but Times is not"),
+    "extension": (ValueError, "model must be the same .* but SplineLayer"),
+    "unknown": (ValueError, "unknown 'k' must be the same"),
+    "unknown of all": (ValueError, "unknown 'k' must be the same"),
+    "weight": (ValueError, "weight of term 'inside' must be the same"),
+    "weight of all": (ValueError, "weight of term 'inside' must be the same"),
+    "number of terms": (ValueError, "its kind or its terms"),
+    "names": (ValueError, "its kind or its terms"),
+    "kind": (ValueError, "its kind or its terms"),
+    "constant": (ValueError, "term 'inside' must be the same .* but its residual"),
+    "directions": (ValueError, "term 'inside' must be the same .* but its residual"),
+    "balances": (ValueError, "balance must be the same"),
+    "causal weights": (ValueError, "term 'inside' must be the same .* an option"),
+    "sampler": (ValueError, "term 'a' must be the same .* an option"),
+    "hidden": (ValueError, "the losses of one network at the same points range from"),
+    "mixing": (ValueError, "at its own point only"),
+    "network of batches": (ValueError, "model must be the same"),
+    "batch": (ValueError, "batch must be the same"),
+    "hierarchy": (ValueError, "give it without Sharded"),
     "twice": (RuntimeError, "create_graph"),
 }
 
@@ -497,6 +648,45 @@ def test_lost_process_ends_the_run_and_one_goes_on_from_its_checkpoint(folder):
     run = lossy(alone, folder)
     expected = train_multilevel(network(), pde(), [3, 4], optimizer=adam, progress=False)
     agree([told(run)], told(expected))
+
+
+def test_checksum_knows_what_a_function_consists_of():
+    def times(k, table=None):
+        return lambda u: k * u if table is None else table[0] * u
+
+    x, loop = torch.rand(3, generator=torch.Generator().manual_seed(0)), []
+    loop.append(loop)
+    same = {
+        "numbers": lambda: (1, 2.5, "a", None, {"a": [1]}, {3, 4}),
+        "function": lambda: times(2),
+        "array": lambda: (x.clone(), x.clone().numpy()),
+        "part": lambda: partial(times, 1, table=2),
+        "network": network,
+        "bound": lambda: network().forward,
+        "cycle": lambda: loop,
+    }
+    sums = {name: checksum(make()) for name, make in same.items()}
+    assert sums == {name: checksum(make()) for name, make in same.items()}
+    different = [
+        (1, 1.0),
+        ([1, [2]], [[1], 2]),
+        (times(2), times(3)),
+        (times(1, [2]), times(1, [3])),
+        (lambda u: u + 1, lambda u: u + 2),
+        (lambda u: u.cos(), lambda u: u.sin()),
+        (x, x + 1),
+        (x, x.double()),
+        (x, x[:, None]),
+        (partial(times, 1), partial(times, 2)),
+        (network(), network().refine()),
+        (network(), still()),
+        (nn.Tanh(), nn.Sigmoid()),
+    ]
+    for one, other in different:
+        assert checksum(one) != checksum(other)
+    assert checksum(x, data=False) == checksum(x[1:] + 1, data=False)
+    assert checksum(times(x), data=False) == checksum(times(x[1:]), data=False)
+    assert checksum(times(2), data=False) != checksum(times(3), data=False)
 
 
 def test_bad_arguments_are_named(tmp_path):
