@@ -62,9 +62,10 @@ def network(widths=(2, 3, 1), **options):
 
 def several():
     """Return a network whose layers have different numbers of intervals, one of them one."""
-    grids = [KnotGrid.uniform(4, n, (-1.0, 1.0)) for n in (7, 1, 8)]
-    layers = [SplineLayer(2, 2, grid, init_scale=0.3) for grid in grids]
-    return nn.Sequential(nn.Linear(2, 2), *layers, nn.Linear(2, 1)).double()
+    torch.manual_seed(1)
+    grids = [KnotGrid.uniform(4, n, (-1.0, 1.0)) for n in (7, 1, 12)]
+    layers = [SplineLayer(3, 3, grid, init_scale=0.3) for grid in grids]
+    return nn.Sequential(nn.Linear(2, 3), *layers, nn.Linear(3, 1)).double()
 
 
 def unknown():
