@@ -54,7 +54,7 @@ def network() -> KAN:
     return KAN([2, 6, 6, 2], n=6, r=7, dtype=DOUBLE, **options)
 
 
-def solve(starts: int = 1, epochs: Sequence[int] = (35, 60, 45), count: int = 2000) -> Run[KAN]:
+def solve(starts: int = 1, epochs: Sequence[int] = (35, 50, 30), count: int = 2000) -> Run[KAN]:
     inside = Sampler(BOX, count, every=3, share=0.3, dtype=DOUBLE)
     rim = Sampler(Box(BOX).boundary, count // 2, every=3, dtype=DOUBLE)
     corner = torch.zeros(1, 2, dtype=DOUBLE)
