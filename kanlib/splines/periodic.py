@@ -32,6 +32,10 @@ def partners(grid: KnotGrid) -> Tensor:
         tensor([0, 1, 2, 3, 4, 5])
     """
     check_types(partners, locals())
+    return _partners(grid)
+
+
+def _partners(grid: KnotGrid) -> Tensor:
     index = torch.arange(grid.num_basis, device="cpu")
     return index % grid.n if grid.periodic else index
 
@@ -52,8 +56,8 @@ def tied(weight: Tensor, grid: KnotGrid) -> Tensor:
     """
     if not grid.periodic:
         return weight
-    index = partners(grid).to(weight.device)
-    count = torch.bincount(index).to(weight)
+    index = _partners(grid).to(weight.device)
+    count = weight.new_zeros(grid.n).index_add(0, index, weight.new_ones(grid.num_basis))
     sums = weight.new_zeros(*weight.shape[:-1], grid.n).index_add(-1, index, weight)
     return (sums / count)[..., index]
 

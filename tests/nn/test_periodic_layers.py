@@ -354,6 +354,8 @@ def test_programs_and_pictures_of_periodic_splines():
     shapes = ({0: torch.export.Dim("points")},)
     program = torch.export.export(model, (x,), dynamic_shapes=shapes).module()
     torch.testing.assert_close(program(x[:4]), model(x[:4]))
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), model(x))
     assert len(draw_network(model).data) > 3
     half = KAN([1, 1], n=4, periodic=[0], periodic_as="splines").to(torch.bfloat16)
     z = torch.tensor([[0.25]], dtype=torch.bfloat16)
