@@ -32,12 +32,17 @@ def entries(doctree: nodes.document) -> Iterator[tuple[str, nodes.Element]]:
 
 
 def collect(app: Sphinx, pages: list[str], doctree_of: Any) -> dict[tuple[str, str], str]:
-    """Return the entries of some pages as HTML, by the name of the page and the id."""
-    return {
-        (page.rsplit("/", 1)[-1], identity): app.builder.render_partial(entry)["fragment"]
-        for page in pages
-        for identity, entry in entries(doctree_of(page))
-    }
+    """Return the entries of some pages as HTML, by the name of the page and the id.
+
+    Links within such a page lead to it from any other.
+    """
+    found = {}
+    for page in pages:
+        name = page.rsplit("/", 1)[-1]
+        for identity, entry in entries(doctree_of(page)):
+            html = app.builder.render_partial(entry)["fragment"]
+            found[name, identity] = html.replace('href="#', f'href="{name}.html#')
+    return found
 
 
 def hidden(body: str, hints: dict[tuple[str, str], str]) -> str:

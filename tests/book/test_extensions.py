@@ -137,3 +137,19 @@ def test_entries_are_definitions_and_citations_by_their_ids():
         ("term-knot", "A point."),
         ("id3", "Book."),
     ]
+
+
+def test_links_within_entries_lead_to_their_page():
+    page = nodes.document(None, None)
+    meaning = nodes.definition("", nodes.paragraph("", "A point."))
+    page += nodes.definition_list_item("", nodes.term("", "knot", ids=["term-knot"]), meaning)
+
+    class Builder:
+        def render_partial(self, node):
+            return {"fragment": f'<p><a href="#term-spline">{node.astext()}</a></p>'}
+
+    app = type("App", (), {"builder": Builder()})
+    found = hints.collect(app, ["book/glossary"], lambda _: page)
+    assert found == {
+        ("glossary", "term-knot"): '<p><a href="glossary.html#term-spline">A point.</a></p>'
+    }
