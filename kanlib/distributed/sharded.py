@@ -339,8 +339,8 @@ class Sharded:
             if not math.isclose(sum(ours), expected, rel_tol=slack):
                 raise ValueError(
                     f"residuals of the objective must add up to it, got {expected:.6g} and squares "
-                    f"whose sum differs by {sum(ours) - expected:.3g}: let each depend on its own point "
-                    "only, and override residuals, too, in a class that overrides __call__"
+                    f"whose sum differs by {sum(ours) - expected:.3g}: let each depend on its own "
+                    "point only, and override residuals, too, in a class that overrides __call__"
                 )
 
     def _check_read(self, value: Tensor, parameters: Sequence[Tensor]) -> None:
