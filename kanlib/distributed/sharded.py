@@ -25,7 +25,7 @@ import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,8 +38,10 @@ from kanlib.distributed.processes import Processes
 from kanlib.nn.described import function_of
 from kanlib.nn.ensemble import Ensemble
 from kanlib.objectives.mean_squared_error import Stateful, Summed, total
-from kanlib.objectives.squares import Residual, SumOfSquares, sum_of_squares
+from kanlib.objectives.squares import Residual, SumOfSquares, evaluate, sum_of_squares
 from kanlib.objectives.unknowns import leaves, trained, unknowns_of
+
+T = TypeVar("T")
 
 #: Parameters nearby differ by up to this share of themselves, and as much besides.
 NEARBY = 0.1
@@ -308,11 +310,20 @@ class Sharded:
         points may add up to it by chance, as those of a network that is zero.
         """
         whole = _losses(model, self.objective)  # first: weights of points may follow from it
-        residuals = [each for each in self._shared() if len(each)]
-        own = _losses(model, lambda model: sum_of_squares(model, residuals))
+        residuals = self._shared()
+        some = [each for each in residuals if len(each)]
+        own = _losses(model, lambda model: sum_of_squares(model, some))
+        mixed = _nearby(model, lambda model: [_mixes(model, each) for each in residuals])
         found = torch.zeros(2, self.shares.size, 2, dtype=torch.float64, device=self.shares.device)
         found[0, self.shares.rank], found[1, self.shares.rank] = own, whole
-        (found,) = self.shares.total(found)
+        found, mixes = self.shares.total(found, found.new_tensor(mixed))
+        for residual, mixing in zip(residuals, mixes.tolist(), strict=True):
+            if mixing:
+                raise ValueError(
+                    f"{_term(residual.name)} must depend on the network at its own point only, but "
+                    "it reads other points, too, which may be in another process: leave out means "
+                    "and sums over points, or train in one process"
+                )
         slack = torch.finfo(whole.dtype).eps ** 0.5
         for ours, theirs in found.permute(2, 0, 1).tolist():  # the numbers of each process
             low, high = min(theirs), max(theirs)
@@ -327,9 +338,9 @@ class Sharded:
             expected = high if self.split else sum(theirs)
             if not math.isclose(sum(ours), expected, rel_tol=slack):
                 raise ValueError(
-                    f"residuals of the objective must add up to it, got {sum(ours):.6g} and "
-                    f"{expected:.6g}: let each depend on the network at its own point only, and "
-                    "override residuals, too, in a class that overrides __call__"
+                    f"residuals of the objective must add up to it, got {expected:.6g} and squares "
+                    f"whose sum differs by {sum(ours) - expected:.3g}: let each depend on its own "
+                    "point only, and override residuals, too, in a class that overrides __call__"
                 )
 
     def _check_read(self, value: Tensor, parameters: Sequence[Tensor]) -> None:
@@ -368,27 +379,49 @@ def _kind(residual: Residual, term: Any, split: bool) -> list[Any]:
     options = [{} if part is None else vars(part) for part in parts]
     own = () if split else ("seed", "count")  # which points of one process alone may have
     options = [{k: v for k, v in each.items() if k not in own} for each in options]
-    return [jets, getattr(term, "residual", residual.function), *options]
+    function = getattr(term, "residual", residual.function)
+    return [jets, function, getattr(term, "unknowns", None), *options]
 
 
 class _At(nn.Module):
-    """A loss of a network, as a module that has the network."""
+    """A function of a network, as a module that has the network."""
 
-    def __init__(self, model: nn.Module, loss: Callable[[Any], Tensor]) -> None:
+    def __init__(self, model: nn.Module, function: Callable[[Any], Any]) -> None:
         super().__init__()
-        self.model, self.loss = model, loss
+        self.model, self.function = model, function
 
-    def forward(self) -> Tensor:
-        return self.loss(self.model)
+    def forward(self) -> Any:
+        return self.function(self.model)
 
 
-def _losses(model: nn.Module, loss: Callable[[Any], Tensor]) -> Tensor:
-    """Return the loss of a network at its parameters, and at others nearby, alike everywhere."""
-    at, first = _At(model, loss), loss(model)
+def _nearby(model: nn.Module, function: Callable[[Any], T]) -> T:
+    """Return a function of a network at parameters nearby, which are alike in all processes."""
+    at, nearby = _At(model, function), {}
     generator = torch.Generator("cpu").manual_seed(0)
-    nearby = {}
     for name, p in at.named_parameters():
         if name.startswith("model."):
             draw = torch.rand(p.shape, generator=generator, device="cpu").to(p)
             nearby[name] = p + NEARBY * (1 + p.abs()) * (2 * draw - 1)
-    return torch.stack([first, functional_call(at, nearby, ())])
+    return cast(T, functional_call(at, nearby, ()))
+
+
+def _losses(model: nn.Module, loss: Callable[[Any], Tensor]) -> Tensor:
+    """Return the loss of a network at its parameters, and at others nearby."""
+    return torch.stack([loss(model), _nearby(model, loss)])
+
+
+def _mixes(model: nn.Module, residual: Residual) -> bool:
+    """Return whether a residual at every second point depends on the network at the others."""
+    if not len(residual):
+        return False
+    jets = [evaluate(model, jet) for jet in residual.jets]
+    jets = [replace(jet, channels=jet.channels.detach().requires_grad_()) for jet in jets]
+    with torch.enable_grad():
+        rows = residual.rows(*jets)
+        if not rows.requires_grad:
+            return False
+        weights = torch.linspace(1, 2, rows[::2].numel()).to(rows).view_as(rows[::2])
+        read = torch.autograd.grad(
+            (weights * rows[::2]).sum(), [jet.channels for jet in jets], allow_unused=True
+        )
+    return any(bool(v[:, 1::2].nan_to_num(0.0).any()) for v in read if v is not None)

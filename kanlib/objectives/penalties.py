@@ -14,6 +14,7 @@ zero, and are for optimizers of first order.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -257,7 +258,18 @@ class Penalised:
         taken = {*(getattr(objective, "terms", None) or ["objective"])} & {*penalties}
         if taken:
             raise ValueError(f"penalty {min(taken)!r} has the name of a term: rename it")
-        self.objective, self.penalties = objective, penalties
+        self.objective, self.penalties, self._compared = objective, penalties, False
+
+    def _compare(self) -> None:
+        """Raise ValueError if processes that share the points have other penalties."""
+        if self._compared:
+            return
+        own = {name: (type(each).__name__, vars(each)) for name, each in self.penalties.items()}
+        words = "penalties must be the same in all processes: give all the same names and weights"
+        difference = self.shares.difference({words: zlib.crc32(repr(own).encode())})
+        if difference:
+            raise ValueError(difference)
+        self._compared = True
 
     def __call__(self, model: Any, *batch: Any) -> Tensor:
         """Return the loss, penalties included."""
@@ -265,6 +277,7 @@ class Penalised:
 
     def parts(self, model: Any, *batch: Any) -> dict[str, Tensor]:
         """Return the terms of the objective and the penalties."""
+        self._compare()
         own = getattr(self.objective, "parts", None)
         found = {"objective": self.objective(model, *batch)} if own is None else own(model)
         return found | {name: penalty(model) for name, penalty in self.penalties.items()}

@@ -7,7 +7,7 @@ An objective whose points are shared has an attribute ``shares``; one without is
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
@@ -33,6 +33,9 @@ class Shares(Protocol):
     def agreed(self, decide: Callable[[], T]) -> T:
         """Return what a function returns in the first process, or raise what it raises there."""
 
+    def difference(self, facts: Mapping[str, int]) -> str:
+        """Return the first of some names whose number is not that of all processes, or nothing."""
+
 
 class Alone:
     """One process, which has all points."""
@@ -50,6 +53,10 @@ class Alone:
     def agreed(self, decide: Callable[[], T]) -> T:
         """Return what the function returns."""
         return decide()
+
+    def difference(self, facts: Mapping[str, int]) -> str:
+        """Return nothing: one process has what it has."""
+        return ""
 
 
 ALONE = Alone()

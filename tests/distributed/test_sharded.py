@@ -272,6 +272,12 @@ def grown(x, k):
     return ResidualLoss(inside=Term(lambda u, x: u.d(0) - k * u.value, x))
 
 
+def frozen(x, k):
+    """An equation with a number that is given."""
+    given = Unknowns(k=k, **F64).requires_grad_(False)
+    return ResidualLoss(a=Term(lambda u, x, q: u.value - q.k, x, unknowns=given))
+
+
 def hidden(u, x):
     """An equation that asks which process it is in."""
     return u.value - 1.0 - distributed.get_rank()
@@ -280,6 +286,10 @@ def hidden(u, x):
 def mixing(u, x):
     """An equation that depends on all points, but for a network that is zero."""
     return u.value - u.value.mean() + 1.0
+
+
+def squared(u, x):
+    return u.value - u.value.square().mean() - x[:, :1]
 
 
 def still():
@@ -328,9 +338,17 @@ def differences(rank):
         "balances": of(network, pde(balance=Balance(every=every)), True),
         "causal weights": of(network, inside(True, causal=Causal((0, 1), epsilon=every)), True),
         "sampler": of(network, ResidualLoss(a=Term(edge, moving(every=every))), True),
+        "penalty of one": lambda: Penalised(Sharded(fit, split=False), s=SquaredNorms(every))(
+            network()
+        ),
+        "frozen unknown": of(network, frozen(own, 1.0 + rank)),
         "hidden": of(network, ResidualLoss(a=Term(hidden, x)), True),
         "mixing": of(still, ResidualLoss(a=Term(mixing, x)), True),
-        "sum": of(network, Shifted(own, own[:, :1])),
+        "mixing of own": of(still, ResidualLoss(b=Term(edge, own), a=Term(squared, own))),
+        "mixing of one process": of(
+            still, ResidualLoss(b=Term(edge, x), a=Term(squared, x[:3])), True
+        ),
+        "sum of own": of(network, Shifted(own, own[:, :1])),
         "network of batches": of(
             lambda: built(domain=(0, 1 + rank)), MeanSquaredError(), batch=([own, own[:, :1]],)
         ),
@@ -547,8 +565,13 @@ REFUSED = {
     "balances": (ValueError, "balance must be the same"),
     "causal weights": (ValueError, "term 'inside' must be the same .* an option"),
     "sampler": (ValueError, "term 'a' must be the same .* an option"),
+    "penalty of one": (ValueError, "penalties must be the same"),
+    "frozen unknown": (ValueError, "term 'a' must be the same .* but its residual"),
     "hidden": (ValueError, "the losses of one network at the same points range from"),
-    "mixing": (ValueError, "at its own point only"),
+    "mixing": (ValueError, "term 'a' must depend on the network at its own point only"),
+    "mixing of own": (ValueError, "term 'a' must depend on the network at its own point only"),
+    "mixing of one process": (ValueError, "term 'a' must depend on the network at its own"),
+    "sum of own": (ValueError, "must add up"),
     "network of batches": (ValueError, "model must be the same"),
     "batch": (ValueError, "batch must be the same"),
     "hierarchy": (ValueError, "give it without Sharded"),
