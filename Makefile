@@ -41,8 +41,8 @@ check: lint types  ## run the quick part of the tests
 	@echo "Quick tests"
 	@$(PYTEST) $(SHORT) -n $(JOBS) -m "not slow" tests --ignore=tests/notebooks --ignore=tests/browser
 
-test-peers: $(PEERS)/.installed  ## run networks of kanlib inside DeepXDE, PINA and Lightning
-	@$(PEERS)/bin/python -m pytest $(SHORT) --noconftest tests/interop/test_adapters.py
+test-peers: $(PEERS)/.installed  ## run networks of kanlib inside DeepXDE, PINA and Lightning, and pykan on a table
+	@$(PEERS)/bin/python -m pytest $(SHORT) --noconftest tests/interop/test_adapters.py tests/benchmarks/test_tables.py
 
 test-lowest: $(LOWEST)/.installed  ## run quick tests on the lowest versions of pyproject.toml
 	@$(LOWEST)/bin/python -m pytest $(SHORT) -n $(JOBS) -m "not slow" $(LIBRARY)
