@@ -129,10 +129,13 @@ doctest: install
 	@echo "Examples in docstrings"
 	@$(PYTEST) $(SHORT) --doctest-modules --doctest-ignore-import-errors kanlib
 
+# The others run in the build, which fails where a cell does.
 nbval: install
 	@echo "Chapters against their checked outputs"
-	@$(PYTEST) $(SHORT) -n $(JOBS) --dist loadscope -p no:cacheprovider \
-		--nbval-lax --nbval-current-env --nbval-cell-timeout=600 $(CHAPTERS)
+	@files=$$(grep -l nbval-check-output $(CHAPTERS)) \
+		|| { echo "No checked output"; exit 0; }; \
+	$(PYTEST) $(SHORT) -n $(JOBS) --dist loadscope -p no:cacheprovider \
+		--nbval-lax --nbval-current-env --nbval-cell-timeout=600 $$files
 
 papermill: install
 	@echo "Chapters over other parameters"
