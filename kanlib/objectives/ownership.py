@@ -12,7 +12,7 @@ import contextlib
 import weakref
 from typing import Any
 
-#: By identity of a part: the part, its owner, and what it calls the part.
+#: Each part, its owner, and what that calls it, by the identity of the part.
 _OWNERS: dict[int, tuple[weakref.ref[Any], weakref.ref[Any], str]] = {}
 
 
