@@ -11,6 +11,7 @@ EXPERIMENTS = regression poisson burgers allen-cahn knots refinement second-orde
 
 INSTALLED = $(VENV)/.installed
 FRESH = $(SOURCE)/_build/.fresh
+PAGES = $(SOURCE)/_build/.pages
 # What a chapter's outputs depend on beside its own cells.
 INPUTS = $(wildcard kanlib/*.py kanlib/*/*.py kanlib/*/*/*.py book/kanbook/*.py book/kanbook/scripts/*.js book/claims/*.json book/results/*.json) requirements.txt
 PYTEST = $(BIN)/python -m pytest
@@ -97,7 +98,7 @@ $(LOWEST)/.installed: pyproject.toml requirements.txt scripts/lowest.py
 	@touch $@
 
 # A build that failed is forgotten: the next one would say nothing of pages it has already read.
-html: install $(FRESH)
+html: install $(FRESH) $(PAGES)
 	@echo "Executing the chapters"
 	@$(BIN)/python -m scripts.execute $(SOURCE) $(JOBS)
 	@echo "Building the book, warnings are errors"
@@ -107,6 +108,10 @@ html: install $(FRESH)
 # The cache knows the cells of a chapter only; it is emptied when what they call has changed.
 $(FRESH): $(INPUTS)
 	@rm -rf $(@D)/.jupyter_cache $(@D)/.doctrees && mkdir -p $(@D) && touch $@
+
+# Sphinx writes a page again when its text has changed, not when an extension has.
+$(PAGES): $(wildcard book/_ext/*.py)
+	@rm -rf $(@D)/.doctrees && mkdir -p $(@D) && touch $@
 
 lint: install
 	@echo "Lint, format and spelling"
