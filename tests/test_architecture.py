@@ -26,7 +26,7 @@ ROOMS = {
     " hierarchy jacobian tridiagonal multigrid balance runs gauss_newton quasi_newton"
     " displacements stagnation schedule schedulers options snapshot cycles additive trainer"
     " optimizer_state multilevel race slabs",
-    "distributed": "processes gradients checksums sharded",
+    "distributed": "processes gradients checksums separability sharded",
     "domains": "shapes polygons",
     "analysis": "relaxation spectra ntk conditioning cost planner estimates smoothing"
     " importance pruning",

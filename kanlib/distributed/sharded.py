@@ -25,26 +25,21 @@ import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from kanlib._checks import check_function, check_types
 from kanlib.distributed.checksums import checksum
 from kanlib.distributed.gradients import summed
 from kanlib.distributed.processes import Processes
+from kanlib.distributed.separability import losses, mixes, nearby
 from kanlib.nn.described import function_of
 from kanlib.nn.ensemble import Ensemble
 from kanlib.objectives.mean_squared_error import Stateful, Summed, total
-from kanlib.objectives.squares import Residual, SumOfSquares, evaluate, sum_of_squares
+from kanlib.objectives.squares import Residual, SumOfSquares, sum_of_squares
 from kanlib.objectives.unknowns import leaves, trained, unknowns_of
-
-T = TypeVar("T")
-
-#: Parameters nearby differ by up to this share of themselves, and as much besides.
-NEARBY = 0.1
 
 
 class Sharded:
@@ -309,15 +304,15 @@ class Sharded:
         That is seen at the parameters of the network and at others nearby: residuals of several
         points may add up to it by chance, as those of a network that is zero.
         """
-        whole = _losses(model, self.objective)  # first: weights of points may follow from it
+        whole = losses(model, self.objective)  # first: weights of points may follow from it
         residuals = self._shared()
         some = [each for each in residuals if len(each)]
-        own = _losses(model, lambda model: sum_of_squares(model, some))
-        mixed = _nearby(model, lambda model: [_mixes(model, each) for each in residuals])
+        own = losses(model, lambda model: sum_of_squares(model, some))
+        mixed = nearby(model, lambda model: [mixes(model, each) for each in residuals])
         found = torch.zeros(2, self.shares.size, 2, dtype=torch.float64, device=self.shares.device)
         found[0, self.shares.rank], found[1, self.shares.rank] = own, whole
-        found, mixes = self.shares.total(found, found.new_tensor(mixed))
-        for residual, mixing in zip(residuals, mixes.tolist(), strict=True):
+        found, reads = self.shares.total(found, found.new_tensor(mixed))
+        for residual, mixing in zip(residuals, reads.tolist(), strict=True):
             if mixing:
                 raise ValueError(
                     f"{_term(residual.name)} must depend on the network at its own point only, but "
@@ -381,47 +376,3 @@ def _kind(residual: Residual, term: Any, split: bool) -> list[Any]:
     options = [{k: v for k, v in each.items() if k not in own} for each in options]
     function = getattr(term, "residual", residual.function)
     return [jets, function, getattr(term, "unknowns", None), *options]
-
-
-class _At(nn.Module):
-    """A function of a network, as a module that has the network."""
-
-    def __init__(self, model: nn.Module, function: Callable[[Any], Any]) -> None:
-        super().__init__()
-        self.model, self.function = model, function
-
-    def forward(self) -> Any:
-        return self.function(self.model)
-
-
-def _nearby(model: nn.Module, function: Callable[[Any], T]) -> T:
-    """Return a function of a network at parameters nearby, which are alike in all processes."""
-    at, nearby = _At(model, function), {}
-    generator = torch.Generator("cpu").manual_seed(0)
-    for name, p in at.named_parameters():
-        if name.startswith("model."):
-            draw = torch.rand(p.shape, generator=generator, device="cpu").to(p)
-            nearby[name] = p + NEARBY * (1 + p.abs()) * (2 * draw - 1)
-    return cast(T, functional_call(at, nearby, ()))
-
-
-def _losses(model: nn.Module, loss: Callable[[Any], Tensor]) -> Tensor:
-    """Return the loss of a network at its parameters, and at others nearby."""
-    return torch.stack([loss(model), _nearby(model, loss)])
-
-
-def _mixes(model: nn.Module, residual: Residual) -> bool:
-    """Return whether a residual at every second point depends on the network at the others."""
-    if not len(residual):
-        return False
-    jets = [evaluate(model, jet) for jet in residual.jets]
-    jets = [replace(jet, channels=jet.channels.detach().requires_grad_()) for jet in jets]
-    with torch.enable_grad():
-        rows = residual.rows(*jets)
-        if not rows.requires_grad:
-            return False
-        weights = torch.linspace(1, 2, rows[::2].numel()).to(rows).view_as(rows[::2])
-        read = torch.autograd.grad(
-            (weights * rows[::2]).sum(), [jet.channels for jet in jets], allow_unused=True
-        )
-    return any(bool(v[:, 1::2].nan_to_num(0.0).any()) for v in read if v is not None)
