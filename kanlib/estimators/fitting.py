@@ -37,6 +37,9 @@ from kanlib.training.stagnation import Stagnation
 
 OPTIMIZERS = ("gauss-newton", "lbfgs", "adam")
 Loss = Callable[..., Tensor]
+#: The diagonal of J^T J would hardly damp a coefficient that few rows of a table touch, and so let
+#: it grow far beyond the others; the next row near its spline would pay for that.
+NEWTON = GaussNewton(scaling="identity")
 #: A fall of the validation loss by less than this share counts as none.
 GAIN = 1e-3
 
@@ -168,7 +171,7 @@ class Fitting(BaseEstimator):
             rate = as_number("learning_rate", self.learning_rate, above=0.0)
             adam = partial(torch.optim.Adam, lr=rate)
             named: dict[str, OptimizerFactory] = {
-                "gauss-newton": GaussNewton(),
+                "gauss-newton": NEWTON,
                 "lbfgs": lbfgs,
                 "adam": adam,
             }

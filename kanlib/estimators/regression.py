@@ -33,7 +33,9 @@ class KANRegressor(RegressorMixin, Fitting):
             hidden layer.
         schedule: epochs on each level, see :class:`kanlib.training.schedule.Schedule`.
         optimizer: "gauss-newton", "lbfgs", "adam", or what
-            :func:`kanlib.training.multilevel.train_multilevel` takes.
+            :func:`kanlib.training.multilevel.train_multilevel` takes. "gauss-newton" damps all
+            coefficients alike, ``GaussNewton(scaling="identity")``, so that one that few rows
+            touch does not grow far beyond the others.
         learning_rate: that of "adam".
         batch_size: size of the batches; by default an epoch is one step with all data.
         early_stopping: hold out data, end levels where their loss no longer falls, and return the

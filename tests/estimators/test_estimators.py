@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.datasets import make_swiss_roll
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.inspection import permutation_importance
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -51,6 +52,15 @@ def test_regressor_fits_new_data_of_any_units():
     assert model.score(*wave(seed=1)) > 0.999
     assert [level.n for level in model.run_.levels] == [4, 8]
     assert model.n_iter_ == 30
+
+
+def test_rows_where_training_had_few_are_no_catastrophe():
+    """On this fold a hidden value of new rows lies where few rows of training had theirs."""
+    x, y = make_swiss_roll(500, noise=0.5, random_state=0)
+    train, test = list(KFold(3, shuffle=True, random_state=1).split(x))[1]
+    options = {"n": 2, "r": 3, "early_stopping": True, "validation_fraction": 0.2}
+    model = KANRegressor((2,), **options, random_state=1).fit(x[train], y[train])
+    assert model.score(x[test], y[test]) > 0.95
 
 
 def test_regressor_is_the_network_that_kanlib_trains():
@@ -157,8 +167,8 @@ def test_equal_weights_change_nothing(options):
 def test_estimators_work_in_pipelines_searches_and_pickles():
     x, y = wave(90)
     pipeline = make_pipeline(StandardScaler(), KANRegressor((2,), schedule=(10,), random_state=0))
-    search = GridSearchCV(pipeline, {"kanregressor__n": [2, 6]}, cv=2).fit(x, y)
-    assert search.best_params_ == {"kanregressor__n": 6}
+    search = GridSearchCV(pipeline, {"kanregressor__r": [1, 4]}, cv=2).fit(x, y)
+    assert search.best_params_ == {"kanregressor__r": 4}
     best = search.best_estimator_
     again = pickle.loads(pickle.dumps(best))
     np.testing.assert_array_equal(again.predict(x), best.predict(x))
