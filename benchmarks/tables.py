@@ -165,7 +165,8 @@ def main(arguments: list[str] | None = None) -> None:
     if options.out.exists():
         content = json.loads(options.out.read_text(encoding="utf-8"))
     made_by = asdict(provenance("benchmarks"))
-    made_by["versions"]["scikit-learn"] = version("scikit-learn")
+    before = content.get("provenance", {}).get("versions", {})  # of runs that this one leaves alone
+    made_by["versions"] = {**before, **made_by["versions"], "scikit-learn": version("scikit-learn")}
     if {*UNITS} & {*options.only}:
         made_by["versions"]["pykan"] = version("pykan")
     known = {(run["table"], run["regressor"], run["seed"]) for run in content["runs"]}

@@ -61,7 +61,7 @@ def run_and_record(
     With ``resume``, runs that are already recorded with these settings are yielded as they are, and
     unfinished ones go on from their checkpoints, which are kept in a folder beside ``out``.
     Processes may share ``out``: none loses runs of another, and of two that are to compute the same
-    run the second waits for the first.
+    run the second waits for the first, and with ``resume`` takes what that has recorded.
 
     Args:
         experiment: name of the experiment.
@@ -112,8 +112,9 @@ def run_and_record(
     yield from done
     found = _results(jobs, workers) if scheduler is None else _elsewhere(jobs, scheduler)
     for job, result in found:
-        _add(job, result)
-        _discard(job.checkpoint)
+        if scheduler is not None:
+            _add(job, result)
+            _discard(job.checkpoint)
         yield result
     with contextlib.suppress(OSError):  # there is none, or others still use it
         _checkpoints(located(out)).rmdir()
@@ -209,7 +210,7 @@ def _elsewhere(jobs: list[_Job], scheduler: str) -> Iterator[tuple[_Job, Recorde
         if not job.resume:
             with locked(job.checkpoint):
                 _discard(job.checkpoint)
-    yield from on_cluster(scheduler, partial(_run_job, from_checkpoint=True), jobs)
+    yield from on_cluster(scheduler, partial(_run_job, elsewhere=True), jobs)
 
 
 def _start_worker() -> None:
@@ -227,12 +228,22 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _run_job(job: _Job, from_checkpoint: bool = False) -> tuple[_Job, RecordedRun]:
-    """Run one case with one seed, and return what is recorded."""
+def _run_job(job: _Job, elsewhere: bool = False) -> tuple[_Job, RecordedRun]:
+    """Run one case with one seed, and return what is recorded.
+
+    It is recorded before another process that waits for this run may go on, except ``elsewhere``,
+    on a worker of a cluster.
+    """
     name = f"{job.case} with seed {job.seed}"
     with locked(job.checkpoint, f"another process computes {name}: waiting for it"):
         found = _recorded(job, _record(job.experiment, job.out))
-        return job, found or _computed(replace(job, resume=job.resume or from_checkpoint))
+        if found is None:
+            found = _computed(replace(job, resume=job.resume or elsewhere))
+            if not elsewhere:
+                _add(job, found)
+        if not elsewhere:
+            _discard(job.checkpoint)
+    return job, found
 
 
 def _computed(job: _Job) -> RecordedRun:

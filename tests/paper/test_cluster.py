@@ -40,7 +40,7 @@ def noted(job):
     return computed(job)
 
 
-def unlucky_job(job, from_checkpoint=False):
+def unlucky_job(job, elsewhere=False):
     """Run in a worker; the first try of seed 2 dies with it on the way, whenever it ends."""
     runner._computed = noted
     tried = job.out.parent / "tried"
@@ -48,7 +48,7 @@ def unlucky_job(job, from_checkpoint=False):
     if first:
         tried.touch()
         threading.Thread(target=kill_at_level_two, args=(job,), daemon=True).start()
-    found = run_job(job, from_checkpoint)
+    found = run_job(job, elsewhere)
     if first:
         time.sleep(60)
     return found

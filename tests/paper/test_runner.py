@@ -203,8 +203,7 @@ def test_provenance_is_asked_for_before_the_lock_is_taken(small, tmp_path, monke
     monkeypatch.setattr(runner, "provenance", lambda: events.append("git") or made())
     monkeypatch.setattr(runner, "locked", watched)
     record_of(tmp_path / "r.json", "mlp-5")
-    assert events[-3:] == ["git", "lock .json", "free .json"]
-    assert "lock .pt" in events
+    assert events[-4:] == ["git", "lock .json", "free .json", "free .pt"]
 
 
 @pytest.mark.parametrize("resume", [True, False])
@@ -232,6 +231,33 @@ def test_second_process_with_the_same_run_waits_for_the_first(small, resume, tmp
         runner._add(job, run)
     second.join()
     assert results[0].metrics == pytest.approx(run.metrics, rel=1e-6)
+    assert [*tmp_path.iterdir()] == [out]
+
+
+def test_result_is_recorded_before_the_next_in_line_looks(small, tmp_path, monkeypatch):
+    out, computed, results = tmp_path / "r.json", runner._computed, []
+    second = threading.Thread(target=lambda: results.append(finished(out, "mlp-5", 1, True)))
+    calls = []
+
+    def first(job):
+        calls.append(job)
+        if len(calls) == 1:
+            second.start()
+        return computed(job)
+
+    @contextlib.contextmanager
+    def lingering(path, *arguments):
+        """Let the other have the lock before this thread goes on."""
+        with locked(path, *arguments):
+            yield
+        if Path(path).suffix == ".pt" and threading.current_thread() is not second:
+            second.join()
+
+    monkeypatch.setattr(runner, "_computed", first)
+    monkeypatch.setattr(runner, "locked", lingering)
+    record_of(out, "mlp-5")
+    assert len(calls) == 1
+    assert results == load_record(out).runs
     assert [*tmp_path.iterdir()] == [out]
 
 
@@ -407,7 +433,9 @@ def stub_job(job):
         time.sleep(600)
     if seed == 66:
         os.kill(os.getpid(), signal.SIGKILL)
-    return job_result(job)
+    result = job_result(job)
+    runner._add(*result)
+    return result
 
 
 def alive(pid):

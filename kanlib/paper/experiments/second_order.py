@@ -300,6 +300,23 @@ def _pde_cases(
     }  # fmt: skip
 
 
+def _longer(
+    race: SecondOrderCase, epochs: tuple[int, ...], points: tuple[int, ...], **options: Any
+) -> SecondOrderCase:
+    """Return a race with more levels, on which one network is left."""
+    n = race.network["n"]
+    last = n << len(race.epochs) + len(epochs) - 1
+    return replace(
+        race,
+        description=f"{race.problem}, n = {n} to {last}, a race of {race.starts} starts",
+        epochs=race.epochs + epochs,
+        points=race.points + points,
+        keep=race.keep + (1,) * len(epochs),
+        every=race.every + (5,) * len(epochs),
+        **options,
+    )
+
+
 def _baselines(problem: str, fine: SecondOrderCase) -> dict[str, SecondOrderCase]:
     """Return the cases of other optimizers, on the network of a case on one level."""
     shared = {each.name: getattr(fine, each.name) for each in fields(fine)}
@@ -349,6 +366,12 @@ def _cases() -> dict[str, SecondOrderCase]:
             "regression", {**table_2, "n": 5}, (*steps, 40), (*points, 5000), starts=32,
             keep=(8, 4, 2, 2),
         ),
+        "regression-best": FreeCase(
+            "Table 2's own network, n = 5 to 40, a race of 32 starts, free knots that may all but "
+            "meet, ten times the steps on the last level",
+            "regression", {**table_2, "n": 5}, (40, 40, 40, 400), (1500, 5000, 5000, 10000),
+            starts=32, keep=(8, 4, 2), floor=2e-4,
+        ),
     }  # fmt: skip
     cases |= _pde_cases(
         "poisson",
@@ -365,6 +388,10 @@ def _cases() -> dict[str, SecondOrderCase]:
     steps, points = (36, 45, 75, 75), (1500, 3000, 5000, 8000)
     for problem in ("burgers", "burgers-sharp"):
         cases |= _pde_cases(problem, tanh, (6, 12, 24, 48), steps, points, (6, (2, 1, 1)))
+    cases["poisson-best"] = _longer(
+        cases["poisson-race"], (60, 40), (6000, 8000), gauss_newton={"solver": "qr"}
+    )
+    cases["burgers-best"] = _longer(cases["burgers-race"], (75,), (12000,))
     cases["burgers-mlp"] = SecondOrderCase(
         "burgers, tanh MLP [2, 30, 30, 30, 1], a race of 3 starts",
         "burgers",
