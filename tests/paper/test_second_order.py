@@ -121,7 +121,26 @@ def test_quick_case_runs(name, monkeypatch, tmp_path):
     assert run.status == "completed"
     assert len(run.levels) == len(EXPERIMENT.cases[name].epochs)
     assert metrics["error"] == run.history.metrics[-1]["error"] > 0
+    assert metrics["processor_seconds"] > 0
     assert not [*tmp_path.iterdir()]
+
+
+def test_seconds_of_a_run_that_went_on_are_not_known(tmp_path):
+    (tmp_path / "run.pt.starts").mkdir()
+    options = {"quick": True, "progress": False, "checkpoint": tmp_path / "run.pt", "resume": True}
+    _, metrics, _ = EXPERIMENT.execute(EXPERIMENT.cases["regression-levels"], 1234, **options)
+    assert metrics.keys() == {"loss", "error"}
+
+
+@pytest.mark.parametrize(("problem", "more"), [("poisson", 2), ("burgers", 1)])
+def test_longest_races_begin_as_the_others(problem, more):
+    race, best = (EXPERIMENT.cases[f"{problem}-{way}"] for way in ("race", "best"))
+    for name in ("epochs", "points", "keep", "every"):
+        known, found = getattr(race, name), getattr(best, name)
+        assert found[: len(known)] == known
+        assert len(found) == len(known) + more
+    assert (best.network, best.starts) == (race.network, race.starts)
+    assert best.description.endswith(f"n = 6 to 96, a race of {race.starts} starts")
 
 
 @pytest.mark.parametrize("problem", ["regression", "poisson", "burgers"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -458,7 +459,7 @@ def execute(
         progress: show a progress bar for each network.
 
     Returns:
-        The run of the winner, and its loss and error; no solutions.
+        The run of the winner, and figures of it, see :func:`raced`; no solutions.
     """
     if quick:
         points = tuple(min(count, QUICK_POINTS) for count in case.points)
@@ -510,11 +511,13 @@ def raced(
         **options: further options of :func:`kanlib.training.race.race`.
 
     Returns:
-        The run of the winner, and its loss and error; no solutions.
+        The run of the winner; its loss and error, and the seconds that the processor took for all
+        starts, unless they went on from checkpoints; no solutions.
     """
     folder = None if checkpoint is None else Path(f"{checkpoint}.starts")
     if folder is not None and not resume:
         shutil.rmtree(folder, ignore_errors=True)
+    whole, began = folder is None or not folder.exists(), time.process_time()
     run = race(
         field,
         problem.losses,
@@ -527,7 +530,10 @@ def raced(
     )
     if folder is not None and run.status != "interrupted":
         shutil.rmtree(folder, ignore_errors=True)
-    return run, {"loss": run.loss, "error": run.history.metrics[-1]["error"]}, {}
+    found = {"loss": run.loss, "error": run.history.metrics[-1]["error"]}
+    if whole:
+        found["processor_seconds"] = time.process_time() - began
+    return run, found, {}
 
 
 EXPERIMENT = Experiment(
