@@ -132,6 +132,18 @@ def test_seconds_of_a_run_that_went_on_are_not_known(tmp_path):
     assert metrics.keys() == {"loss", "error"}
 
 
+@pytest.mark.parametrize("name", ["poisson-paper", "burgers-levels-grid"])
+def test_points_that_do_not_move_are_those_of_a_grid(name):
+    case = EXPERIMENT.cases[name]
+    case = replace(case, points=(100, 400, 900, 1600)[: len(case.points)])
+    problem = second_order.PROBLEMS[case.problem](case, 1234, "cpu")
+    for count, loss in zip(case.points, problem.losses, strict=True):
+        points = loss.terms["volume"].points
+        side = math.isqrt(count)
+        assert len(points) == (count if name.startswith("burgers") else (side - 1) ** 2)
+        assert len(points[:, 0].unique()) ** 2 == len(points)
+
+
 @pytest.mark.parametrize(("problem", "more"), [("poisson", 2), ("burgers", 1)])
 def test_longest_races_begin_as_the_others(problem, more):
     race, best = (EXPERIMENT.cases[f"{problem}-{way}"] for way in ("race", "best"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from kanlib.objectives.mean_squared_error import MeanSquaredError
 from kanlib.objectives.residuals import ResidualLoss, Term
 from kanlib.objectives.samplers import Sampler
 from kanlib.paper.experiments.cases import Experiment, Solutions
+from kanlib.paper.experiments.poisson import COARSE_N, WIDER
 from kanlib.paper.problems import allen_cahn, burgers, poisson, relative_error
 from kanlib.paper.problems.regression import regression
 from kanlib.training.gauss_newton import GaussNewton
@@ -45,7 +47,8 @@ class SecondOrderCase:
         points: points of the volume on each level, or of the training set.
         starts: networks on the first level.
         keep: how many go on to each of the others.
-        every: steps between draws of points, on each level.
+        every: steps between draws of points, on each level; without it a differential equation has
+            the points of a square grid, which stay.
         start_level: level of the network, for counting work; where it is above zero, the network
             stays on it.
         mlp: whether the network is an MLP, which has rounds in place of levels.
@@ -149,16 +152,25 @@ def _burgers(
     case: SecondOrderCase, seed: int, device: str, viscosity: float = burgers.VISCOSITY
 ) -> Problem:
     problem = burgers.Burgers(201, 51, viscosity=viscosity, nodes=200, device=device)
+    weights = {"initial": 10.0, "boundary": 10.0}
+    if not case.every:
+        sides = [math.isqrt(count) for count in case.points]
+        grids = [burgers.Burgers(m, m, viscosity=viscosity, device=device) for m in sides]
+        return Problem([grid.loss(weights=weights) for grid in grids], problem.error)
 
     def loss(count: int, sampler: Callable[..., Sampler]) -> ResidualLoss:
         points = {"volume": sampler([(-1, 1), (0, 1)], count, share=0.5)}
-        return problem.loss(points=points, weights={"initial": 10.0, "boundary": 10.0})
+        return problem.loss(points=points, weights=weights)
 
     return Problem(_moving(case, seed, device, loss), problem.error)
 
 
 def _poisson(case: SecondOrderCase, seed: int, device: str) -> Problem:
     problem = poisson.Poisson(device=device)
+    if not case.every:
+        cells = [math.isqrt(count) // 2 * 2 for count in case.points]
+        losses = [poisson.Poisson(m, device=device).loss() for m in cells]
+        return Problem(losses, problem.error)
 
     def ring(x: Tensor) -> Tensor:
         """Move points (side, place) to the boundary: the number of a side is in [0, 4)."""
@@ -391,6 +403,32 @@ def _cases() -> dict[str, SecondOrderCase]:
         cases |= _pde_cases(problem, tanh, (6, 12, 24, 48), steps, points, (6, (2, 1, 1)))
     cases["poisson-best"] = _longer(
         cases["poisson-race"], (60, 40), (6000, 8000), gauss_newton={"solver": "qr"}
+    )
+    for way, order, moves, number in (
+        ("paper", 4, False, 1),
+        ("paper-order", 8, False, 1),
+        ("paper-points", 4, True, 1),
+        ("paper-order-points", 8, True, 1),
+        ("paper-race", 4, False, 8),
+        ("paper-order-points-race", 8, True, 8),
+    ):
+        cases[f"poisson-{way}"] = SecondOrderCase(
+            f"the paper's network for Poisson, n = 4 to 32, of order {order}, "
+            f"{'points that move' if moves else 'the points of the paper'}, starts: {number}",
+            "poisson",
+            {**WIDER, "n": COARSE_N, "r": order},
+            (45, 45, 45, 45),
+            (2500, 2500, 2500, 2500),
+            starts=number,
+            keep=(2, 1, 1) if number > 1 else (1, 1, 1),
+            every=(3, 3, 5, 5) if moves else (),
+        )
+    levels = cases["burgers-levels"]
+    cases["burgers-levels-order4"] = replace(
+        levels, description=f"{levels.description}, order 4", network={**levels.network, "r": 4}
+    )
+    cases["burgers-levels-grid"] = replace(
+        levels, description=f"{levels.description}, points of a grid", every=()
     )
     cases["burgers-best"] = _longer(cases["burgers-race"], (75,), (12000,))
     cases["burgers-mlp"] = SecondOrderCase(
