@@ -50,8 +50,13 @@ __all__ = [
 
 T = TypeVar("T")
 
-#: Where the records of the book are, if this is kanlib in its repository.
-RESULTS = Path(__file__).resolve().parents[2] / "book" / "results"
+_ROOT = Path(__file__).resolve().parents[2]
+
+#: Where the records of the book are, in kanlib's repository or in the kanbook that is beside it.
+RESULTS = next(
+    (found for name in ("book", "kanbook/book") if (found := _ROOT / name / "results").is_dir()),
+    _ROOT / "book" / "results",
+)
 
 SCHEMA = 1
 
