@@ -137,7 +137,7 @@ unit: install
 # Triton, which kanlib.kernels.gpu_triton imports, is for Linux only.
 doctest: install
 	@echo "Examples in docstrings"
-	@$(PYTEST) $(SHORT) --doctest-modules --doctest-ignore-import-errors kanlib
+	@$(PYTEST) $(SHORT) --doctest-modules --doctest-ignore-import-errors kanlib book/kanbook book/_ext
 
 # The others run in the build, which fails where a cell does.
 nbval: install
