@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 from pkgutil import walk_packages
 
 from docutils import nodes
@@ -120,8 +121,27 @@ class Rooms(Written):
             yield from listed(f"kanlib.{room}")
 
 
+def named(html: str) -> str:
+    """Return a page whose contents say, to who cannot see them, what opens the pages of the rooms.
+
+    >>> named('<summary><span class="toctree-toggle"></span></summary>')
+    '<summary aria-label="Rooms of kanlib"><span class="toctree-toggle"></span></summary>'
+    """
+    toggle = '<span class="toctree-toggle"'
+    return html.replace(f"<summary>{toggle}", f'<summary aria-label="Rooms of kanlib">{toggle}')
+
+
+def name_toggles(app: Sphinx, exception: Exception | None) -> None:
+    """Name what opens the pages of the rooms in the contents of all pages."""
+    for path in [] if exception else Path(app.outdir).rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        if named(text) != text:
+            path.write_text(named(text), encoding="utf-8")
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connect the extension to the build."""
     app.add_directive("room", Room)
     app.add_directive("rooms", Rooms)
+    app.connect("build-finished", name_toggles)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
