@@ -12,6 +12,7 @@ EXPERIMENTS = regression poisson burgers allen-cahn knots refinement second-orde
 INSTALLED = $(VENV)/.installed
 FRESH = $(SOURCE)/_build/.fresh
 PAGES = $(SOURCE)/_build/.pages
+WHEELS = $(SOURCE)/_build/.wheels
 # What a chapter's outputs depend on beside its own cells.
 INPUTS = $(wildcard kanlib/*.py kanlib/*/*.py kanlib/*/*/*.py book/kanbook/*.py book/kanbook/scripts/*.js book/claims/*.json book/results/*.json) requirements.txt
 PYTEST = $(BIN)/python -m pytest
@@ -98,7 +99,7 @@ $(LOWEST)/.installed: pyproject.toml requirements.txt scripts/lowest.py
 	@touch $@
 
 # A build that failed is forgotten: the next one would say nothing of pages it has already read.
-html: install $(FRESH) $(PAGES)
+html: install $(FRESH) $(PAGES) $(WHEELS)
 	@echo "Executing the chapters"
 	@$(BIN)/python -m scripts.execute $(SOURCE) $(JOBS)
 	@echo "Building the book, warnings are errors"
@@ -112,6 +113,10 @@ $(FRESH): $(INPUTS)
 # Sphinx writes a page again when its text has changed, not when an extension has.
 $(PAGES): $(wildcard book/_ext/*.py)
 	@rm -rf $(@D)/.doctrees && mkdir -p $(@D) && touch $@
+
+# What a downloaded chapter needs.
+$(WHEELS): $(INPUTS) $(wildcard book/*.ipynb) pyproject.toml scripts/kanbook.toml scripts/wheels.py
+	@$(BIN)/python scripts/wheels.py $(SOURCE)/_build/wheels && touch $@
 
 lint: install
 	@echo "Lint, format and spelling"
@@ -132,7 +137,7 @@ unit: install
 # Triton, which kanlib.kernels.gpu_triton imports, is for Linux only.
 doctest: install
 	@echo "Examples in docstrings"
-	@$(PYTEST) $(SHORT) --doctest-modules --doctest-ignore-import-errors kanlib
+	@$(PYTEST) $(SHORT) --doctest-modules --doctest-ignore-import-errors kanlib book/kanbook book/_ext
 
 # The others run in the build, which fails where a cell does.
 nbval: install

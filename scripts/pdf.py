@@ -24,8 +24,9 @@ WIDTH = 1000
 def pages(toc: Path) -> list[str]:
     """Return the names of the pages of a table of contents, in their order."""
     content = yaml.safe_load(toc.read_text(encoding="utf-8"))
-    parts = content.get("parts", [])
-    return [content["root"], *(each["file"] for part in parts for each in part["chapters"])]
+    chapters = [each for part in content.get("parts", []) for each in part["chapters"]]
+    under = [[chapter, *chapter.get("sections", [])] for chapter in chapters]
+    return [content["root"], *(page["file"] for pages in under for page in pages)]
 
 
 def printed(html: Path, names: list[str]) -> PdfWriter:

@@ -2,11 +2,11 @@
 
 plotly.js is loaded once, on pages that have a figure: the bundle beside this module, which has the
 figures in a plane and is a third of the one that the plotly package brings, in the same version.
-All scripts are deferred, and those of figures are modules, which run after them: the text of a page
-waits for none, and figures for little besides plotly.js.  MathJax is served in the same way by the
-extension ``sphinx-mathjax-offline``.  jupyter-book puts every script it finds under a static path
-of its own on every page; files staged here, after it has looked, are left alone, and the extensions
-that need one load it.
+All scripts are deferred, plotly.js as the last of them, and those of figures are modules, which run
+after it: the text of a page waits for none, and its buttons for small ones.  MathJax is served in
+the same way by the extension ``sphinx-mathjax-offline``.  jupyter-book puts every script it finds
+under a static path of its own on every page; files staged here, after it has looked, are left
+alone, and the extensions that need one load it.
 """
 
 from __future__ import annotations
@@ -34,9 +34,6 @@ INDEX = ("searchtools", "language_data", "searchindex")
 """Scripts of the search."""
 OPTIONS = "documentation_options"
 """The script whose values scripts within a page change, and which they cannot wait for."""
-FIRST = 1
-"""Priority of a script that comes before all others, so that an AMD loader cannot claim it."""
-
 LAST = 900
 """Priority of a handler that comes after all that add a script."""
 
@@ -63,7 +60,7 @@ def load_plotly(
 ) -> None:
     """Load plotly.js on a page that draws a figure."""
     if "Plotly." in context.get("body", ""):
-        app.add_js_file(PLOTLY, priority=FIRST)
+        app.add_js_file(PLOTLY)
 
 
 def drop_thebe(
@@ -78,13 +75,19 @@ def drop_thebe(
 def defer(html: str) -> str:
     """Return a page whose scripts wait for the text, all but one, which is small.
 
-    Mathematics and icons are loaded one after the other, after what draws figures.
+    They run in their order, what draws figures last.  Mathematics and icons are loaded one after
+    the other, after that.  A page that is so stays as it is.
 
     >>> defer('<head><script src="a.js"></script></head>')
     '<head><script defer src="a.js"></script></head>'
     """
+    if LOADER.split("SOURCES")[0] in html:
+        return html
     blocking = rf"<script (?=[^>]*\bsrc=)(?![^>]*\bdefer\b)(?![^>]*{OPTIONS})"
     html = re.sub(blocking, "<script defer ", html)
+    deferred = r"<script defer [^>]*></script>\n?"
+    tags = sorted(re.findall(deferred, html), key=lambda tag: PLOTLY in tag)
+    html = re.sub(deferred, "", html).replace("</head>", f"{''.join(tags)}</head>", 1)
     sources = []
     for name in LATE:
         tag = rf'<script [^>]*src="([^"]*{name}[^"]*)"[^>]*></script>\n?'

@@ -1,4 +1,5 @@
 // One button shows or hides all code that a reader may skip; the choice holds for all pages.
+// A page runs this right after its title, before it is painted, so that nothing moves.
 (() => {
   const KEY = "kanlib-code";
   const read = () => {
@@ -8,7 +9,6 @@
     try { localStorage.setItem(KEY, shown ? "shown" : "hidden"); } catch { /* a private window */ }
   };
   const title = document.querySelector(".bd-article h1");
-  if (!title) return;
   const button = document.createElement("button");
   button.type = "button";
   button.className = "code-toggle";
@@ -25,4 +25,5 @@
   });
   draw(read());
   title.after(button);
+  document.addEventListener("DOMContentLoaded", () => draw(read()));
 })();

@@ -7,12 +7,13 @@ statements that only guard the page: ``assert`` and ``claim``.  Without a script
 from __future__ import annotations
 
 import ast
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
 
-SCRIPT = "book_code.js"
+SCRIPT = Path(__file__).parent / "book_code.js"
 FOLDED = {"tag_hide-input", "tag_parameters"}
 GUARD = "guard"
 """Class of a cell that holds nothing but guards."""
@@ -62,10 +63,10 @@ def mark(app: Sphinx, doctree: nodes.document) -> None:
 def load(
     app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
 ) -> None:
-    """Load the script on a page that has something to fold."""
+    """Put the script behind the title of a page that has something to fold."""
     body = context.get("body", "")
     if any(name in body for name in (*FOLDED, 'class="hll"')):
-        app.add_js_file(SCRIPT)
+        context["body"] = body.replace("</h1>", f"</h1><script>{SCRIPT.read_text()}</script>", 1)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -23,8 +23,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-BOOK = Path(__file__).resolve().parents[1]
-"""The folder of the chapters, if this is kanlib in its repository."""
+_HERE = Path(__file__).resolve().parent
+BOOK = found if (found := _HERE / "book").is_dir() else _HERE.parent
+"""The folder of the chapters, in an installed kanbook or in kanlib's repository."""
 CLAIMS = BOOK / "claims"
 FIELDS = ("id", "statement", "source", "paper", "verdict", "what", "measured", "test")
 VERDICTS = ("reproduced", "corrected", "not reproduced", "undecided")

@@ -7,7 +7,8 @@ Usage, as the last expression of a cell::
     live("drag", order=4, n=5)
 
 The scripts are plain JavaScript beside this module. They come with the output of the cell, so that
-it works in a notebook and on a page, without a kernel and without a request.
+it works in a notebook and on a page, without a kernel and without a request. A page runs them where
+it reads them: the figure stands with the text, and waits for no other script.
 """
 
 from __future__ import annotations
@@ -57,5 +58,5 @@ def live(name: str, alt: str, **options: Any) -> HTML:
     return HTML(
         f'<figure class="live live-{name}" id="{identity}" role="group" '
         f'aria-label="{escape(alt)}"><noscript>{escape(alt)}</noscript></figure>'
-        f'<script type="module">{scripts}{start}</script>'
+        f'<script>"use strict";{scripts}{start}</script>'
     )

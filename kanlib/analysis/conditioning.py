@@ -23,6 +23,17 @@ from kanlib._checks import as_integer, as_number, check_types, shown
 from kanlib.analysis.ntk import Weights, jacobian, spectrum
 from kanlib.objectives.mean_squared_error import Objective
 
+__all__ = [
+    "best_descent",
+    "condition_number",
+    "evaluations_to",
+    "gauss_newton",
+    "hessian",
+    "lanczos",
+    "predicted_steps",
+    "unit_diagonal",
+]
+
 
 def gauss_newton(model: nn.Module, x: Tensor, weights: Weights = "all") -> Tensor:
     """Return the spectrum of the Gauss-Newton matrix (2 / M) J^T J, largest first.
@@ -62,6 +73,12 @@ def hessian(model: nn.Module, objective: Objective) -> Tensor:
 
     Returns:
         Symmetric tensor (p, p), parameters in the order of ``model.parameters()``.
+
+    Examples:
+        >>> x = torch.tensor([[1.0], [3.0]])
+        >>> hessian(nn.Linear(1, 1), lambda model: model(x).square().mean())
+        tensor([[10.,  4.],
+                [ 4.,  2.]])
     """
     check_types(hessian, locals())
     parameters = _trainable(model)
@@ -199,6 +216,11 @@ def unit_diagonal(matrix: Tensor) -> Tensor:
 
     Raises:
         ValueError: if the matrix is not square or its diagonal not positive.
+
+    Examples:
+        >>> unit_diagonal(torch.tensor([[4.0, 1.0], [1.0, 1.0]]))
+        tensor([[1.0000, 0.5000],
+                [0.5000, 1.0000]])
     """
     check_types(unit_diagonal, locals())
     square = matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1]
@@ -289,6 +311,14 @@ def evaluations_to(
 
     Raises:
         ValueError: if shapes do not fit or a bound is out of range.
+
+    Examples:
+        >>> from functools import partial
+        >>> rows = torch.diag(torch.tensor([1.0, 2.0], dtype=torch.float64))
+        >>> targets = torch.tensor([1.0, 2.0], dtype=torch.float64)
+        >>> start = torch.zeros(2, dtype=torch.float64)
+        >>> evaluations_to(rows, targets, start, partial(torch.optim.SGD, lr=0.4))
+        14
     """
     check_types(evaluations_to, locals())
     as_integer("limit", limit, minimum=1)

@@ -35,13 +35,21 @@ from kanlib.training.jacobian import (
     triangular,
 )
 
+__all__ = ["Estimate", "estimates"]
+
 #: A squared share of an unknown in directions without effect that is more than rounding.
 UNSEEN = 1e-8
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The value of an unknown, its standard error, and the ends of its confidence interval."""
+    """The value of an unknown, its standard error, and the ends of its confidence interval.
+
+    Examples:
+        >>> rate = Estimate(value=2.01, error=0.02, low=1.97, high=2.05)
+        >>> rate
+        2.01 +- 0.02 (1.97 to 2.05)
+    """
 
     value: float
     error: float

@@ -17,6 +17,8 @@ from torch.func import functional_call, jacrev, vmap
 from kanlib._checks import check_types, shown
 from kanlib.nn.spline_layer import spline_layers
 
+__all__ = ["jacobian", "spectral_radius", "spectrum", "tangent_kernel"]
+
 Weights = Literal["all", "spline"]
 """All trainable parameters, or those of the spline layers."""
 
@@ -75,6 +77,12 @@ def tangent_kernel(model: nn.Module, x: Tensor, weights: Weights = "all") -> Ten
 
     Raises:
         ValueError: if ``weights`` is unknown or the model has no such weight.
+
+    Examples:
+        >>> model = nn.Linear(2, 1, bias=False)
+        >>> tangent_kernel(model, torch.tensor([[1.0, 0.0], [1.0, 2.0]]))  # x x^T
+        tensor([[1., 1.],
+                [1., 5.]])
     """
     rows = jacobian(model, x, weights)
     return rows @ rows.T
@@ -90,13 +98,22 @@ def spectrum(rows: Tensor) -> Tensor:
 
     Returns:
         The min(M, number of weights) largest eigenvalues; the others are zero.
+
+    Examples:
+        >>> spectrum(torch.diag(torch.tensor([1.0, 3.0], dtype=torch.float64)))
+        tensor([9., 1.], dtype=torch.float64)
     """
     _check_rows(rows)
     return torch.linalg.svdvals(rows) ** 2
 
 
 def spectral_radius(rows: Tensor) -> float:
-    """Return the largest eigenvalue of J J^T from the rows of J."""
+    """Return the largest eigenvalue of J J^T from the rows of J.
+
+    Examples:
+        >>> spectral_radius(torch.diag(torch.tensor([3.0, 1.0], dtype=torch.float64)))
+        9.0
+    """
     _check_rows(rows)
     return float(torch.linalg.matrix_norm(rows, 2)) ** 2
 

@@ -29,6 +29,17 @@ from kanlib.nn.spline_layer import SplineLayer
 from kanlib.splines.knots import KnotGrid
 from kanlib.training.schedule import Schedule
 
+__all__ = [
+    "TERMS",
+    "Cost",
+    "CostModel",
+    "Layer",
+    "calibrate",
+    "layers_of",
+    "measure_layers",
+    "plan",
+]
+
 #: The terms of the model, in the order of the constants t_0, c_1, ..., c_5.
 TERMS = ("call", "functions", "edges", "weights", "inputs", "outputs")
 
@@ -43,6 +54,11 @@ class Layer(NamedTuple):
         n: intervals of its grid.
         r: order of its splines.
         differentiated: whether a step needs the gradient in the inputs; not in the first layer.
+
+    Examples:
+        >>> layer = Layer(points=100, inputs=2, outputs=5, n=8)
+        >>> layer.weights, layer.operations
+        (110, 24000)
     """
 
     points: int
@@ -176,6 +192,11 @@ def measure_layers(layers: Sequence[Layer], repeats: int = 5) -> list[tuple[Laye
     Raises:
         TypeError: if a layer is none, or ``repeats`` is not an integer.
         ValueError: if ``repeats``, or a size of a layer, is below 1.
+
+    Examples:
+        >>> ((layer, seconds),) = measure_layers([Layer(100, 2, 5, 8)], repeats=1)
+        >>> seconds > 0
+        True
     """
     layers = _checked("layers", layers)
 
@@ -197,6 +218,11 @@ def calibrate(repeats: int = 5) -> CostModel:
 
     Args:
         repeats: rounds that count; take more of them on a busy machine.
+
+    Examples:
+        >>> model = calibrate(repeats=1)
+        >>> model.seconds([Layer(1000, 2, 5, 8)]) > 0
+        True
     """
     return CostModel.fit(measure_layers(CALIBRATION, repeats))
 
@@ -209,6 +235,10 @@ def layers_of(
     Raises:
         TypeError: if a size is not an integer.
         ValueError: if a size is below 1, `first` is unknown, or there are no spline layers.
+
+    Examples:
+        >>> layers_of([2, 5, 1], n=8, points=100)[1]
+        Layer(points=100, inputs=5, outputs=1, n=8, r=4, differentiated=True)
     """
     check_types(layers_of, locals())
     check_option("first", first, FIRST_LAYERS)
@@ -240,6 +270,12 @@ class Cost:
         memory: bytes that a step holds at most beside weights and their gradients: inputs of all
             layers for the way back, and what the largest layer needs to work.
         seconds: predicted time.
+
+    Examples:
+        >>> model = CostModel((1e-6,) * len(TERMS))
+        >>> cost = plan([2, 5, 1], n=5, epochs=[8, 4], points=100, model=model)["multilevel"]
+        >>> cost.n, cost.epochs, cost.work
+        (10, 12, 16.0)
     """
 
     n: int
@@ -284,6 +320,17 @@ def plan(
     Raises:
         TypeError: if a size is not an integer.
         ValueError: if an argument is out of range.
+
+    Examples:
+        >>> model = CostModel((1e-6,) * len(TERMS))
+        >>> costs = plan([2, 5, 1], n=5, epochs=[32, 16, 8], points=100, model=model)
+        >>> for name, cost in costs.items():
+        ...     print(name, cost.n, cost.epochs)
+        multilevel 20 56
+        coarse, equal work 5 96
+        coarse, equal epochs 5 56
+        fine, equal work 20 24
+        fine, equal epochs 20 56
     """
     schedule = Schedule(epochs)
     check_types(plan, locals())

@@ -20,6 +20,8 @@ from kanlib.nn.networks import KAN
 from kanlib.nn.spline_layer import SplineLayer, convert_weights
 from kanlib.objectives.mean_squared_error import Objective
 
+__all__ = ["Pruned", "count_edges", "prune"]
+
 
 @dataclass(frozen=True, eq=False)
 class Pruned:
@@ -36,6 +38,16 @@ class Pruned:
         before: the loss of the old network.
         after: the loss of this one, before any further training.
         importance: what edges and units of the old network were worth.
+
+    Examples:
+        >>> from kanlib import MeanSquaredError
+        >>> x = torch.rand(50, 2, dtype=torch.float64)
+        >>> model = KAN([2, 1], n=4, dtype=torch.float64)
+        >>> with torch.no_grad():  # nothing depends on the second input
+        ...     _ = model.layers[0].weight[:, 1].zero_()
+        >>> found = prune(model, MeanSquaredError(x, x[:, :1]))
+        >>> found.inputs, found.edges
+        ([0], (2, 1))
     """
 
     model: KAN
@@ -130,7 +142,12 @@ def prune(
 
 
 def count_edges(model: KAN) -> int:
-    """Return the number of edges of a network, less masked splines and zero columns of maps."""
+    """Return the number of edges of a network, less masked splines and zero columns of maps.
+
+    Examples:
+        >>> count_edges(KAN([2, 5, 1]))
+        15
+    """
     return sum(
         int(layer.weight[..., 0].numel() if layer.mask is None else layer.mask.sum())
         if isinstance(layer, SplineLayer)

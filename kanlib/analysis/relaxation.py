@@ -25,6 +25,16 @@ from kanlib.splines.knots import KnotGrid
 from kanlib.splines.prolongation import prolongation
 from kanlib.splines.quadrature import gram, quadrature
 
+__all__ = [
+    "attenuation",
+    "coarse_correction",
+    "cosine_modes",
+    "largest_stable_step",
+    "propagator",
+    "rate_matrix",
+    "spectrum",
+]
+
 
 def cosine_modes(grid: KnotGrid) -> Tensor:
     """Return the coefficients of modes that are orthonormal in L2 and ordered by frequency.
@@ -37,6 +47,13 @@ def cosine_modes(grid: KnotGrid) -> Tensor:
 
     Returns:
         Float64 tensor (N, N), whose column k holds the spline weights of mode k = 0, ..., N - 1.
+
+    Examples:
+        >>> modes = cosine_modes(KnotGrid.uniform(2, 4))
+        >>> modes.shape
+        torch.Size([5, 5])
+        >>> modes[:, 0]  # the constant
+        tensor([1.0000, 1.0000, 1.0000, 1.0000, 1.0000], dtype=torch.float64)
     """
     check_types(cosine_modes, locals())
     a, b = grid.domain

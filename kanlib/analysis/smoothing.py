@@ -27,6 +27,8 @@ from kanlib.objectives.squares import SumOfSquares
 from kanlib.training.coordinates import Coordinates
 from kanlib.training.jacobian import POINTS, Block, blocks, triangular
 
+__all__ = ["smoothing_weight"]
+
 #: Weights that are tried, in units of the ratio of the two matrices.
 LOWEST, HIGHEST, COUNT = 1e-12, 1e4, 65
 #: A diagonal, in units of the largest entry, for directions in which nothing changes.

@@ -21,12 +21,20 @@ from kanlib._checks import as_integer, as_number, check_types, shown
 from kanlib.splines.change_of_basis import ChangeOfBasis
 from kanlib.splines.knots import KnotGrid
 
+__all__ = ["Eigenpairs", "eigenpairs", "eigenvalue_ratio", "sign_changes", "symbol"]
+
 Matrix = Literal["AtA", "AAt"]
 """A^T A acts on ReLU weights w, A A^T on spline weights u."""
 
 
 class Eigenpairs(NamedTuple):
-    """Eigenvalues (N,), smallest first, and orthonormal eigenvectors, the columns of (N, N)."""
+    """Eigenvalues (N,), smallest first, and orthonormal eigenvectors, the columns of (N, N).
+
+    Examples:
+        >>> values, vectors = eigenpairs(KnotGrid.uniform(2, 4))
+        >>> values.shape, vectors.shape
+        (torch.Size([5]), torch.Size([5, 5]))
+    """
 
     values: Tensor
     vectors: Tensor

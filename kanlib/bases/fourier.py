@@ -11,6 +11,8 @@ from torch import Tensor
 from kanlib._checks import as_integer, as_interval, as_number, shown
 from kanlib.bases.protocol import FunctionBasis, appended
 
+__all__ = ["Fourier"]
+
 
 class Fourier(FunctionBasis):
     """The functions 1, cos w z, sin w z, ..., cos K w z, sin K w z of z = x - a, w = 2 pi / period.

@@ -26,6 +26,8 @@ from kanlib.splines.knots import KnotGrid
 from kanlib.splines.prolongation import prolongation
 from kanlib.splines.quadrature import gram
 
+__all__ = ["HierarchicalSplines", "SplineWavelets"]
+
 Own = TypeVar("Own", bound="MultiscaleSplines")
 
 

@@ -20,6 +20,8 @@ from torch import Tensor
 from kanlib._checks import as_integer, as_interval
 from kanlib.bases.protocol import FunctionBasis, appended, continued
 
+__all__ = ["Chebyshev", "Legendre"]
+
 Own = TypeVar("Own", bound="Polynomials")
 
 

@@ -11,6 +11,8 @@ from kanlib.kernels.chain_rule import HIGHEST
 from kanlib.splines.knots import KnotGrid
 from kanlib.splines.quadrature import quadrature
 
+__all__ = ["check_basis", "gram", "least_squares", "nesting_error"]
+
 #: Gauss points in each piece of a basis.
 POINTS = 12
 #: How exact a basis must be, relative to the largest value of a function or derivative.
@@ -61,6 +63,15 @@ def least_squares(coarse: FunctionBasis, finer: FunctionBasis) -> Tensor:
 
     Raises:
         ValueError: if the domains differ.
+
+    Examples:
+        >>> from kanlib import Legendre
+        >>> least_squares(Legendre(2), Legendre(4)).round(decimals=9).abs()
+        tensor([[1., 0., 0.],
+                [0., 1., 0.],
+                [0., 0., 1.],
+                [0., 0., 0.],
+                [0., 0., 0.]], dtype=torch.float64)
     """
     check_types(least_squares, locals())
     _check_domains(coarse, finer)
@@ -125,7 +136,8 @@ def check_basis(basis: FunctionBasis) -> None:
 
     Examples:
         >>> from kanlib.bases.fourier import Fourier
-        >>> check_basis(Fourier(3))
+        >>> check_basis(Fourier(3)) is None  # nothing is wrong
+        True
     """
     as_basis("basis", basis)
     kind, (a, b) = type(basis).__name__, basis.domain

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from kanlib._checks import as_integer, as_interval, check_types, shown
 
+__all__ = ["FunctionBasis", "appended", "continued"]
+
 Own = TypeVar("Own", bound="FunctionBasis")
 
 
@@ -197,6 +199,15 @@ def appended(coarse: FunctionBasis, finer: FunctionBasis) -> Tensor:
 
     Raises:
         ValueError: if the finer basis is of another class or domain, or has fewer functions.
+
+    Examples:
+        >>> from kanlib import Legendre
+        >>> appended(Legendre(2), Legendre(4))
+        tensor([[1., 0., 0.],
+                [0., 1., 0.],
+                [0., 0., 1.],
+                [0., 0., 0.],
+                [0., 0., 0.]], dtype=torch.float64)
     """
     check_types(appended, locals())
     if type(finer) is not type(coarse) or finer.domain != coarse.domain or finer.size < coarse.size:

@@ -16,6 +16,8 @@ from kanlib._checks import as_integer, as_interval
 from kanlib.bases.projections import least_squares
 from kanlib.bases.protocol import FunctionBasis
 
+__all__ = ["Radial"]
+
 
 class Radial(FunctionBasis):
     """Gaussians of width h at n + 1 centres, which are spaced by h = (b - a) / n.

@@ -41,6 +41,8 @@ from kanlib.objectives.mean_squared_error import Stateful, Summed, total
 from kanlib.objectives.squares import Residual, SumOfSquares, sum_of_squares
 from kanlib.objectives.unknowns import leaves, trained, unknowns_of
 
+__all__ = ["Sharded"]
+
 
 class Sharded:
     """An objective whose points are shared among the processes of a group.
@@ -63,6 +65,18 @@ class Sharded:
         TypeError: if the objective is no function, or an argument is of the wrong type.
         ValueError: if torch.distributed has not been initialised, or the objective has weights of
             points that cannot be shared.
+
+    Examples:
+        >>> from kanlib import KAN, MeanSquaredError, train
+        >>> store = torch.distributed.HashStore()  # torchrun makes one for all processes
+        >>> torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+        >>> x = torch.linspace(0, 1, 50, dtype=torch.float64)[:, None]
+        >>> data = MeanSquaredError(x, torch.sin(9 * x))
+        >>> model = KAN([1, 1], n=4, dtype=torch.float64)
+        >>> run = train(model, Sharded(data), 5, progress=False)
+        >>> abs(run.loss - float(data(run.model).detach())) < 1e-12
+        True
+        >>> torch.distributed.destroy_process_group()
     """
 
     def __init__(

@@ -12,6 +12,8 @@ from torch import Tensor
 from kanlib._checks import as_list, shown
 from kanlib.domains.shapes import Domain
 
+__all__ = ["Polygon"]
+
 Vertices = Sequence[tuple[float, float]]
 
 

@@ -29,6 +29,8 @@ from torch import Tensor
 
 from kanlib._checks import as_integer, as_interval, as_number, check_option, check_tensor, shown
 
+__all__ = ["Boundary", "Box", "Difference", "Disc", "Domain"]
+
 KINDS = ("uniform", "sobol", "latin")
 #: At most this many candidates are drawn for a point that is wanted.
 CANDIDATES = 2**12
@@ -42,6 +44,15 @@ class Domain(ABC):
     Attributes:
         dimension: the number P of coordinates.
         size: the largest coordinate of its points, for tolerances.
+
+    Examples:
+        >>> domain = Box([(0, 2), (0, 1)])
+        >>> isinstance(domain, Domain), domain.dimension
+        (True, 2)
+        >>> domain.contains(torch.tensor([[0.5, 0.5], [3.0, 0.5]]))
+        tensor([ True, False])
+        >>> domain.distance(torch.tensor([[1.0, 0.75]]))
+        tensor([0.2500])
     """
 
     dimension: int
@@ -134,6 +145,12 @@ class Boundary:
 
     Args:
         domain: the domain.
+
+    Examples:
+        >>> circle = Disc((0.0, 0.0), 2.0).boundary
+        >>> x = circle.points(5)
+        >>> torch.allclose(x.norm(dim=1), torch.tensor(2.0).to(x))
+        True
     """
 
     def __init__(self, domain: Domain) -> None:

@@ -16,6 +16,8 @@ from kanlib.estimators.fitting import Fitting, weighted
 from kanlib.nn.networks import First
 from kanlib.training.optimizers import OptimizerFactory
 
+__all__ = ["KANClassifier"]
+
 
 class KANClassifier(ClassifierMixin, Fitting):
     """A Kolmogorov-Arnold network for classification, trained over levels of its grid.

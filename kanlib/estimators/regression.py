@@ -14,6 +14,8 @@ from kanlib.estimators.fitting import Fitting, weighted
 from kanlib.nn.networks import First
 from kanlib.training.optimizers import OptimizerFactory
 
+__all__ = ["KANRegressor"]
+
 #: A standard deviation of targets, relative to their mean, that is only rounding.
 ROUNDING = 1e-14
 

@@ -47,6 +47,8 @@ except ModuleNotFoundError as error:
         "pip install 'kanlib[formulas]'"
     ) from None
 
+__all__ = ["Constant", "Formula", "formula"]
+
 #: A formula is as good as its network if its loss is at most this many times as large.
 AS_GOOD = 1.1
 #: Errors of edges below this, in units of their standard deviation, count as equal.
@@ -60,7 +62,13 @@ RANGE = 30.0
 
 
 class Constant(NamedTuple):
-    """A constant of a formula: its symbol in the template, its value and its standard error."""
+    """A constant of a formula: its symbol in the template, its value and its standard error.
+
+    Examples:
+        >>> half = Constant(sympy.Symbol("c0"), 0.5, 0.01)
+        >>> half.value, half.error
+        (0.5, 0.01)
+    """
 
     symbol: Any
     value: float
@@ -84,6 +92,18 @@ class Formula:
             deviation.
         network: the same of the network.
         edges: the function of each edge, by layer, input and output.
+
+    Examples:
+        >>> from kanlib import GaussNewton, MeanSquaredError, train
+        >>> x = 1 + torch.rand(200, 1, dtype=torch.float64)
+        >>> model = KAN([1, 1], n=8, domain=(1, 2), dtype=torch.float64)
+        >>> data = MeanSquaredError(x, 3 * torch.exp(-x))
+        >>> run = train(model, data, 5, optimizer=GaussNewton(), progress=False)
+        >>> found = formula(run.model, x, 3 * torch.exp(-x))
+        >>> found.latex()
+        '3 e^{- x_{1}}'
+        >>> float(found.lambdify()(0.0))
+        3.0
     """
 
     expression: Any

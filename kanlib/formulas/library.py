@@ -16,6 +16,8 @@ import numpy as np
 import sympy
 from scipy.optimize import minimize, minimize_scalar
 
+__all__ = ["LIBRARY", "Fit", "Function", "fits"]
+
 #: Largest and smallest distance of a singularity from the range of x, in units of its length.
 FAR, NEAR = 1e2, 1e-6
 #: Candidates for the number that is searched.
@@ -33,6 +35,15 @@ class Function:
         symbolic: the function on SymPy expressions. A formula can be pickled if this and values
             can, as functions of a module.
         arguments: how its argument a x + b is searched, a key of ``SEARCHES``.
+
+    Examples:
+        >>> import sympy
+        >>> gaussian = Function(
+        ...     "gaussian", 2, lambda u: np.exp(-(u**2)), lambda u: sympy.exp(-(u**2)), "both"
+        ... )
+        >>> x = np.linspace(0, 1, 50)
+        >>> fits(x, np.exp(-((3 * x - 1) ** 2)), np.ones(50), functions=[gaussian])[0].name
+        'gaussian'
     """
 
     name: str
@@ -61,6 +72,7 @@ def _symbolic_gaussian(u: Any) -> Any:
 
 
 _HALF = sympy.Rational(1, 2)
+#: The functions that are tried for every edge.
 LIBRARY = (
     Function("square", 2, _Power(2.0), _Power(2), "centre"),
     Function("sqrt", 2, np.sqrt, _Power(_HALF), "positive"),
@@ -91,6 +103,12 @@ class Fit:
         c: factor of the function.
         d: constant that is added.
         error: root mean square of what is left, in units of the standard deviation of the edge.
+
+    Examples:
+        >>> x = np.linspace(1, 2, 50)
+        >>> fit = fits(x, 2 * np.exp(x) + 1, np.ones(50))[0]
+        >>> fit.name, round(float(fit.d), 6)
+        ('exp', 1.0)
     """
 
     function: Function | None

@@ -25,6 +25,8 @@ from kanlib.formulas.edges import edges
 from kanlib.formulas.library import Function
 from kanlib.nn.networks import KAN
 
+__all__ = ["Expression", "Values", "regressed"]
+
 #: The variable of a function that was found.
 VARIABLE = sympy.Symbol("u", real=True)
 NO_FORMULA = "regressor must have sympy() or a text that is a formula, got {}: take a symbolic one"
@@ -47,7 +49,12 @@ WORDS: dict[str, Callable[..., Any]] = {
 
 @dataclass(frozen=True)
 class Expression:
-    """A SymPy expression of ``VARIABLE`` as a function of another expression."""
+    """A SymPy expression of ``VARIABLE`` as a function of another expression.
+
+    Examples:
+        >>> Expression(sympy.sin(VARIABLE) + 1)(sympy.Symbol("t"))
+        sin(t) + 1
+    """
 
     expression: Any
 
@@ -58,7 +65,12 @@ class Expression:
 
 @dataclass(frozen=True)
 class Values:
-    """A SymPy expression of ``VARIABLE`` as a function on arrays."""
+    """A SymPy expression of ``VARIABLE`` as a function on arrays.
+
+    Examples:
+        >>> Values(VARIABLE**2 + 1)(np.array([1.0, 2.0]))
+        array([2., 5.])
+    """
 
     expression: Any
 

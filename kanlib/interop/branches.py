@@ -12,6 +12,8 @@ from kanlib.nn.described import Described
 from kanlib.nn.jets import Jet, propagate
 from kanlib.nn.spline_layer import SplineLayer
 
+__all__ = ["BranchedLayer"]
+
 Activation = Literal["silu", "identity"]
 ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "identity": nn.Identity}
 
@@ -36,6 +38,15 @@ class BranchedLayer(Described):
     Raises:
         TypeError: if ``splines`` is no spline layer.
         ValueError: if ``activation`` is unknown.
+
+    Examples:
+        >>> import torch
+        >>> from kanlib import KnotGrid
+        >>> layer = BranchedLayer(SplineLayer(2, 3, KnotGrid.uniform(4, 8)), activation="silu")
+        >>> layer(torch.zeros(5, 2)).shape
+        torch.Size([5, 3])
+        >>> layer.base
+        Linear(in_features=2, out_features=3, bias=True)
     """
 
     def __init__(

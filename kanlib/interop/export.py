@@ -27,6 +27,8 @@ from kanlib.nn.spline_layer import MODULES, SplineLayer, convert_weights
 if TYPE_CHECKING:
     from scipy.interpolate import BSpline
 
+__all__ = ["to_bspline", "to_numpy", "to_onnx"]
+
 Layer = tuple[str, dict[str, Any]]
 REACH = {"linear": 1, "clamp": 0, "none": -1}
 
@@ -116,6 +118,13 @@ def to_onnx(model: nn.Module, file: str | Path, inputs: int, *, derivatives: boo
     Raises:
         ModuleNotFoundError: if onnx or onnxscript is missing (``pip install kanlib[interop]``).
         TypeError: if ``model`` is no module.
+
+    Examples:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "network.onnx"
+        >>> to_onnx(KAN([2, 5, 1]), file, inputs=2)
+        >>> file.exists()
+        True
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {shown(model)}")

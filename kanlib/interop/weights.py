@@ -30,6 +30,8 @@ from kanlib.nn.spline_layer import SplineLayer
 from kanlib.splines.bspline import dense_basis
 from kanlib.splines.knots import KnotGrid
 
+__all__ = ["Projected", "from_efficient_kan", "from_fast_kan", "from_pykan"]
+
 State = Mapping[str, Tensor]
 #: Gaussians are projected as far as this many denominators beyond their outermost centres.
 TAILS = 6.0
@@ -44,6 +46,17 @@ class Projected(NamedTuple):
         model: the network.
         error: the largest difference of a function of a single edge from its spline, at 31 points
             of each interval and, as both vanish there up to it, beyond.
+
+    Examples:
+        >>> state = {  # of its FastKAN([1, 1], num_grids=3), a Gaussian with centre 0 alone
+        ...     "layers.0.layernorm.weight": torch.ones(1),
+        ...     "layers.0.layernorm.bias": torch.zeros(1),
+        ...     "layers.0.rbf.grid": torch.tensor([-2.0, 0.0, 2.0]),
+        ...     "layers.0.spline_linear.weight": torch.tensor([[0.0, 1.0, 0.0]]),
+        ... }
+        >>> coarse, fine = from_fast_kan(state, n=16), from_fast_kan(state, n=64)
+        >>> fine.error < coarse.error / 100
+        True
     """
 
     model: KAN
@@ -64,6 +77,23 @@ def from_pykan(state: State, base_activation: Activation | None = "silu") -> KAN
         TypeError: if ``state`` is no mapping of names and tensors.
         ValueError: if it is not of pykan, or the network has formulas on edges or products of
             units, which are no splines.
+
+    Examples:
+        >>> ones, zeros = torch.ones(2, 1), torch.zeros(2, 1)
+        >>> state = {  # of its KAN([2, 1], grid=4, k=3)
+        ...     "act_fun.0.grid": torch.linspace(-2.5, 2.5, 11).repeat(2, 1),
+        ...     "act_fun.0.coef": torch.ones(2, 1, 7),
+        ...     "act_fun.0.mask": ones,
+        ...     "act_fun.0.scale_base": zeros,
+        ...     "act_fun.0.scale_sp": ones,
+        ...     "subnode_scale_0": ones[0],
+        ...     "subnode_bias_0": zeros[0],
+        ...     "node_scale_0": ones[0],
+        ...     "node_bias_0": zeros[0],
+        ... }
+        >>> model = from_pykan(state)
+        >>> model(torch.zeros(1, 2)).detach().round(decimals=4)  # B-splines add up to one, twice
+        tensor([[2.]])
     """
     count = _layers(state, r"act_fun\.(\d+)\.coef", "pykan")
     layers = []
@@ -111,6 +141,17 @@ def from_efficient_kan(state: State, base_activation: Activation = "silu") -> KA
     Raises:
         TypeError: if ``state`` is no mapping of names and tensors.
         ValueError: if it is not of efficient-kan.
+
+    Examples:
+        >>> state = {  # of its KAN([2, 1], grid_size=4, spline_order=3)
+        ...     "layers.0.base_weight": torch.zeros(1, 2),
+        ...     "layers.0.spline_weight": torch.ones(1, 2, 7),
+        ...     "layers.0.spline_scaler": torch.ones(1, 2),
+        ...     "layers.0.grid": torch.linspace(-2.5, 2.5, 11).repeat(2, 1),
+        ... }
+        >>> model = from_efficient_kan(state)
+        >>> model(torch.zeros(1, 2)).detach().round(decimals=4)  # B-splines add up to one, twice
+        tensor([[2.]])
     """
     layers = []
     for i in range(_layers(state, r"layers\.(\d+)\.spline_weight", "efficient-kan")):
@@ -149,6 +190,17 @@ def from_fast_kan(
     Raises:
         TypeError: if ``state`` is no mapping of names and tensors.
         ValueError: if it is not of fast-kan, or ``n`` or ``r`` is out of range.
+
+    Examples:
+        >>> state = {  # of its FastKAN([1, 1], num_grids=3), a Gaussian with centre 0 alone
+        ...     "layers.0.layernorm.weight": torch.ones(1),
+        ...     "layers.0.layernorm.bias": torch.zeros(1),
+        ...     "layers.0.rbf.grid": torch.tensor([-2.0, 0.0, 2.0]),
+        ...     "layers.0.spline_linear.weight": torch.tensor([[0.0, 1.0, 0.0]]),
+        ... }
+        >>> found = from_fast_kan(state, n=64)
+        >>> found.error < 1e-4
+        True
     """
     n, r = as_integer("n", n, minimum=1), as_integer("r", r, 2, 32)
     layers, error = [], 0.0

@@ -20,6 +20,8 @@ from functools import cache
 from itertools import combinations
 from typing import Any, NamedTuple
 
+__all__ = ["closed", "products"]
+
 #: The directions of each higher derivative, two to four.
 Higher = Sequence[tuple[int, ...]]
 

@@ -1,6 +1,6 @@
 """The operation behind every spline layer, and the choice between its back ends.
 
-"torch" is the reference, :func:`kanlib.kernels.reference.evaluate`. "numba" is a fused kernel for
+"torch" is the reference, ``kanlib.kernels.reference.evaluate``. "numba" is a fused kernel for
 the CPU (``pip install kanlib[fast]``): it works on one point and one edge after the other, so that
 nothing but the inputs and outputs goes through memory. "triton" is the same for CUDA devices;
 Triton comes with PyTorch's builds for them on Linux. Both are registered as the operators
@@ -40,6 +40,8 @@ from kanlib.kernels import reference
 from kanlib.kernels.chain_rule import HIGHEST, Higher, flattened, unflattened
 from kanlib.kernels.interrupts import deferred
 from kanlib.kernels.reference import Splines
+
+__all__ = ["backend", "has_numba", "has_triton"]
 
 BACKENDS = ("auto", "torch", "numba", "triton")
 #: The package that each fused back end needs, and how to get it.
@@ -82,8 +84,10 @@ def backend(name: str) -> Iterator[None]:
         RuntimeError: if that is installed and cannot be used here.
 
     Examples:
+        >>> from kanlib import KAN
         >>> with backend("torch"):
-        ...     pass
+        ...     KAN([2, 5, 1])(torch.zeros(3, 2)).shape
+        torch.Size([3, 1])
     """
     check_option("name", name, BACKENDS)
     if name in PACKAGES:
@@ -111,12 +115,26 @@ def _require(name: str) -> None:
 
 
 def has_numba() -> bool:
-    """Return whether the fused kernels for the CPU can be used."""
+    """Return whether the fused kernels for the CPU can be used.
+
+    Examples:
+        >>> from kanlib import KAN
+        >>> with backend("numba" if has_numba() else "torch"):
+        ...     KAN([2, 5, 1])(torch.zeros(3, 2)).shape
+        torch.Size([3, 1])
+    """
     return _usable("cpu", torch.float32)
 
 
 def has_triton() -> bool:
-    """Return whether the fused kernels for CUDA devices are installed."""
+    """Return whether the fused kernels for CUDA devices are installed.
+
+    Examples:
+        >>> from kanlib import KAN
+        >>> with backend("triton" if has_triton() and torch.cuda.is_available() else "torch"):
+        ...     KAN([2, 5, 1])(torch.zeros(3, 2)).shape
+        torch.Size([3, 1])
+    """
     return _usable("cuda", torch.float32)
 
 

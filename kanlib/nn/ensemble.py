@@ -22,6 +22,8 @@ from kanlib.nn.described import Described, check_copyable, description, differen
 from kanlib.nn.jets import Jet, propagate, smoothness
 from kanlib.nn.networks import num_trainable
 
+__all__ = ["Ensemble"]
+
 
 class Ensemble(Described):
     """S networks of one architecture as one module, its parameters stacked along a new first axis.

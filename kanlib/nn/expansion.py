@@ -36,6 +36,8 @@ from kanlib.nn.networks import (
     num_trainable,
 )
 
+__all__ = ["ExpansionKAN", "ExpansionLayer"]
+
 First = Literal["basis", "affine", "linear"]
 FIRST_LAYERS: tuple[First, ...] = get_args(First)
 

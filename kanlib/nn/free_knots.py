@@ -25,6 +25,8 @@ from kanlib._checks import as_number
 from kanlib.splines import bspline
 from kanlib.splines.knots import KnotGrid
 
+__all__ = ["FreeKnots"]
+
 Sharing = Literal["layer", "input"]
 SHARING: tuple[Sharing, ...] = get_args(Sharing)
 

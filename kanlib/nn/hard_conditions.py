@@ -36,6 +36,8 @@ from kanlib.nn.transfinite import (
     check_columns,
 )
 
+__all__ = ["HardConditions"]
+
 #: Jets of g, d and the inputs at so many sets of points are kept.
 KEPT = 32
 

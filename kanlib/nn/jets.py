@@ -36,6 +36,8 @@ from kanlib.nn.maps import Circle, InputMap, Normalisation
 from kanlib.nn.networks import KAN, MLP
 from kanlib.nn.spline_layer import SplineLayer
 
+__all__ = ["Jet", "propagate"]
+
 #: Activations with kinks, where second derivatives do not exist.
 KINKED = (
     nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.Threshold, nn.Hardtanh, nn.Hardsigmoid,

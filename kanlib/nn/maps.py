@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from kanlib._checks import as_integer, as_interval, as_list, check_factory, check_option, shown
 from kanlib.nn.described import Described
 
+__all__ = ["Circle", "InputMap", "Normalisation"]
+
 Kind = Literal["sigmoid", "tanh"]
 NORMALISATIONS: dict[Kind, type[nn.Module]] = {"sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
 

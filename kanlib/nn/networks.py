@@ -29,6 +29,8 @@ from kanlib.nn.maps import NORMALISATIONS, Circle, InputMap, Kind, Normalisation
 from kanlib.nn.spline_layer import Grids, SplineLayer, spline_layers
 from kanlib.splines.knots import MAX_ORDER, KnotGrid
 
+__all__ = ["KAN", "MLP"]
+
 First = Literal["spline", "affine", "linear"]
 FIRST_LAYERS: tuple[First, ...] = get_args(First)
 PeriodicAs = Literal["circle", "splines"]

@@ -33,6 +33,8 @@ from kanlib.splines.knots import KnotGrid, check_resolved, extended
 from kanlib.splines.periodic import partners, tied, turned
 from kanlib.splines.prolongation import check_nested, prolongation
 
+__all__ = ["SplineLayer", "convert_weights"]
+
 #: What evaluates the functions of a basis.
 MODULES = {"spline": bspline, "relu": truncated_power}
 
@@ -656,6 +658,12 @@ def convert_weights(weight: Tensor, grid: Grids, source: Basis, target: Basis) -
         grid: the knot grid, or a list of one for each P of weights (..., P, n + r - 1).
         source: basis of ``weight``, "spline" or "relu".
         target: basis of the result.
+
+    Examples:
+        >>> grid = KnotGrid.uniform(2, 2)
+        >>> u = torch.tensor([0.0, 1.0, 0.0])  # a hat
+        >>> convert_weights(u, grid, "spline", "relu")
+        tensor([ 0.,  2., -4.])
     """
     return _changed(weight, grid, source, target, transpose=True)
 

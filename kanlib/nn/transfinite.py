@@ -25,6 +25,8 @@ from torch import Tensor
 from kanlib._checks import as_integer, as_interval, as_list, as_number, check_function, shown
 from kanlib.nn.jets import Jet
 
+__all__ = ["blends"]
+
 # What is given on a face, a number or a function of points (N, P) with values (N, 1) or (N, Q).
 Data = float | Callable[[Tensor], Tensor]
 

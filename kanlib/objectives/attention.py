@@ -9,6 +9,8 @@ from torch import Tensor
 
 from kanlib._checks import as_number, check_tensor
 
+__all__ = ["Attention"]
+
 
 class Attention:
     """A weight lambda_i >= 0 for each collocation point, 1 at first, updated after each step.

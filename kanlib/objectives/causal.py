@@ -19,6 +19,8 @@ from torch import Tensor
 
 from kanlib._checks import as_integer, as_interval, as_number, check_tensor
 
+__all__ = ["Causal"]
+
 
 class Causal:
     """Causal weights for a term, ``Term(..., causal=Causal((0, 1)))``.

@@ -28,6 +28,8 @@ from torch.func import vjp
 from kanlib._checks import as_integer, check_function, check_tensor, check_types
 from kanlib.nn.jets import Jet
 
+__all__ = ["Interface"]
+
 
 class Interface:
     """The zeros of a level-set field phi, and what a network sees of it.

@@ -22,6 +22,8 @@ from kanlib.nn.networks import KAN, MLP
 from kanlib.nn.spline_layer import SplineLayer
 from kanlib.objectives.squares import Residual
 
+__all__ = ["MeanSquaredError", "Stateful", "Summed"]
+
 #: ``objective(model)``, or ``objective(model, batch)``, returning a scalar loss.
 Objective = Callable[..., Tensor]
 
@@ -66,6 +68,17 @@ class Summed(Protocol):
     """An objective that is a sum of named terms, which ``run.history.terms`` tells apart.
 
     Training evaluates the terms in place of the sum, so that the record costs nothing.
+
+    Examples:
+        >>> class TwoTerms:
+        ...     def parts(self, model):
+        ...         return {"data": model(torch.ones(1)), "smoothness": torch.tensor(0.5)}
+        ...     def __call__(self, model):
+        ...         return sum(self.parts(model).values())
+        >>> isinstance(TwoTerms(), Summed)
+        True
+        >>> TwoTerms()(torch.square)
+        tensor([1.5000])
     """
 
     def __call__(self, model: Any) -> Tensor:

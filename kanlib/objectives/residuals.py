@@ -35,6 +35,8 @@ from kanlib.objectives.ownership import check_owner, claim
 from kanlib.objectives.samplers import Region, Sampler
 from kanlib.objectives.squares import Residual, called, check_columns, evaluate
 
+__all__ = ["ResidualLoss", "Term"]
+
 Features = Callable[[Tensor], Tensor] | None
 
 
@@ -66,6 +68,12 @@ class Term:
             residual takes other arguments.
         ValueError: if they are not a finite (N, P) tensor, the weight is not positive, points that
             move have an attention, which keeps a weight for each point.
+
+    Examples:
+        >>> x = torch.linspace(0, 1, 5, dtype=torch.float64)[:, None]
+        >>> decay = Term(lambda u, x: u.d(0) + u.value, x)  # u' + u = 0
+        >>> decay.equations(nn.Identity(), x).flatten()  # u = x leaves 1 + x
+        tensor([1.0000, 1.2500, 1.5000, 1.7500, 2.0000], dtype=torch.float64)
     """
 
     def __init__(

@@ -24,12 +24,23 @@ from kanlib._checks import (
     shown,
 )
 
+__all__ = ["Region", "Sampler"]
+
 KINDS = ("uniform", "sobol")
 
 
 @runtime_checkable
 class Region(Protocol):
-    """A set that one can draw points of, such as a domain of :mod:`kanlib.domains.shapes`."""
+    """A set that one can draw points of, such as a domain of :mod:`kanlib.domains.shapes`.
+
+    Examples:
+        >>> from kanlib.domains.shapes import Disc
+        >>> disc = Disc((0.0, 0.0), 1.0)
+        >>> isinstance(disc, Region), disc.dimension
+        (True, 2)
+        >>> disc.points(100, "sobol", 0).shape
+        torch.Size([100, 2])
+    """
 
     @property
     def dimension(self) -> int:

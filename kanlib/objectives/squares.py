@@ -28,6 +28,8 @@ from torch.overrides import TorchFunctionMode
 from kanlib._checks import check_function, check_types
 from kanlib.nn.jets import Jet, named, propagate
 
+__all__ = ["Residual", "SumOfSquares"]
+
 
 @dataclass(frozen=True, eq=False)
 class Residual:
@@ -159,7 +161,14 @@ class _Mixes(TorchFunctionMode):
 
 @runtime_checkable
 class SumOfSquares(Protocol):
-    """An objective whose loss is the sum of squares of the residuals that it offers."""
+    """An objective whose loss is the sum of squares of the residuals that it offers.
+
+    Examples:
+        >>> from kanlib import MeanSquaredError
+        >>> x = torch.zeros(4, 1)
+        >>> isinstance(MeanSquaredError(x, x), SumOfSquares)
+        True
+    """
 
     def __call__(self, model: Any) -> Tensor:
         """Return the loss."""

@@ -26,6 +26,8 @@ from torch import Tensor, nn
 
 from kanlib._checks import as_number, check_factory, check_tensor
 
+__all__ = ["Unknowns"]
+
 
 class Unknowns(nn.Module):
     """Trainable numbers, tensors or networks, by name, for the residuals of a loss.

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from typing import Any, TypeVar
 
+__all__ = ["on_cluster"]
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -29,6 +31,13 @@ def on_cluster(
         ConnectionError: if the scheduler cannot be reached, or is lost.
         ChildProcessError: if an item has cost several workers their lives.
         ValueError: if a worker has several threads, which would share random numbers.
+
+    Examples:
+        >>> from distributed import LocalCluster
+        >>> options = {"threads_per_worker": 1, "processes": False, "dashboard_address": None}
+        >>> with LocalCluster(n_workers=1, **options) as cluster:
+        ...     sorted(on_cluster(cluster.scheduler_address, abs, [-3, 2]))
+        [2, 3]
     """
     try:
         from distributed import Client, as_completed

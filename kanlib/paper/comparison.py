@@ -19,6 +19,8 @@ import numpy as np
 from kanlib._checks import as_list, shown
 from kanlib.paper.records import Record, runs_of, value_at
 
+__all__ = ["Comparison", "compare", "compare_cases", "figures_of", "plain", "solved"]
+
 LEVEL = 0.95
 LEAST = 0.9
 """The level that an interval wants, and the least one that decides (of three against three)."""
@@ -35,6 +37,11 @@ class Comparison:
         level: probability that such an interval holds the true factor.
         wins: share of the pairs in which theirs is larger.
         seeds: how many runs there are, theirs and ours.
+
+    Examples:
+        >>> found = compare([4.0, 6.0, 8.0], [1.0, 2.0, 2.0])
+        >>> found.ratio, found.seeds, found.verdict
+        (4.0, (3, 3), 'larger')
     """
 
     ratio: float
@@ -71,7 +78,7 @@ def compare(theirs: Sequence[float], ours: Sequence[float]) -> Comparison:
     Raises:
         ValueError: if either is empty or holds what is no positive number.
 
-    Example:
+    Examples:
         >>> print(compare([4.0, 6.0, 8.0], [1.0, 2.0, 2.0]))
         4.0 (2.0 to 8.0)
     """
@@ -119,12 +126,32 @@ def compare_cases(
 
     Raises:
         ValueError: if a case has no run in the record.
+
+    Examples:
+        >>> from kanlib.paper.records import Record, RecordedRun
+        >>> record = Record("regression")
+        >>> for case, errors in {"coarse": (0.4, 0.6, 0.8), "fine": (0.1, 0.2, 0.2)}.items():
+        ...     for seed, error in enumerate(errors):
+        ...         metrics = {"error": error}
+        ...         record.runs.append(RecordedRun(case, seed, {}, 9, "completed", "", [], metrics))
+        >>> print(compare_cases(record, "coarse", "fine", "error"))
+        4.0 (2.0 to 8.0)
     """
     return compare(figures_of(record, theirs, figure, work), figures_of(record, ours, figure))
 
 
 def figures_of(record: Record, case: str, figure: str, work: float | None = None) -> list[float]:
-    """Return a figure of every seed of a case, at the end or after ``work``; diverged: infinity."""
+    """Return a figure of every seed of a case, at the end or after ``work``; diverged: infinity.
+
+    Examples:
+        >>> from kanlib.paper.records import Record, RecordedRun
+        >>> record = Record("regression")
+        >>> for seed, error in enumerate((0.1, None)):
+        ...     metrics = {"error": error}
+        ...     record.runs.append(RecordedRun("fine", seed, {}, 9, "completed", "", [], metrics))
+        >>> figures_of(record, "fine", "error")
+        [0.1, inf]
+    """
     found = (
         run.metrics[figure] if work is None else value_at(run, figure, work)
         for run in runs_of(record, case)
@@ -133,13 +160,28 @@ def figures_of(record: Record, case: str, figure: str, work: float | None = None
 
 
 def solved(record: Record, *cases: str, below: float = 0.2) -> str:
-    """Return how many runs of some cases end with an error below a bound, as "none of 3"."""
+    """Return how many runs of some cases end with an error below a bound, as "none of 3".
+
+    Examples:
+        >>> from kanlib.paper.records import Record, RecordedRun
+        >>> record = Record("regression")
+        >>> for seed, error in enumerate((0.1, 0.3)):
+        ...     metrics = {"error": error}
+        ...     record.runs.append(RecordedRun("fine", seed, {}, 9, "completed", "", [], metrics))
+        >>> solved(record, "fine")
+        '1 of 2'
+    """
     found = [error for case in cases for error in figures_of(record, case, "error")]
     return f"{sum(error < below for error in found) or 'none'} of {len(found)}"
 
 
 def plain(value: float) -> str:
-    """Return a ratio with two digits and no power of ten where that is legible: 0.40, 1.0, 220."""
+    """Return a ratio with two digits and no power of ten where that is legible: 0.40, 1.0, 220.
+
+    Examples:
+        >>> [plain(value) for value in (0.404, 1.0, 218.0)]
+        ['0.40', '1.0', '220']
+    """
     return f"{value:#.2g}" if value < 9.95 else f"{float(f'{value:.2g}'):g}"
 
 

@@ -39,7 +39,7 @@ def decode(kind: type[T], value: Any) -> T:
         ValueError: if a field is missing, is not one of the dataclass, or has another type; the
             message says which, such as "levels[0].n must be an integer, got 'a'".
 
-    Example:
+    Examples:
         >>> @dataclasses.dataclass
         ... class Grid:
         ...     n: int

@@ -29,17 +29,46 @@ import torch
 from kanlib.paper.decoding import decode, encode
 from kanlib.training.files import read, write_atomically
 
+__all__ = [
+    "RESULTS",
+    "Measurement",
+    "PaperValue",
+    "Provenance",
+    "Record",
+    "RecordedHistory",
+    "RecordedLevel",
+    "RecordedRun",
+    "add_run",
+    "curve",
+    "find_run",
+    "load_record",
+    "provenance",
+    "runs_of",
+    "save_record",
+    "value_at",
+]
+
 T = TypeVar("T")
 
-#: Where the records of the book are, if this is kanlib in its repository.
-RESULTS = Path(__file__).resolve().parents[2] / "book" / "results"
+_ROOT = Path(__file__).resolve().parents[2]
+
+#: Where the records of the book are, in kanlib's repository or in the kanbook that is beside it.
+RESULTS = next(
+    (found for name in ("book", "kanbook/book") if (found := _ROOT / name / "results").is_dir()),
+    _ROOT / "book" / "results",
+)
 
 SCHEMA = 1
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a run or a record comes from; commit and dirty are None where git does not know."""
+    """Where a run or a record comes from; commit and dirty are None where git does not know.
+
+    Examples:
+        >>> provenance().threads == torch.get_num_threads()
+        True
+    """
 
     commit: str | None
     dirty: bool | None
@@ -51,7 +80,12 @@ class Provenance:
 
 @dataclass(frozen=True)
 class PaperValue:
-    """What the paper prints for a case, and in which table or figure."""
+    """What the paper prints for a case, and in which table or figure.
+
+    Examples:
+        >>> PaperValue(mean=1.1e-2, stdev=8.3e-3, source="Table 2")
+        PaperValue(mean=0.011, stdev=0.0083, source='Table 2')
+    """
 
     mean: float
     stdev: float
@@ -63,6 +97,10 @@ class RecordedLevel:
     """One level of a run: its own steps, work, evaluations and seconds, and how it ended.
 
     ``n`` is None for a network without a grid, a loss or an error None where it is not finite.
+
+    Examples:
+        >>> RecordedLevel(5, 40, 32, 1e-3, 2e-3, 32.0, 50, 0.1).error
+        0.002
     """
 
     n: int | None
@@ -76,7 +114,12 @@ class RecordedLevel:
 
 
 class Measurement(NamedTuple):
-    """The error along the way of a run: after how much work, at which epoch of its level."""
+    """The error along the way of a run: after how much work, at which epoch of its level.
+
+    Examples:
+        >>> Measurement(work=4.0, epoch=2, error=0.1)
+        Measurement(work=4.0, epoch=2, error=0.1)
+    """
 
     work: float
     epoch: int
@@ -88,6 +131,11 @@ class RecordedHistory:
     """How a run went: lists of the same length, and the errors, which are measured less often.
 
     Epochs start anew on each level; work, in coarse epochs, and evaluations do not.
+
+    Examples:
+        >>> history = RecordedHistory(level=[0, 0], epoch=[0, 1], work=[0.0, 1.0], loss=[2.0, 0.5])
+        >>> history.errors
+        []
     """
 
     level: list[int] = field(default_factory=list)
@@ -115,6 +163,12 @@ class RecordedRun:
         provenance: where the run comes from.
         solutions: the weights at the end of each level, by level, as nested lists; empty but for
             one seed of some cases.
+
+    Examples:
+        >>> level = RecordedLevel(5, 40, 32, 1e-3, 2e-3, 32.0, 50, 0.1)
+        >>> run = RecordedRun("coarse", 1234, {}, 40, "completed", "", [level], {"error": 2e-3})
+        >>> run.work, run.seconds
+        (32.0, 0.1)
     """
 
     case: str
@@ -145,6 +199,11 @@ class Record:
     """The runs of one experiment.
 
     ``paper`` has the paper's values by case; ``provenance`` says where the record comes from.
+
+    Examples:
+        >>> record = Record("regression")
+        >>> record.runs, record.paper
+        ([], {})
     """
 
     experiment: str
@@ -173,6 +232,10 @@ def provenance(*beside: str) -> Provenance:
     Args:
         *beside: folders at the top of the repository, such as "benchmarks", whose changes count as
             those of kanlib do.
+
+    Examples:
+        >>> sorted(provenance().versions)
+        ['kanlib', 'numpy', 'python', 'torch']
     """
     import kanlib
 
@@ -193,18 +256,44 @@ def provenance(*beside: str) -> Provenance:
 
 
 def find_run(record: Record, case: str, seed: int) -> RecordedRun | None:
-    """Return the run of a case and seed, or None."""
+    """Return the run of a case and seed, or None.
+
+    Examples:
+        >>> record = Record("regression")
+        >>> add_run(record, RecordedRun("fine", 1, {}, 40, "completed", "", [], {"error": 0.1}))
+        >>> find_run(record, "fine", 1).metrics
+        {'error': 0.1}
+        >>> find_run(record, "fine", 2) is None
+        True
+    """
     return next((run for run in record.runs if (run.case, run.seed) == (case, seed)), None)
 
 
 def add_run(record: Record, run: RecordedRun) -> None:
-    """Add a run to the record, in place of an older one of the same case and seed."""
+    """Add a run to the record, in place of an older one of the same case and seed.
+
+    Examples:
+        >>> record = Record("regression")
+        >>> for error in (0.2, 0.1):  # the second takes the place of the first
+        ...     metrics = {"error": error}
+        ...     add_run(record, RecordedRun("fine", 1, {}, 40, "completed", "", [], metrics))
+        >>> [run.metrics for run in record.runs]
+        [{'error': 0.1}]
+    """
     others = [old for old in record.runs if (old.case, old.seed) != (run.case, run.seed)]
     record.runs = [*others, run]
 
 
 def runs_of(record: Record, case: str) -> list[RecordedRun]:
-    """Return all runs of a case, ordered by seed."""
+    """Return all runs of a case, ordered by seed.
+
+    Examples:
+        >>> record = Record("regression")
+        >>> for seed in (2, 1):
+        ...     add_run(record, RecordedRun("fine", seed, {}, 40, "completed", "", [], {}))
+        >>> [run.seed for run in runs_of(record, "fine")]
+        [1, 2]
+    """
     return sorted((run for run in record.runs if run.case == case), key=lambda run: run.seed)
 
 
@@ -223,6 +312,12 @@ def curve(
 
     Raises:
         ValueError: if an argument is unknown, or nothing was recorded on the way.
+
+    Examples:
+        >>> history = RecordedHistory(level=[0, 0], epoch=[0, 1], work=[0.0, 2.0], loss=[2.0, 0.5])
+        >>> run = RecordedRun("fine", 1, {}, 40, "completed", "", [], {}, history)
+        >>> curve(run, "loss", against="work")
+        ([0.0, 2.0], [2.0, 0.5])
     """
     if figure not in ("loss", "error") or against not in ("epoch", "work"):
         raise ValueError(
@@ -264,6 +359,14 @@ def value_at(run: RecordedRun, figure: str, work: float) -> float | None:
 
     Raises:
         ValueError: if the figure is unknown, or nothing was recorded by then.
+
+    Examples:
+        >>> history = RecordedHistory(
+        ...     level=[0, 0, 0], epoch=[0, 1, 2], work=[0.0, 2.0, 4.0], loss=[2.0, 0.5, 0.1]
+        ... )
+        >>> run = RecordedRun("fine", 1, {}, 40, "completed", "", [], {}, history)
+        >>> value_at(run, "loss", work=3.0)
+        0.5
     """
     spent, values = curve(run, figure, "work")
     before = [value for done, value in zip(spent, values, strict=True) if done <= work]
@@ -280,6 +383,13 @@ def save_record(path: str | Path, record: Record) -> None:
 
     Raises:
         OSError: if the file cannot be written; an old one is left as it was.
+
+    Examples:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "regression.json"
+        >>> save_record(file, Record("regression", {"fine": PaperValue(1.1, 0.2, "Table 2")}))
+        >>> load_record(file).paper["fine"].mean
+        1.1
     """
     file = _File(SCHEMA, record.experiment, record.paper, record.provenance, record.runs)
     content = encode(file)
@@ -301,6 +411,13 @@ def load_record(path: str | Path, experiment: str | None = None) -> Record:
         OSError: if it is not a file or cannot be read.
         ValueError: if the file is truncated, is not a record, holds what a record cannot hold, was
             changed since it was written, or belongs to another experiment.
+
+    Examples:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "regression.json"
+        >>> save_record(file, Record("regression"))
+        >>> load_record(file, "regression").runs
+        []
     """
     try:
         text = read(path)

@@ -40,6 +40,8 @@ from kanlib.paper.records import (
 from kanlib.training.files import located, locked, sweep
 from kanlib.training.runs import History, Level
 
+__all__ = ["recorded_levels", "run_and_record"]
+
 #: About as many entries of a history are recorded.
 HISTORY = 300
 
@@ -85,6 +87,13 @@ def run_and_record(
             scheduler.
         KeyboardInterrupt: after Ctrl-C; checkpoints are kept for what was not finished.
         OSError: if ``out`` cannot be written, a worker was killed, or the scheduler is lost.
+
+    Examples:
+        >>> import tempfile
+        >>> out = Path(tempfile.mkdtemp()) / "regression.json"
+        >>> (run,) = run_and_record("regression", ["mlp-5"], [1234], out, quick=True)
+        >>> run.status, out.exists()
+        ('completed', True)
     """
     for case in cases:
         find_case(experiment, case)
@@ -280,7 +289,13 @@ def _computed(job: _Job) -> RecordedRun:
 
 
 def recorded_levels(levels: Sequence[Level], errors: Sequence[float | None]) -> list[RecordedLevel]:
-    """Return what is recorded of the levels of a run, and the errors at their ends."""
+    """Return what is recorded of the levels of a run, and the errors at their ends.
+
+    Examples:
+        >>> level = Level(5, 40, 32, 1e-3, 32.0, 50, 0.1, 32, 0)
+        >>> recorded_levels([level], [2e-3])[0].error
+        0.002
+    """
     return [
         RecordedLevel(
             n=level.n,

@@ -16,6 +16,8 @@ from torch import Tensor
 from kanlib._checks import Extension, check_derivative, check_tensor, check_types
 from kanlib.splines.knots import KnotGrid
 
+__all__ = ["cox_de_boor", "dense_basis", "greville", "pieces", "supports"]
+
 
 def pieces(grid: KnotGrid) -> Tensor:
     """Return the polynomial pieces of all B-splines on all intervals.
@@ -247,6 +249,12 @@ def cox_de_boor(x: Tensor, grid: KnotGrid) -> Tensor:
 
     Raises:
         TypeError: if x is not a floating-point tensor.
+
+    Examples:
+        >>> grid = KnotGrid.uniform(3, 4)
+        >>> x = torch.linspace(0, 1, 9, dtype=torch.float64)
+        >>> torch.allclose(cox_de_boor(x, grid), dense_basis(x, grid))
+        True
     """
     check_types(cox_de_boor, locals())
     check_tensor("x", x)

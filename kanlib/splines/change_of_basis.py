@@ -18,6 +18,8 @@ from torch import Tensor
 from kanlib._checks import check_tensor, check_types
 from kanlib.splines.knots import KnotGrid, check_powers
 
+__all__ = ["ChangeOfBasis"]
+
 
 class ChangeOfBasis:
     """The matrix A^[r] of a knot grid, as an operator on the last dimension of a tensor.

@@ -20,6 +20,8 @@ from torch import Tensor
 
 from kanlib._checks import as_integer, as_interval, check_types, shown
 
+__all__ = ["KnotGrid"]
+
 #: Two breakpoints closer than this, relative to the magnitude of the grid, are the same point.
 RELATIVE_TOLERANCE = 64 * torch.finfo(torch.float64).eps
 

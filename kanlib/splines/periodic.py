@@ -21,6 +21,8 @@ from torch import Tensor
 from kanlib._checks import check_types
 from kanlib.splines.knots import KnotGrid
 
+__all__ = ["partners", "tied", "turned"]
+
 
 def partners(grid: KnotGrid) -> Tensor:
     """Return for each of the n + r - 1 B-splines the first one that is the same on the circle.

@@ -19,12 +19,24 @@ from torch.nn.functional import pad
 from kanlib._checks import BASES, Basis, as_integer, check_option, check_tensor, shown
 from kanlib.splines.knots import MAX_ORDER, KnotGrid, nearest
 
+__all__ = ["Prolongation", "dyadic_prolongation", "prolongation"]
+
 
 class Prolongation:
     """The linear map P from coarse to fine coefficients, on the last dimension of a tensor.
 
     Use :func:`prolongation` to build one. Row j of P has the entries ``values[j]`` in the columns
     ``columns[j]``; both have shape (num_fine, r). Columns may repeat where the value is zero.
+
+    Examples:
+        >>> grid = KnotGrid.uniform(2, 2)
+        >>> P = prolongation(grid, grid.refine())
+        >>> P
+        Prolongation(num_fine=5, num_coarse=3)
+        >>> P.apply(torch.tensor([0.0, 1.0, 0.0]))
+        tensor([0.0000, 0.5000, 1.0000, 0.5000, 0.0000])
+        >>> P.restrict(torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0]))
+        tensor([0., 1., 0.])
     """
 
     def __init__(self, columns: Tensor, values: Tensor, num_coarse: int) -> None:

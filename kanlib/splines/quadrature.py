@@ -10,6 +10,8 @@ from kanlib._checks import as_integer, check_types
 from kanlib.splines.bspline import dense_basis
 from kanlib.splines.knots import KnotGrid
 
+__all__ = ["gram", "quadrature"]
+
 
 def gram(grid: KnotGrid, derivative: int = 0) -> Tensor:
     """Return the matrix of int b_i b_j over the domain, or of derivatives of the B-splines.
@@ -34,7 +36,21 @@ def gram(grid: KnotGrid, derivative: int = 0) -> Tensor:
 
 
 def quadrature(grid: KnotGrid, points: int) -> tuple[Tensor, Tensor]:
-    """Return Gauss-Legendre points and weights, ``points`` in every interval of the grid."""
+    """Return Gauss-Legendre points and weights, ``points`` in every interval of the grid.
+
+    Args:
+        grid: the knot grid.
+        points: number of points in an interval, at least 1; polynomials of degree up to twice that
+            less one are integrated exactly.
+
+    Returns:
+        Points and weights, float64 tensors (n points,).
+
+    Examples:
+        >>> x, weights = quadrature(KnotGrid.uniform(4, 5), points=2)
+        >>> round(float(weights @ x**3), 12)
+        0.25
+    """
     check_types(quadrature, locals())
     rule = np.polynomial.legendre.leggauss(as_integer("points", points, minimum=1))
     nodes, weights = map(torch.from_numpy, rule)  # on [-1, 1]

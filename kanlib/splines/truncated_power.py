@@ -17,6 +17,8 @@ from torch.nn.functional import threshold
 from kanlib._checks import Extension, check_derivative, check_tensor, check_types
 from kanlib.splines.knots import KnotGrid, check_powers
 
+__all__ = ["dense_basis", "pieces"]
+
 
 def pieces(grid: KnotGrid) -> Tensor:
     """Return the polynomial pieces of all truncated powers on all intervals.

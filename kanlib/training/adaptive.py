@@ -36,6 +36,15 @@ from kanlib.splines import bspline
 from kanlib.splines.knots import KnotGrid
 from kanlib.splines.periodic import partners, turned
 
+__all__ = [
+    "bisected",
+    "gradient_indicator",
+    "jump_indicator",
+    "jumps",
+    "refine_adaptively",
+    "residual_indicator",
+]
+
 #: One number of at least 0 for each interval of each input, (P, n) for each spline layer.
 Indicator = Callable[[KAN], list[Tensor]]
 
@@ -120,7 +129,15 @@ def bisected(grid: KnotGrid, indicator: Tensor, n: int) -> KnotGrid:
 
 
 def jump_indicator(model: KAN) -> list[Tensor]:
-    """Return the jumps' indicator, one tensor (P, n) a spline layer."""
+    """Return the jumps' indicator, one tensor (P, n) a spline layer.
+
+    Examples:
+        >>> model = KAN([1, 1], n=4, r=2, dtype=torch.float64)
+        >>> with torch.no_grad():  # a kink at 1/2
+        ...     _ = model.layers[0].weight.copy_(torch.tensor([0.0, 0.0, 0.0, 1.0, 2.0]))
+        >>> jump_indicator(model)[0].round(decimals=3)
+        tensor([[0.0000, 0.5000, 0.5000, 0.0000]], dtype=torch.float64)
+    """
     check_types(jump_indicator, locals())
     return [indicators(layer) for layer in model.spline_layers]
 
@@ -160,6 +177,14 @@ def gradient_indicator(objective: Objective) -> Indicator:
 
     Args:
         objective: ``objective(model)``, the loss.
+
+    Examples:
+        >>> from kanlib import MeanSquaredError
+        >>> x = torch.linspace(0, 0.25, 40, dtype=torch.float64)[:, None]  # data on the left alone
+        >>> model = KAN([1, 1], n=4, r=1, dtype=torch.float64)
+        >>> (found,) = gradient_indicator(MeanSquaredError(x, x + 1))(model)
+        >>> int(found.argmax())
+        0
     """
     check_types(gradient_indicator, locals())
 
@@ -223,6 +248,18 @@ def refine_adaptively(
     Raises:
         ValueError: if n is smaller than the present number, an indicator does not fit, or ``per``
             is unknown.
+
+    Examples:
+        >>> model = KAN([1, 1], n=4, r=2, dtype=torch.float64)
+        >>> with torch.no_grad():  # a kink at 1/2
+        ...     _ = model.layers[0].weight.copy_(torch.tensor([0.0, 0.0, 0.0, 1.0, 2.0]))
+        >>> fine = refine_adaptively(model, n=6)
+        >>> fine.layers[0].grid.breakpoints
+        tensor([0.0000, 0.2500, 0.3750, 0.5000, 0.6250, 0.7500, 1.0000],
+               dtype=torch.float64)
+        >>> x = torch.rand(9, 1, dtype=torch.float64)
+        >>> torch.allclose(fine(x), model(x))
+        True
     """
     check_types(refine_adaptively, locals())
     check_option("per", per, SHARING)

@@ -19,6 +19,8 @@ from kanlib.training.hierarchy import COARSEST, Hierarchy
 from kanlib.training.optimizers import FACTORY, Bindable, OptimizerFactory, lbfgs, rate
 from kanlib.training.snapshot import described, load_optimizer
 
+__all__ = ["Additive"]
+
 
 @dataclass(frozen=True)
 class Additive:

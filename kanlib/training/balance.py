@@ -25,6 +25,8 @@ from kanlib.objectives.unknowns import trained
 from kanlib.training.coordinates import Coordinates
 from kanlib.training.jacobian import POINTS, Jacobian, blocks_of
 
+__all__ = ["Balance"]
+
 Measure = Literal["gradient", "diagonal"]
 
 #: A term acts at least as strongly as this share of the strongest one.

@@ -36,6 +36,8 @@ from kanlib.training.optimizers import FACTORY, Bindable, OptimizerFactory, lbfg
 from kanlib.training.runs import EndOfLevel
 from kanlib.training.snapshot import described, load_optimizer
 
+__all__ = ["Cycle", "visits"]
+
 Kind = Literal["V", "W"]
 Coarse = Literal["subspace", "fas"]
 #: Halvings of a way that raises the loss.

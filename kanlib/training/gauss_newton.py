@@ -36,6 +36,8 @@ from kanlib.training.jacobian import (
 from kanlib.training.multigrid import DIRECT, GalerkinHierarchy, check_basis
 from kanlib.training.runs import EndOfLevel
 
+__all__ = ["GaussNewton"]
+
 SCALINGS = ("marquardt", "identity")
 SOLVERS = ("cholesky", "qr", "cg", "multigrid")
 #: Squares of columns count as at least this share of the largest.
@@ -106,9 +108,8 @@ class GaussNewton:
         Args:
             model: the network.
             objective: what is minimised.
-            transfers: prolongations P, as in
-                :meth:`kanlib.training.coordinates.Coordinates.coarsened`; steps are then P delta
-                with delta of the Galerkin system, in which J P stands for J.
+            transfers: prolongations P, one a parameter, None for those that stay; steps are then
+                P delta with delta of the Galerkin system, in which J P stands for J.
 
         Raises:
             TypeError: if the network has parameters of half precision.

@@ -21,6 +21,8 @@ from kanlib.objectives.unknowns import trained
 from kanlib.splines.knots import KnotGrid
 from kanlib.splines.prolongation import Prolongation, prolongation
 
+__all__ = ["Hierarchy", "coarsened"]
+
 #: No grid of a hierarchy has fewer intervals, unless another number is given.
 COARSEST = 4
 

@@ -30,6 +30,8 @@ from kanlib._checks import BASES, Basis, check_function, check_option
 from kanlib.nn.spline_layer import SplineLayer, convert_gradients, convert_weights
 from kanlib.objectives.unknowns import trained
 
+__all__ = ["Iteration"]
+
 #: Options that pull the weights themselves, not only along gradients.
 DECAYS = ("weight_decay", "lambd")
 

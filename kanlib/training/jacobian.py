@@ -1,7 +1,7 @@
 """Jacobians of residuals in the weights, as operators that work on their nonzeros.
 
-The entries of a row come in runs, see :mod:`kanlib.training.rows`. Products, the Gram matrix and
-Galerkin coarsening go run by run, so that their work does not depend on the number of intervals.
+The entries of a row come in runs. Products, the Gram matrix and Galerkin coarsening go run by run,
+so that their work does not depend on the number of intervals.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from kanlib.objectives.squares import SumOfSquares, check_squares
 from kanlib.objectives.unknowns import check_entered
 from kanlib.training.coordinates import Coordinates, Transfer
 from kanlib.training.rows import Run, edge_rows, rows
+
+__all__ = ["Jacobian", "jacobian"]
 
 #: Points whose rows are computed at a time.
 POINTS = 4096
@@ -43,6 +45,17 @@ class Jacobian:
     Attributes:
         residual: the weighted residuals (M,), whose squares add up to the loss.
         shape: (M, number of parameters).
+
+    Examples:
+        >>> from kanlib import KAN, MeanSquaredError
+        >>> x = torch.rand(50, 1, dtype=torch.float64)
+        >>> model = KAN([1, 1], n=8, dtype=torch.float64)
+        >>> J = jacobian(model, MeanSquaredError(x, x**2))
+        >>> v = torch.rand(11, dtype=torch.float64)
+        >>> torch.allclose(J.product(v), J.dense() @ v)
+        True
+        >>> torch.allclose(J.gradient(), J.transposed(J.residual))
+        True
     """
 
     def __init__(self, coordinates: Coordinates, blocks: Sequence[Block]) -> None:
@@ -130,7 +143,7 @@ def jacobian(
 
     Raises:
         TypeError: if the objective does not offer its residuals.
-        ValueError: if the rows do not belong to the loss, see :func:`check`, or an unknown does not
+        ValueError: if the gradient of the residuals is not that of the loss, or an unknown does not
             enter it.
 
     Examples:

@@ -35,6 +35,8 @@ from kanlib.training.jacobian import POINTS, Block, blocks, half_gradient
 from kanlib.training.rows import Run
 from kanlib.training.tridiagonal import BlockTridiagonal
 
+__all__ = ["GalerkinHierarchy", "hierarchy"]
+
 #: For each fine function the first of r coarse ones, (F,), and its coefficients in them, (F, r).
 Window = tuple[Tensor, Tensor]
 #: Levels of at most this many parameters are solved directly.
@@ -414,6 +416,14 @@ class GalerkinHierarchy:
 
     Raises:
         ValueError: if weights count in the ReLU basis, or a spline layer is altered.
+
+    Examples:
+        >>> from kanlib import KAN, MeanSquaredError
+        >>> x = torch.rand(50, 1, dtype=torch.float64)
+        >>> model = KAN([1, 1], n=32, dtype=torch.float64)
+        >>> levels = hierarchy(model, MeanSquaredError(x, x**2), direct=20)
+        >>> type(levels).__name__, len(levels.levels)
+        ('GalerkinHierarchy', 2)
     """
 
     def __init__(

@@ -21,6 +21,8 @@ from kanlib.training.trainer import Trainer
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+__all__ = ["train_multilevel"]
+
 
 @takes_options
 def train_multilevel(

@@ -20,12 +20,15 @@ from torch.optim import Optimizer
 
 from kanlib.objectives.unknowns import trained
 
-#: L-BFGS as used for the paper's regression, with up to 20 inner iterations an epoch and strong
-#: Wolfe line search (without it some seeds diverge). It stops at torch's absolute tolerances: once
-#: an iteration changes the loss by less than 1e-9, epochs pass without a step.
+__all__ = ["Bindable", "Bound", "lbfgs", "paper_lbfgs"]
+
+#: L-BFGS as used for the paper's regression.
+#: It has up to 20 inner iterations an epoch and strong Wolfe line search, without which some seeds
+#: diverge. It stops at torch's absolute tolerances: once an iteration changes the loss by less than
+#: 1e-9, epochs pass without a step.
 paper_lbfgs = partial(torch.optim.LBFGS, lr=1.0, max_iter=20, line_search_fn="strong_wolfe")
 
-#: The same, but it only stops where nothing changes, so that losses of any size are minimised.
+#: The paper's L-BFGS, but it only stops where nothing changes, and minimises losses of any size.
 lbfgs = partial(paper_lbfgs, tolerance_grad=sys.float_info.min, tolerance_change=sys.float_info.min)
 
 #: The default with mini-batches, whose line searches would compare different functions.
@@ -47,6 +50,17 @@ class Bound(Protocol):
     of the last loss that ``step`` returned, where the objective is
     :class:`kanlib.objectives.mean_squared_error.Summed`; ``param_groups``, as of a torch optimizer,
     tell what it trains beside the model.
+
+    Examples:
+        >>> from kanlib import GaussNewton, MeanSquaredError
+        >>> x = torch.linspace(0, 1, 50, dtype=torch.float64)[:, None]
+        >>> model, data = nn.Linear(1, 1, dtype=torch.float64), MeanSquaredError(x, 2 * x + 1)
+        >>> optimizer = GaussNewton().bind(model, data)
+        >>> isinstance(optimizer, Bound)
+        True
+        >>> before = optimizer.step()
+        >>> float(data(model).detach()) < before / 100
+        True
     """
 
     evaluations: int
@@ -67,7 +81,22 @@ class Bound(Protocol):
 
 @runtime_checkable
 class Bindable(Protocol):
-    """A factory of optimizers that need the model and the objective."""
+    """A factory of optimizers that need the model and the objective.
+
+    Examples:
+        >>> from kanlib import MeanSquaredError, train
+        >>> class LayerwiseSGD:  # each layer has a rate of its own
+        ...     def bind(self, model, objective):
+        ...         rates = [{"params": p, "lr": 0.5 / p.numel()} for p in model.parameters()]
+        ...         return torch.optim.SGD(rates)
+        >>> isinstance(LayerwiseSGD(), Bindable)
+        True
+        >>> x = torch.linspace(0, 1, 50, dtype=torch.float64)[:, None]
+        >>> model, data = nn.Linear(1, 1, dtype=torch.float64), MeanSquaredError(x, 2 * x + 1)
+        >>> run = train(model, data, 100, optimizer=LayerwiseSGD(), progress=False)
+        >>> run.loss < 1e-3
+        True
+    """
 
     def bind(self, model: Any, objective: Any) -> Any:
         """Return an optimizer of the model's parameters that minimises the objective.

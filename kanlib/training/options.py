@@ -17,6 +17,8 @@ from kanlib.training.optimizers import FACTORY, Bindable, OptimizerFactory, adam
 from kanlib.training.runs import State
 from kanlib.training.schedulers import SchedulerFactory
 
+__all__ = ["Options", "Remembering"]
+
 Callback = Callable[[State], object]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -28,7 +30,28 @@ SCHEDULER = (
 
 @runtime_checkable
 class Remembering(Protocol):
-    """A callback with a state, which checkpoints hold, e.g. the best parameters so far."""
+    """A callback with a state, which checkpoints hold, e.g. the best parameters so far.
+
+    Examples:
+        >>> import torch
+        >>> from kanlib import KAN, MeanSquaredError, train
+        >>> class Least:  # the least loss so far
+        ...     loss = float("inf")
+        ...     def __call__(self, state):
+        ...         self.loss = min(self.loss, state.history.loss[-1])
+        ...     def state_dict(self):
+        ...         return {"loss": self.loss}
+        ...     def load_state_dict(self, state):
+        ...         self.loss = state["loss"]
+        >>> least = Least()
+        >>> isinstance(least, Remembering)
+        True
+        >>> x = torch.linspace(0, 1, 50, dtype=torch.float64)[:, None]
+        >>> model = KAN([1, 1], n=4, dtype=torch.float64)
+        >>> run = train(model, MeanSquaredError(x, x**2), 5, callbacks=[least], progress=False)
+        >>> least.loss == min(run.history.loss[:-1])
+        True
+    """
 
     def __call__(self, state: State) -> object:
         """Look at the run after an epoch."""
@@ -81,6 +104,23 @@ class Options:
     Raises:
         TypeError: if an option is of the wrong kind, e.g. an optimizer in place of a function.
         ValueError: if a number is out of range, or ``resume`` has no checkpoint.
+
+    Examples:
+        >>> from functools import partial
+        >>> import torch
+        >>> from kanlib import KAN, MeanSquaredError, train
+        >>> x = torch.linspace(0, 1, 50, dtype=torch.float64)[:, None]
+        >>> run = train(
+        ...     KAN([1, 1], n=4, dtype=torch.float64),
+        ...     MeanSquaredError(x, x**2),
+        ...     4,
+        ...     optimizer=partial(torch.optim.Adam, lr=1e-2),
+        ...     metrics={"end": lambda model: float(model(x[-1:]).detach())},
+        ...     metrics_every=2,
+        ...     progress=False,
+        ... )
+        >>> [row["epoch"] for row in run.history.metrics]
+        [0, 2, 4]
     """
 
     optimizer: Any = None

@@ -30,6 +30,8 @@ from kanlib.objectives.mean_squared_error import evaluated
 from kanlib.objectives.unknowns import trained
 from kanlib.training.runs import EndOfLevel
 
+__all__ = ["QuasiNewton"]
+
 UPDATES = ("bfgs", "ssbroyden")
 #: Constants of sufficient decrease and of curvature in Wolfe's conditions.
 DECREASE, CURVATURE = 1e-4, 0.9

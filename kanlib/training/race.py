@@ -29,6 +29,8 @@ from kanlib.training.schedule import Schedule
 from kanlib.training.stagnation import fresh
 from kanlib.training.trainer import Trainer, check_refined
 
+__all__ = ["race"]
+
 #: The seed of the points on which entrants are compared, where an objective can draw them.
 RANKED = 2**31
 COSTS = ("work", "evaluations", "seconds")

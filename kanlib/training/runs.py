@@ -9,6 +9,8 @@ from typing import Any, Generic, TypeVar
 
 from torch import nn
 
+__all__ = ["EndOfLevel", "Entrant", "History", "Level", "Run", "State", "Stop"]
+
 # The class of the network that is trained, which a run returns.
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -23,6 +25,17 @@ class History:
     by the names of the terms, if the objective has them, as
     :class:`kanlib.objectives.residuals.ResidualLoss` does; ``weights`` has their weights, where a
     balance changes them.
+
+    Examples:
+        >>> import torch
+        >>> from kanlib import KAN, MeanSquaredError, train_multilevel
+        >>> x = torch.linspace(0, 1, 50, dtype=torch.float64)[:, None]
+        >>> model = KAN([1, 1], n=4, dtype=torch.float64)
+        >>> run = train_multilevel(model, MeanSquaredError(x, x**2), [2, 1], progress=False)
+        >>> run.history.level, run.history.epoch
+        ([0, 0, 0, 1, 1], [0, 1, 2, 0, 1])
+        >>> run.history.work
+        [0.0, 1.0, 2.0, 2.0, 4.0]
     """
 
     level: list[int] = field(default_factory=list)
@@ -63,6 +76,15 @@ class Level:
 
     ``steps`` counts the optimizer's steps that changed a parameter, ``idle`` the epochs without.
     ``message`` says why it ended before its last epoch, if it did.
+
+    Examples:
+        >>> import torch
+        >>> from kanlib import KAN, MeanSquaredError, train_multilevel
+        >>> x = torch.linspace(0, 1, 50, dtype=torch.float64)[:, None]
+        >>> model = KAN([1, 1], n=4, dtype=torch.float64)
+        >>> run = train_multilevel(model, MeanSquaredError(x, x**2), [2, 1], progress=False)
+        >>> [(level.n, level.num_parameters, level.work) for level in run.levels]
+        [(4, 7, 2.0), (8, 11, 2.0)]
     """
 
     n: int | None
@@ -85,11 +107,40 @@ class Stop(Exception):
         def until(state):
             if state.history.loss[-1] < 1e-8:
                 raise Stop("the loss is below 1e-8")
+
+    Examples:
+        >>> import torch
+        >>> from kanlib import KAN, MeanSquaredError, train
+        >>> x = torch.linspace(0, 1, 50, dtype=torch.float64)[:, None]
+        >>> def until(state):
+        ...     if state.history.loss[-1] < 1e-3:
+        ...         raise Stop("the loss is below 1e-3")
+        >>> model = KAN([1, 1], n=4, dtype=torch.float64)
+        >>> run = train(model, MeanSquaredError(x, x**2), 50, callbacks=[until], progress=False)
+        >>> run.status
+        'stopped'
+        >>> run.message
+        'the loss is below 1e-3'
     """
 
 
 class EndOfLevel(Stop):
-    """Ends a level before its last epoch; a multilevel run goes on with the next level."""
+    """Ends a level before its last epoch; a multilevel run goes on with the next level.
+
+    Examples:
+        >>> import torch
+        >>> from kanlib import KAN, MeanSquaredError, train_multilevel
+        >>> x = torch.linspace(0, 1, 50, dtype=torch.float64)[:, None]
+        >>> def ten_epochs(state):
+        ...     if state.epoch == 10:
+        ...         raise EndOfLevel("ten epochs are enough")
+        >>> model = KAN([1, 1], n=4, dtype=torch.float64)
+        >>> run = train_multilevel(
+        ...     model, MeanSquaredError(x, x**2), [20, 5], callbacks=[ten_epochs], progress=False
+        ... )
+        >>> [level.epochs for level in run.levels], run.levels[0].message
+        ([10, 5], 'ten epochs are enough')
+    """
 
 
 @dataclass
@@ -99,6 +150,21 @@ class State:
     ``steps`` and ``idle`` count on the present level, as in :class:`Level`; ``work`` and
     ``evaluations`` count from the start. ``ended`` and ``stopped`` are the reasons of the end of a
     level, and of the run, before the last epoch; ``judged`` holds what the level was judged by.
+
+    Examples:
+        >>> import torch
+        >>> from kanlib import KAN, MeanSquaredError, train
+        >>> x = torch.linspace(0, 1, 50, dtype=torch.float64)[:, None]
+        >>> seen = []
+        >>> run = train(
+        ...     KAN([1, 1], n=4, dtype=torch.float64),
+        ...     MeanSquaredError(x, x**2),
+        ...     3,
+        ...     callbacks=[lambda state: seen.append((state.epoch, state.steps, state.work))],
+        ...     progress=False,
+        ... )
+        >>> seen
+        [(1, 1, 1.0), (2, 2, 2.0), (3, 3, 3.0)]
     """
 
     model: Any
@@ -124,6 +190,15 @@ class Entrant:
     ``score`` is what it was ranked by, infinite if it diverged; ``message`` says why the level
     ended before its last epoch, if it did; ``kept`` says whether the network went on, or on the
     last level, whether it won.
+
+    Examples:
+        >>> import torch
+        >>> from kanlib import KAN, MeanSquaredError, race
+        >>> x = torch.linspace(0, 1, 50, dtype=torch.float64)[:, None]
+        >>> starts = [KAN([1, 1], n=4, dtype=torch.float64) for _ in range(3)]
+        >>> run = race(starts, MeanSquaredError(x, x**2), [3, 3], keep=[1], progress=False)
+        >>> [(entrant.level, entrant.kept) for entrant in run.pedigree].count((0, False))
+        2
     """
 
     level: int
@@ -148,6 +223,17 @@ class Run(Generic[Model]):
     belong to the model; in a race it is the winner's own.
 
     To type checkers a run tells the class of its model: training a KAN gives a ``Run[KAN]``.
+
+    Examples:
+        >>> import torch
+        >>> from kanlib import KAN, MeanSquaredError, train_multilevel
+        >>> x = torch.linspace(0, 1, 50, dtype=torch.float64)[:, None]
+        >>> model = KAN([1, 1], n=4, dtype=torch.float64)
+        >>> run = train_multilevel(model, MeanSquaredError(x, x**2), [4, 2], progress=False)
+        >>> run.status, run.work, run.loss < 1e-9
+        ('completed', 8.0, True)
+        >>> type(run.model).__name__, run.model.layers[0].grid.n
+        ('KAN', 8)
     """
 
     model: Model

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from kanlib._checks import as_integer, as_list, shown
 from kanlib.training.stagnation import Stagnation
 
+__all__ = ["Schedule"]
+
 
 @dataclass(frozen=True)
 class Schedule:

@@ -10,6 +10,8 @@ from torch.optim.lr_scheduler import CyclicLR, LinearLR, LRScheduler
 
 from kanlib._checks import as_integer, as_number
 
+__all__ = ["exponential_cycles", "linear_ramp"]
+
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
 
 
@@ -26,6 +28,18 @@ class linear_ramp:  # used as a function
     Raises:
         TypeError: if an argument is not a number, or ``steps`` no integer.
         ValueError: if an argument is out of range, or above the optimizer's rate when used.
+
+    Examples:
+        >>> import torch
+        >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        >>> scheduler = linear_ramp(initial_lr=0.1, steps=3)(optimizer)
+        >>> rates = []
+        >>> for _ in range(5):
+        ...     rates.append(round(optimizer.param_groups[0]["lr"], 4))
+        ...     optimizer.step()
+        ...     scheduler.step()
+        >>> rates
+        [0.1, 0.4, 0.7, 1.0, 1.0]
     """
 
     initial_lr: float
@@ -57,6 +71,18 @@ class exponential_cycles:  # used as a function
     Raises:
         TypeError: if an argument is not a number, or ``steps`` no integer.
         ValueError: if an argument is out of range, or above the optimizer's rate when used.
+
+    Examples:
+        >>> import torch
+        >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        >>> scheduler = exponential_cycles(initial_lr=0.2, steps=2, gamma=0.5)(optimizer)
+        >>> rates = []
+        >>> for _ in range(5):
+        ...     rates.append(round(optimizer.param_groups[0]["lr"], 4))
+        ...     optimizer.step()
+        ...     scheduler.step()
+        >>> rates
+        [0.2, 0.4, 0.4, 0.25, 0.2]
     """
 
     initial_lr: float

@@ -29,6 +29,8 @@ from kanlib.training.multilevel import train_multilevel
 from kanlib.training.runs import Run
 from kanlib.training.schedule import Schedule
 
+__all__ = ["SlabRun", "TimeSlabs", "train_slabs"]
+
 # Function from the interval (low, high) of a slab, and the solution before it or None, to a
 # network and its objective.
 Make = Callable[[tuple[float, float], Any], tuple[nn.Module, Objective]]
@@ -161,6 +163,21 @@ class SlabRun:
     Attributes:
         model: the solution over all slabs.
         runs: the run of each slab.
+
+    Examples:
+        >>> from kanlib import KAN, GaussNewton, HardConditions, ResidualLoss, Term
+        >>> def make(interval, former):  # u' = 1 from u(0) = 0
+        ...     start = {(0, interval[0]): 0.0 if former is None else former}
+        ...     network = KAN([1, 1], n=2, domain=interval, dtype=torch.float64)
+        ...     model = HardConditions.on_box(network, [interval], value=start)
+        ...     line = torch.linspace(*interval, 9, dtype=torch.float64)[:, None]
+        ...     return model, ResidualLoss(slope=Term(lambda u, t: u.d(0) - 1, line))
+        >>> run = train_slabs(make, [0, 1, 2], [3], optimizer=GaussNewton(), progress=False)
+        >>> run.status, len(run.runs)
+        ('completed', 2)
+        >>> end = torch.tensor([[2.0]], dtype=torch.float64)
+        >>> run.model(end).detach().round(decimals=6)
+        tensor([[2.]], dtype=torch.float64)
     """
 
     model: TimeSlabs

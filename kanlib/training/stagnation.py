@@ -9,6 +9,8 @@ from typing import Any
 
 from kanlib._checks import as_integer, as_number, check_types
 
+__all__ = ["Stagnation"]
+
 #: The seed of the points on which levels are judged; a race ranks its networks on others.
 JUDGED = 2**31 + 1
 

@@ -46,6 +46,8 @@ with warnings.catch_warnings():  # a notebook without ipywidgets gets no bar, an
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+__all__ = ["train"]
+
 #: A loss that is larger than its first value, than its lowest and than 1 by this factor is
 #: divergence.
 DIVERGENCE_FACTOR = 1e6

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+__all__ = ["BlockTridiagonal"]
+
 
 class BlockTridiagonal:
     """The factors of a symmetric positive definite block tridiagonal matrix.

@@ -25,6 +25,8 @@ from kanlib.splines.bspline import greville
 from kanlib.splines.knots import KnotGrid
 from kanlib.viz.colors import BASIS_COLORS, GREY, ORANGE
 
+__all__ = ["draw_network"]
+
 MOST_EDGES = 24
 """Edges of a layer that can still be told apart."""
 POINTS = 61

@@ -10,6 +10,8 @@ from kanlib._checks import check_option
 from kanlib.training.runs import History, Run
 from kanlib.viz.colors import CURVES, GREY
 
+__all__ = ["draw_history"]
+
 AXES = {"work": "work (coarse epochs)", "evaluations": "evaluations", "seconds": "seconds"}
 
 

@@ -14,6 +14,8 @@ from kanlib._checks import as_integer, as_interval, as_list, as_number, check_fu
 from kanlib.objectives.residuals import Term
 from kanlib.viz.colors import CURVES, GREY
 
+__all__ = ["draw_solution"]
+
 #: Colour scales, which for errors have white in the middle.
 SCALES = {"solution": "Viridis", "error": "RdBu", "residual": "RdBu"}
 

@@ -89,16 +89,22 @@ def test_plotly_js_is_that_of_the_plotly_package():
 def test_scripts_are_deferred_once_and_large_ones_come_last():
     tags = [
         'src="x/fontawesome.js?v=1"',
+        f'src="{assets.PLOTLY}"',
         'src="a.js"',
         "",
-        'src="plotly-x.js" defer',
         'src="tex-chtml.js"',
     ]
-    page = "<head>" + "".join(f"<script {tag}></script>" for tag in tags) + "</head><body></body>"
+    page = (
+        "<head>"
+        + "".join(f"<script {tag}></script>" for tag in tags)
+        + "</head><body><script src='b.js'></script></body>"
+    )
     once = assets.defer(page)
     assert assets.defer(once) == once
-    assert once.count("defer") == 2
-    assert once.index("plotly-x.js") < once.index('load(["tex-chtml.js", "x/fontawesome.js?v=1"])')
+    assert once.count("defer") == 3
+    assert once.index("a.js") < once.index("b.js") < once.index(assets.PLOTLY)
+    assert once.index(assets.PLOTLY) < once.index("</head>")
+    assert once.index(assets.PLOTLY) < once.index('load(["tex-chtml.js", "x/fontawesome.js?v=1"])')
     assert once.count("fontawesome") == once.count("tex-chtml") == 1
 
 

@@ -12,7 +12,7 @@ def test_figure_brings_its_scripts_and_asks_for_nothing(name):
     html = live(name, alt="A figure.", seed=1).data
     for part in PARTS[name]:
         assert source(part) in html
-    assert html.count("</script>") == 1
+    assert re.findall("<script[^>]*>", html) == ["<script>"]  # a module would wait for all others
     addresses = set(re.findall(r"\w+://[^\s\"']+", html))
     assert addresses <= {"http://www.w3.org/2000/svg"}
     assert len(html) < 40_000

@@ -6,9 +6,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import faults
+import nbformat
 import pytest
 from built import BUILD, HTML, WIDTHS, executed, pages, stem
+from extensions import extension
 
+downloads = extension("book_downloads")
+WHEELS = sorted(file.name for file in (HTML / "_wheels").glob("*.whl"))
 MOST_BYTES = 1.5e6
 THEMES = ("light", "dark")
 
@@ -73,7 +77,12 @@ def test_page_offers_its_notebook_without_and_with_outputs(path):
     text = path.read_text()
     for folder in ("_sources", "_executed"):
         assert f'href="../{folder}/book/{path.stem}.ipynb"' in text
-        assert (HTML / folder / "book" / f"{path.stem}.ipynb").exists()
+        file = HTML / folder / "book" / f"{path.stem}.ipynb"
+        cells = nbformat.read(file, as_version=4).cells
+        assert cells[1].source == downloads.INSTALL.format(files=" ".join(f"./{w}" for w in WHEELS))
+    assert [name.split("-")[0] for name in WHEELS] == ["kanbook", "kanlib"]
+    for name in WHEELS:
+        assert f'href="../_wheels/{name}"' in text
 
 
 @pytest.mark.parametrize("path", pages(), ids=stem)

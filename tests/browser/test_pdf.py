@@ -9,8 +9,11 @@ from scripts.pdf import pages, printed
 
 def test_pages_are_those_of_the_table_of_contents(tmp_path):
     toc = tmp_path / "_toc.yml"
-    toc.write_text("root: book/a\nparts:\n  - chapters: [{file: book/c}, {file: book/b}]\n")
-    assert pages(toc) == ["book/a", "book/c", "book/b"]
+    toc.write_text(
+        "root: book/a\nparts:\n"
+        "  - chapters: [{file: book/c, sections: [{file: book/d}]}, {file: book/b}]\n"
+    )
+    assert pages(toc) == ["book/a", "book/c", "book/d", "book/b"]
 
 
 def test_pages_are_printed_in_their_order_with_bookmarks(browser, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ SEARCHED = """(async () => {
 FOUND = {
     "prolongation": "book/04-2-transfer-operators.html",
     "prolongations": "book/04-2-transfer-operators.html",
-    "KnotGrid": "book/api.html#kanlib.splines.knots.KnotGrid",
+    "KnotGrid": "book/api-splines.html#kanlib.splines.knots.KnotGrid",
     "truncated power": "book/02-1-change-of-basis.html",
 }
 EVERYWHERE = [*FOUND, "zxqplanted"]

@@ -171,7 +171,6 @@ def test_exported_program_holds_plain_operators_and_takes_any_batch(strict, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:`isinstance:FutureWarning")  # of torch, about torch
 @pytest.mark.skipif(shutil.which("g++") is None, reason="it compiles C++")
 def test_compiled_program_of_aotinductor_is_the_network(tmp_path):
     model = KAN([2, 2, 1], n=3, init_scale=1.0, **F64).eval()
@@ -185,7 +184,6 @@ def test_compiled_program_of_aotinductor_is_the_network(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:`isinstance:FutureWarning")  # of torch, about torch
 @pytest.mark.parametrize("name", ["single", "pykan"])
 def test_onnx_agrees_in_values_and_first_derivatives(name, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
@@ -205,7 +203,6 @@ def test_onnx_agrees_in_values_and_first_derivatives(name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:`isinstance:FutureWarning")  # of torch, about torch
 def test_onnx_of_the_exporter_of_torch_needs_no_setting(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     model, x = KAN([2, 3, 1], basis="relu").eval(), points(20, torch.float32)

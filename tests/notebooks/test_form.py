@@ -33,7 +33,7 @@ BEYOND = [
 ]
 REFERENCE = [
     *["figures", "results", "errata", "claims", "provenance"],
-    *["api", "api-training", "contributing", "glossary", "bibliography"],
+    *["api", "contributing", "glossary", "bibliography"],
 ]
 SECTIONS = "1 2.1 2.2 2.3 3 4.1 4.2 4.3 5.1 5.2.1 5.2.2 5.2.3 6 A B C D E P.1 P.2 P.3".split()
 DRAFT = """\

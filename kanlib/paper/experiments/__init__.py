@@ -19,6 +19,7 @@ from kanlib.paper.experiments.cases import Case, Experiment, PDECase
 
 __all__ = ["EXPERIMENTS", "Case", "Experiment", "PDECase", "find_case", "find_experiment"]
 
+#: The experiments by name.
 EXPERIMENTS: dict[str, Experiment] = {
     "regression": regression.EXPERIMENT,
     "poisson": poisson.EXPERIMENT,
@@ -33,14 +34,24 @@ EXPERIMENTS: dict[str, Experiment] = {
 
 
 def find_experiment(name: str) -> Experiment:
-    """Return an experiment by name, or raise ValueError that names the known ones."""
+    """Return an experiment by name, or raise ValueError that names the known ones.
+
+    Examples:
+        >>> find_experiment("regression").source
+        'Table 2'
+    """
     if name not in EXPERIMENTS:
         raise ValueError(f"experiment must be one of {sorted(EXPERIMENTS)}, got {name!r}")
     return EXPERIMENTS[name]
 
 
 def find_case(experiment: str, name: str) -> Any:
-    """Return a case by name, or raise ValueError that names the known ones."""
+    """Return a case by name, or raise ValueError that names the known ones.
+
+    Examples:
+        >>> find_case("regression", "spline-multilevel").epochs
+        (32, 16, 8, 4)
+    """
     cases = find_experiment(experiment).cases
     if name not in cases:
         raise ValueError(f"case of {experiment} must be one of {', '.join(cases)}; got {name!r}")

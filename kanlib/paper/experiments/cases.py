@@ -28,6 +28,12 @@ class Case:
         mlp: whether the network is an MLP.
         tight: whether L-BFGS goes on below torch's default tolerances.
         paper: the paper's mean and standard deviation, if it has this row.
+
+    Examples:
+        >>> from kanlib.paper.experiments import find_case
+        >>> case = find_case("regression", "spline-fine")
+        >>> case.description, case.start_level
+        ('spline basis, n = 40, 16 epochs', 3)
     """
 
     description: str
@@ -47,13 +53,19 @@ class PDECase:
         description: one line for readers.
         network: keyword arguments of KAN, or of MLP if ``mlp`` is true.
         epochs: as in :class:`Case`.
-        training: keyword arguments of :func:`kanlib.paper.experiments.pdes.training`.
+        training: keyword arguments of ``kanlib.paper.experiments.pdes.training``.
         problem: keyword arguments of the problem.
         start_level: as in :class:`Case`.
         mlp: whether the network is an MLP.
         calibrate: whether the leading linear map is rescaled to cover the splines.
         keep: whether the record keeps the weights at the end of each level, of the first seed.
         paper: as in :class:`Case`.
+
+    Examples:
+        >>> from kanlib.paper.experiments import find_case
+        >>> case = find_case("poisson", "spline-multilevel")
+        >>> case.epochs
+        (1250, 1250, 1250, 1250)
     """
 
     description: str
@@ -83,6 +95,11 @@ class Experiment:
         seeds: the seeds of the full experiment.
         execute: function that runs one case and returns the run, its metrics and its solutions.
         labels: what a report prints before each metric.
+
+    Examples:
+        >>> from kanlib.paper.experiments import EXPERIMENTS
+        >>> EXPERIMENTS["regression"].seeds
+        (1234, 1235, 1236, 1237, 1238)
     """
 
     title: str

@@ -14,6 +14,8 @@ from kanlib.objectives.attention import Attention
 from kanlib.objectives.residuals import ResidualLoss, Term
 from kanlib.objectives.samplers import Sampler
 
+__all__ = ["Problem", "relative_error"]
+
 
 class Problem:
     """A PDE problem: equations, their points and weights, and a solution to compare with.
@@ -24,6 +26,14 @@ class Problem:
         weights: the weight of each term.
         error_points: points (N, 2) of a fine grid.
         reference: the solution there, (N, 1).
+
+    Examples:
+        >>> from kanlib.paper.problems.burgers import Burgers
+        >>> problem = Burgers(nx=16, nt=8)
+        >>> isinstance(problem, Problem), sorted(problem.equations)
+        (True, ['boundary', 'initial', 'volume'])
+        >>> problem.error(nn.Linear(2, 1, dtype=torch.float64)) > 0
+        True
     """
 
     equations: dict[str, Callable[..., Term]]
@@ -66,10 +76,15 @@ class Problem:
 
 
 def relative_error(value: Tensor, reference: Tensor) -> float:
-    """Return |value - reference| / |reference| in the Euclidean norm.
+    """Return the Euclidean norm of value - reference over that of reference.
 
     Raises:
         ValueError: if the shapes differ, which would compare all values with all others.
+
+    Examples:
+        >>> value, reference = torch.tensor([[3.0, 5.0], [3.0, 4.0]], dtype=torch.float64)
+        >>> relative_error(value, reference)
+        0.2
     """
     if value.shape != reference.shape:
         raise ValueError(

@@ -33,6 +33,8 @@ from kanlib.nn.jets import Jet
 from kanlib.objectives.residuals import Term
 from kanlib.paper.problems import Problem, as_seed
 
+__all__ = ["AllenCahn", "reference", "volume_residual"]
+
 DIFFUSION = 1e-4
 #: Rate at which a small disturbance of the state 0 grows.
 GROWTH = 5.0
@@ -78,6 +80,13 @@ def reference(modes: int = 2000, steps: int = 500) -> NDArray[np.float64]:
     Raises:
         TypeError: if a number is no integer.
         ValueError: if it is no such multiple.
+
+    Examples:
+        >>> found = reference(modes=500, steps=100)
+        >>> found.shape
+        (501, 101)
+        >>> round(float(found.min()), 2), round(float(found.max()), 2)
+        (-1.0, 0.99)
     """
     for name, number, factor in (("modes", modes, 500), ("steps", steps, 100)):
         if as_integer(name, number, factor) % factor:
@@ -124,7 +133,15 @@ def right_side(u: Tensor, u_xx: Tensor) -> Tensor:
 
 
 def volume_residual(u: Jet, sign: str = "standard") -> Tensor:
-    """Return u_t - (epsilon u_xx - 5 u^3 + 5 u), or with the printed sign u_t + (...)."""
+    """Return u_t - (epsilon u_xx - 5 u^3 + 5 u), or with the printed sign u_t + (...).
+
+    Examples:
+        >>> u = torch.tensor([0.5, 0.0, 0.0, 0.0], dtype=torch.float64)[:, None, None]  # u = 1/2
+        >>> volume_residual(Jet(u, 2, [(0, 0)]))
+        tensor([[-1.8750]], dtype=torch.float64)
+        >>> volume_residual(Jet(u, 2, [(0, 0)]), sign="printed")
+        tensor([[1.8750]], dtype=torch.float64)
+    """
     right = right_side(u.value, u.d(0, 0))
     return u.d(1) - right if sign == "standard" else u.d(1) + right
 
@@ -144,6 +161,11 @@ class AllenCahn(Problem):
     Raises:
         TypeError: if an argument has the wrong type.
         ValueError: if an argument is out of range.
+
+    Examples:
+        >>> problem = AllenCahn(points=100)
+        >>> {name: len(points) for name, points in problem.points.items()}
+        {'volume': 100, 'initial': 501}
     """
 
     def __init__(

@@ -35,6 +35,8 @@ from kanlib.nn.jets import Jet
 from kanlib.objectives.residuals import Term
 from kanlib.paper.problems import Problem
 
+__all__ = ["Poisson", "exact", "flux_jump", "volume_residual"]
+
 LEVEL_SETS = ("abs", "relu", "step", "none")
 #: The error is measured on a grid of this many points in each direction.
 ERROR_POINTS = 201
@@ -47,7 +49,12 @@ def right(points: Tensor) -> Tensor:
 
 
 def exact(points: Tensor) -> Tensor:
-    """Return the solution at points (N, 2), of shape (N, 1)."""
+    """Return the solution at points (N, 2), of shape (N, 1).
+
+    Examples:
+        >>> exact(torch.tensor([[0.25, 0.5]], dtype=torch.float64))
+        tensor([[-1.]], dtype=torch.float64)
+    """
     x, y = points[:, :1], points[:, 1:]
     wave = torch.where(right(points), 2.0, 1.0).to(points)
     return torch.sin(wave * math.pi * x) * torch.sin(3 * math.pi * y)
@@ -65,12 +72,26 @@ def source(points: Tensor) -> Tensor:
 
 
 def volume_residual(u: Jet, points: Tensor) -> Tensor:
-    """Return epsilon (u_xx + u_yy) - f at the points, away from the interface."""
+    """Return epsilon (u_xx + u_yy) - f at the points, away from the interface.
+
+    Examples:
+        >>> x = torch.tensor([[-0.25, 0.5]], dtype=torch.float64)
+        >>> u = exact(x)  # sin(pi x) sin(3 pi y) on the left
+        >>> channels = torch.stack([u, 0 * u, 0 * u, -(math.pi**2) * u, -9 * math.pi**2 * u])
+        >>> volume_residual(Jet(channels, 2, [(0, 0), (1, 1)]), x).abs() < 1e-12
+        tensor([[True]])
+    """
     return coefficient(points) * (u.d(0, 0) + u.d(1, 1)) - source(points)
 
 
 def flux_jump(left: Jet, right: Jet) -> Tensor:
-    """Return the jump of epsilon u_x across x = 0, from jets taken on its two sides."""
+    """Return the jump of epsilon u_x across x = 0, from jets taken on its two sides.
+
+    Examples:
+        >>> left = torch.tensor([0.0, 1.0])[:, None, None]  # value and slope in x
+        >>> flux_jump(Jet(left, 1), Jet(2 * left, 1))  # the flux is continuous, the slope is not
+        tensor([[0.]])
+    """
     return left.d(0) - 0.5 * right.d(0)
 
 
@@ -90,6 +111,13 @@ class Poisson(Problem):
     Raises:
         TypeError: if an argument has the wrong type.
         ValueError: if an argument is out of range.
+
+    Examples:
+        >>> problem = Poisson(cells=10)
+        >>> {name: len(points) for name, points in problem.points.items()}
+        {'volume': 81, 'boundary': 40, 'interface': 9}
+        >>> problem.inputs(torch.tensor([[-0.5, 0.2]], dtype=torch.float64))
+        tensor([[-0.5000,  0.2000,  0.5000]], dtype=torch.float64)
     """
 
     def __init__(

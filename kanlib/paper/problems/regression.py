@@ -20,6 +20,8 @@ from torch import Tensor
 from kanlib._checks import as_integer, check_factory, check_tensor
 from kanlib.paper.problems import as_seed
 
+__all__ = ["Regression", "regression", "target"]
+
 ANGLE = 0.175
 LOW, HIGH = 0.0001, 0.9999
 #: Added to the seed of a training set to get that of its test set.
@@ -38,6 +40,10 @@ def target(points: Tensor) -> Tensor:
     Raises:
         TypeError: if the points are no floating-point tensor.
         ValueError: if they are not in the plane.
+
+    Examples:
+        >>> target(torch.zeros(1, 2, dtype=torch.float64))
+        tensor([[1.]], dtype=torch.float64)
     """
     check_tensor("points", points, 2)
     cosine, sine = math.cos(ANGLE), math.sin(ANGLE)
@@ -63,6 +69,13 @@ class Regression:
         y_test: scaled test targets (N_test, 1).
         offset: smallest raw training target.
         scale: range of the raw training targets; raw = offset + scale * scaled.
+
+    Examples:
+        >>> data = regression(num_points=100, num_test=50)
+        >>> data.x.shape, data.y_test.shape
+        (torch.Size([100, 2]), torch.Size([50, 1]))
+        >>> torch.allclose(data.offset + data.scale * data.y, target(data.x))
+        True
     """
 
     x: Tensor
@@ -93,6 +106,11 @@ def regression(
     Raises:
         TypeError: if an argument has the wrong type.
         ValueError: if a size is too small or the seed is no integer from 0 to 2**62.
+
+    Examples:
+        >>> data = regression(seed=1, num_points=100)
+        >>> float(data.y.min()), float(data.y.max())
+        (0.0, 1.0)
     """
     seed = as_seed(seed)
     num_points = as_integer("num_points", num_points, 2)
