@@ -171,8 +171,19 @@ def texts(page: Path) -> list[str]:
 
 
 def sentences(source: str) -> list[str]:
-    """Return the sentences in code: captions, text alternatives and Markdown, … for a value."""
-    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    """Return the sentences in code: captions, text alternatives and Markdown, … for a value.
+
+    Also those in functions that return the findings of an explorer.
+    """
+    tree = ast.parse(source)
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    named = {
+        each.value.id
+        for call in calls
+        for each in call.keywords
+        if each.arg == "finding" and isinstance(each.value, ast.Name)
+    }
+    functions = [node for node in ast.walk(tree) if getattr(node, "name", "") in named]
     return [
         typed(node)
         for call in calls
@@ -180,7 +191,21 @@ def sentences(source: str) -> list[str]:
             *(each.value for each in call.keywords if each.arg in ("alt", "caption")),
             *(call.args if getattr(call.func, "id", "") == "Markdown" else []),
         ]
+    ] + [
+        text
+        for function in functions
+        for text in map(typed, strings(function))
+        if text not in (ast.get_docstring(function), "")
     ]
+
+
+def strings(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield the strings in code that are no parts of others."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.JoinedStr) or isinstance(getattr(child, "value", None), str):
+            yield child
+        else:
+            yield from strings(child)
 
 
 def typed(node: ast.AST) -> str:

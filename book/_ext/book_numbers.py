@@ -5,13 +5,12 @@ What cells print and what records hold stays as it is, and so does code.
 
 from __future__ import annotations
 
-import re
-
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
 
-NUMBER = re.compile(r"(?<![\w.])(-?\d+(?:\.\d+)?)e([+-]?\d+)(?![\w.]*\w)")
+from kanbook.numbers import NUMBER
+
 KEPT = (
     *(nodes.literal, nodes.literal_block, nodes.math, nodes.math_block, nodes.raw, nodes.comment),
     addnodes.desc_signature,

@@ -8,12 +8,18 @@ Usage, as the last expression of a cell::
         ...
         return fig
 
+    def finding(r, n, basis):         # the same → a sentence, its numbers computed
+        return f"With n = {n} the error is {error[r, n, basis]:.1e}."
+
     explorer(
         figure,
+        finding=finding,
         alt="The basis functions of order {r} on {n} intervals, {basis} basis.",
         r=[1, 2, 3, 4], n=[5, 10, 20], basis=["spline", "relu"],       # one control each
         initial={"r": r, "n": n, "basis": basis},
     )
+
+The caption states the finding of the figure shown; the text alternative describes the figure.
 
 With ``play="level"`` a button moves the slider of that name through its values, one every `pause`
 milliseconds.
@@ -39,6 +45,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from kanbook.figures import CONFIG, mimebundle, with_height, with_log_ticks
+from kanbook.numbers import readable
 
 PAUSE = 1200
 """Milliseconds that a frame is shown when one control is played, unless `explorer` is told."""
@@ -66,10 +73,11 @@ SCRIPT = """\
         control.nextElementSibling.textContent = text;
       }
     });
-    const {data, layout, alt} = store.frames[at], plot = root.querySelector("[role=img]");
+    const {data, layout, alt, finding} = store.frames[at];
+    const plot = root.querySelector("[role=img]");
     Plotly.react(plot, read(data), read(layout), store.config);
     plot.setAttribute("aria-label", alt);
-    root.querySelector("[aria-live]").textContent = alt;
+    root.querySelector("[aria-live]").textContent = finding;
   };
   controls.forEach((control) => control.addEventListener("input", draw));
   const button = root.querySelector("button");
@@ -96,6 +104,7 @@ SCRIPT = """\
 def explorer(
     figure: Callable[..., go.Figure],
     *,
+    finding: Callable[..., str],
     alt: str,
     initial: Mapping[str, Any] | None = None,
     play: str | None = None,
@@ -106,6 +115,9 @@ def explorer(
 
     Args:
         figure: called with one keyword argument for each control; returns a plotly figure.
+        finding: called with the same arguments; returns what the figure of this choice shows, a
+            sentence whose numbers are computed. It is the caption, where ``1.3e-02`` is written as
+            one reads it.
         alt: text alternative of the figure, in which ``{name}`` stands for a control's value.
         initial: values to start from, by control; others start from the first.  A value that the
             list of its control lacks is added to it.
@@ -118,10 +130,10 @@ def explorer(
         The explorer, which a notebook displays.
 
     Raises:
-        ValueError: if there is no control, one without values, `initial` names another one, or
-            `play` is not the name of a slider.
+        ValueError: if there is no control, one without values, `initial` names another one, `play`
+            is not the name of a slider, or a finding is blank.
     """
-    return Explorer(figure, alt, dict(initial or {}), controls, play, pause)
+    return Explorer(figure, finding, alt, dict(initial or {}), controls, play, pause)
 
 
 class Explorer:
@@ -131,11 +143,13 @@ class Explorer:
         values: the values of each control, by name.
         initial: the values shown first, by name.
         frames: the figure of every combination of values, in the order of `values`.
+        findings: what each of them shows.
     """
 
     def __init__(
         self,
         figure: Callable[..., go.Figure],
+        finding: Callable[..., str],
         alt: str,
         initial: dict[str, Any],
         controls: Mapping[str, Sequence[Any]],
@@ -155,6 +169,7 @@ class Explorer:
             sliders = [name for name, values in controls.items() if _is_numeric(values)]
             raise ValueError(f"play = {play!r}: expected a control of numbers, one of {sliders}")
         self.figure = figure
+        self.finding = finding
         self.alt = alt
         self.play = play
         self.pause = pause
@@ -169,6 +184,16 @@ class Explorer:
             key: figure(**dict(zip(self.values, key, strict=True)))
             for key in product(*self.values.values())
         }
+        self.findings = {
+            key: self._found(dict(zip(self.values, key, strict=True))) for key in self.frames
+        }
+
+    def _found(self, values: dict[str, Any]) -> str:
+        """Return the caption of a choice."""
+        text = readable(self.finding(**values))
+        if not text.strip():
+            raise ValueError(f"finding returns {text!r} for {values}: expected a sentence")
+        return text
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         bundle: dict[str, Any] = self.widget()._repr_mimebundle_()
@@ -183,7 +208,8 @@ class Explorer:
             values = {name: box.value for name, box in boxes.items()}
             bundle = mimebundle(self.figure(**values), self.alt.format(**values))
             shown = {"output_type": "display_data", "data": bundle, "metadata": {}}
-            output.outputs = (shown,)
+            caption = {"output_type": "stream", "name": "stdout", "text": self._found(values)}
+            output.outputs = (shown, caption)
 
         for box in boxes.values():
             box.observe(draw, names="value")
@@ -211,7 +237,8 @@ class Explorer:
         for key, fig in self.frames.items():
             alt = self.alt.format(**dict(zip(self.values, key, strict=True)))
             shown = with_height(json.loads(with_log_ticks(fig).to_json()))
-            frames.append({**store.shorten(shown), "alt": alt})
+            texts = {"alt": alt, "finding": self.findings[key]}
+            frames.append({**store.shorten(shown), **texts})
         data = {
             "values": [[str(value) for value in values] for values in self.values.values()],
             "shared": store.parts,

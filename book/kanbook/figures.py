@@ -19,9 +19,11 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 import plotly.io as pio
 from IPython.display import Markdown, display
@@ -36,6 +38,10 @@ from kanlib.viz.colors import PINK as PINK
 from kanlib.viz.colors import PURPLE as PURPLE
 from kanlib.viz.colors import SKY as SKY
 from kanlib.viz.colors import VERMILLION as VERMILLION
+from kanlib.viz.solutions import contour_lines
+
+BASIS_NAMES = {"spline": "spline", "relu": "ReLU"}
+"""How a text writes the bases."""
 
 SCHEDULE_COLORS = {
     "multilevel": BLUE,
@@ -229,6 +235,99 @@ def show(fig: go.Figure, alt: str, caption: str = "") -> None:
     display(mimebundle(fig, alt), raw=True)
     if caption:
         display(Markdown(caption))
+
+
+def power_ticks(powers: Sequence[int]) -> dict[str, Any]:
+    """Return where a scale of powers of ten has labels, and the labels.
+
+    >>> power_ticks([-2, 0])
+    {'tickvals': [-2, 0], 'ticktext': ['10<sup>−2</sup>', '1']}
+    """
+    labels = [f"10<sup>{k}</sup>".replace("-", "−") if k else "1" for k in powers]
+    return {"tickvals": [*powers], "ticktext": labels}
+
+
+def add_map(
+    fig: go.Figure,
+    x: Any,
+    y: Any,
+    values: Any,
+    *,
+    title: str,
+    limits: tuple[float, float] | None = None,
+    powers: tuple[int, int] | None = None,
+    over: Any = None,
+    lines: int = 2,
+    row: int | None = None,
+    col: int | None = None,
+    colorbar: dict[str, Any] | None = None,
+) -> go.Figure:
+    """Add a heat map of a field to a figure: its values, or their sizes by powers of ten.
+
+    Args:
+        fig: the figure.
+        x: places (M,) along the horizontal axis.
+        y: places (N,) along the vertical axis.
+        values: the field, (N, M).
+        title: what the colour bar is called.
+        limits: values at the ends of the colours; red below and blue above their middle.
+        powers: in place of limits, powers of ten at the ends, of the absolute values.
+        over: a function (N, M) whose lines lie over the map, such as the solution over its error.
+        lines: number of values that have lines.
+        row: row of the panel.
+        col: column of the panel.
+        colorbar: options of the colour bar; None of them moves it.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: if not just one of limits and powers is given.
+
+    >>> fig = add_map(go.Figure(), [0, 1], [0], [[1e-3, -0.1]], title="error", powers=(-2, 0))
+    >>> fig.data[0].z.tolist(), fig.data[0].colorbar.ticktext
+    ([[-2.0, -1.0]], ('10<sup>−2</sup>', '10<sup>−1</sup>', '1'))
+    """
+    field, places = np.asarray(values, dtype=float), {"row": row, "col": col}
+    if (limits is None) == (powers is None):
+        raise ValueError(f"expected limits or powers, got limits = {limits}, powers = {powers}")
+    bar: dict[str, Any] = {"title": title, "thickness": 12}
+    low, high = limits or powers or (0, 0)
+    if powers is not None:
+        field = np.log10(np.maximum(np.abs(field), 10.0 ** powers[0]))
+        step = math.ceil((powers[1] - powers[0]) / MOST_LABELS)
+        bar |= power_ticks([*range(powers[0], powers[1] + 1, step)])
+    fig.add_heatmap(
+        x=np.asarray(x, dtype=np.float32),
+        y=np.asarray(y, dtype=np.float32),
+        z=field.astype(np.float32),
+        zmin=low,
+        zmax=high,
+        colorscale="Viridis" if limits is None else "RdBu",
+        colorbar={**bar, **(colorbar or {})},
+        **places,
+    )
+    for line in [] if over is None else contour_lines(x, y, over, lines):
+        fig.add_trace(line, **places)
+    return fig
+
+
+def as_bytes(trace: go.Heatmap) -> None:
+    """Store a heat map with a byte for each point, a quarter of its size, and no values to hover.
+
+    Args:
+        trace: a map with the ends of its scale, and with labels at chosen places; it is changed.
+
+    >>> trace = go.Heatmap(z=[[-1.0, 0.0, 3.0]], zmin=-1, zmax=1, colorbar_tickvals=[0])
+    >>> as_bytes(trace)
+    >>> trace.z.tolist(), trace.colorbar.tickvals
+    ([[0, 128, 255]], (127.5,))
+    """
+    low, unit = trace.zmin, (trace.zmax - trace.zmin) / 255
+    trace.z = np.clip(np.rint((np.asarray(trace.z) - low) / unit), 0, 255).astype(np.uint8)
+    trace.colorbar.ticktext = trace.colorbar.ticktext or trace.colorbar.tickvals
+    trace.colorbar.tickvals = [(value - low) / unit for value in trace.colorbar.tickvals]
+    trace.zmin, trace.zmax, trace.hoverinfo = 0, 255, "skip"
 
 
 def table(rows: list[dict[str, Any]]) -> Markdown:

@@ -50,7 +50,8 @@ def draw_solution(
         names: names of the coordinates, for axes and legend, e.g. ("x", "t").
 
     Returns:
-        A figure with the panels "solution", "error" and "residual", those that are known.
+        A figure with the panels "solution", "error" and "residual", those that are known. Maps of
+        error and residual have lines of the solution, so that one sees where they are large.
 
     Raises:
         TypeError: if an argument is of the wrong kind.
@@ -61,7 +62,7 @@ def draw_solution(
     Examples:
         >>> from kanlib import KAN
         >>> fig = draw_solution(KAN([2, 3, 1]), [(0, 1), (0, 1)], reference=lambda x: x[:, 0])
-        >>> [trace.name for trace in fig.data]
+        >>> [trace.name for trace in fig.data if trace.type == "heatmap"]
         ['solution', 'error']
     """
     intervals = [as_interval(f"box[{i}]", each) for i, each in enumerate(_box(box))]
@@ -92,7 +93,56 @@ def draw_solution(
     grids = {name: values.reshape(shape).movedim(0, -1).tolist() for name, values in panels.items()}
     if len(axes) == 1 or cuts:
         return _curves(grids, axes[0].tolist(), cuts, labels)
-    return _maps({name: grids[name] for name in SCALES if name in grids}, axes, labels)
+    return _maps(grids, axes, labels)
+
+
+def contour_lines(x: Any, y: Any, values: Any, count: int = 7) -> list[go.Contour]:
+    """Return lines along which a function is constant, to lay over a map of something else.
+
+    Each line is dark with a light one on top, which stands out on every colour. Lines are at equal
+    steps between the smallest and the largest value, where there are none.
+
+    Args:
+        x: places (M,) along the horizontal axis.
+        y: places (N,) along the vertical axis.
+        values: values (N, M) of the function.
+        count: number of values that have lines, at least 1.
+
+    Returns:
+        Traces for a figure; none if the function is constant.
+
+    Raises:
+        TypeError: if ``count`` is not an integer.
+        ValueError: if the shapes do not fit, or ``count`` is below 1.
+
+    Examples:
+        >>> [trace.contours.size for trace in contour_lines([0, 1], [0, 1], [[0, 1], [2, 4]], 3)]
+        [1.0, 1.0]
+    """
+    lines = as_integer("count", count, 1)
+    places = [torch.as_tensor(axis, dtype=torch.float32) for axis in (x, y)]
+    field = torch.as_tensor(values, dtype=torch.float32)
+    expected = tuple(axis.numel() for axis in reversed(places))
+    if field.shape != expected:
+        raise ValueError(f"values must be {expected}, a row for each y, got {tuple(field.shape)}")
+    low, high = (float(end) for end in field.aminmax())
+    step = (high - low) / (lines + 1)
+    if not step > 0:
+        return []
+    levels = {"start": low + step, "end": high - step / 2, "size": step, "coloring": "none"}
+    return [
+        go.Contour(
+            x=places[0].numpy(),
+            y=places[1].numpy(),
+            z=field.numpy(),
+            contours=levels,
+            line={"color": color, "width": width},
+            showscale=False,
+            showlegend=False,
+            hoverinfo="skip",
+        )
+        for color, width in (("rgba(0, 0, 0, 0.5)", 2.5), ("rgba(255, 255, 255, 0.8)", 1))
+    ]
 
 
 def _box(box: Any) -> list[Any]:
@@ -171,19 +221,21 @@ def _curves(
 
 def _maps(grids: dict[str, Any], axes: list[Tensor], labels: Sequence[str]) -> go.Figure:
     """Return one map below the other."""
-    gap, count = 0.12, len(grids)
-    titles = [*grids] if count > 1 else None
+    names = [name for name in SCALES if name in grids]
+    gap, count = 0.12, len(names)
+    titles = names if count > 1 else None
     fig = make_subplots(
         rows=count, cols=1, subplot_titles=titles, vertical_spacing=gap, shared_xaxes=True
     )
     height = (1 - gap * (count - 1)) / count
-    for row, (name, values) in enumerate(grids.items(), start=1):
+    over = contour_lines(axes[0], axes[1], grids.get("reference", grids["solution"]))
+    for row, name in enumerate(names, start=1):
         middle = 1 - (row - 1) * (height + gap) - height / 2
         signed = {} if name == "solution" else {"zmid": 0.0}
         fig.add_heatmap(
             x=axes[0].tolist(),
             y=axes[1].tolist(),
-            z=values,
+            z=grids[name],
             name=name,
             colorscale=SCALES[name],
             colorbar={"y": middle, "len": height, "thickness": 12, "exponentformat": "power"},
@@ -191,5 +243,7 @@ def _maps(grids: dict[str, Any], axes: list[Tensor], labels: Sequence[str]) -> g
             col=1,
             **signed,
         )
+        for line in over if signed else []:
+            fig.add_trace(line, row=row, col=1)
     fig.update_xaxes(title=labels[0], row=count).update_yaxes(title=labels[1])
     return fig.update_layout(height=max(360, 260 * count))

@@ -19,10 +19,15 @@ def waves(r: int, basis: str) -> go.Figure:
     return go.Figure(go.Scatter(x=X, y=values), layout_title=f"{basis} {r}")
 
 
+def highest(r: int, basis: str) -> str:
+    """Return what `waves` shows."""
+    return f"At most {waves(r, basis).data[0].y.max():.1e}."
+
+
 def make(**options):
     """Return an explorer of `waves`."""
     options = {"alt": "{basis} of {r} x", "r": [1, 2, 3], "basis": ["sine", "cosine"]} | options
-    return explorer(waves, **options)
+    return explorer(waves, **({"finding": highest} | options))
 
 
 class Page(HTMLParser):
@@ -89,7 +94,8 @@ def test_repeated_parts_are_stored_once():
 
 def test_text_cannot_end_the_stored_data():
     figure = go.Figure(layout_title="</script><script>alert(1)</script>")
-    html = explorer(lambda r: figure, alt="x", r=[1]).html()
+    finding = "</script><script>alert(2)</script>"
+    html = explorer(lambda r: figure, finding=lambda r: finding, alt="x", r=[1]).html()
     assert html.count("</script>") == 2
 
 
@@ -98,7 +104,7 @@ def test_live_controls_recompute_the_figure():
     controls, output = explored.widget().children
     slider = controls.children[0]
     slider.value = 3
-    (shown,) = output.outputs
+    shown, _ = output.outputs
     title = shown["data"]["application/vnd.plotly.v1+json"]["layout"]["title"]["text"]
     assert (slider.description, title) == ("r", "sine 3")
 
@@ -119,7 +125,26 @@ def test_explorer_refuses(options, message):
 
 def test_explorer_refuses_to_have_no_control():
     with pytest.raises(ValueError, match="no control"):
-        explorer(waves, alt="x")
+        explorer(waves, finding=highest, alt="x")
+
+
+@pytest.mark.parametrize("nothing", ["", " "])
+def test_explorer_refuses_a_blank_finding(nothing):
+    with pytest.raises(ValueError, match=r"finding returns .* for {'r': 3, 'basis': 'sine'}"):
+        make(finding=lambda r, basis: nothing if r == 3 else "All is well.")
+
+
+def test_caption_is_the_finding_and_the_alternative_the_description():
+    explored = make(initial={"r": 2})
+    frames = Page(explored.html()).store["frames"]
+    texts = {key: (f["alt"], f["finding"]) for key, f in zip(explored.frames, frames, strict=True)}
+    assert texts[1, "sine"] == ("sine of 1 x", "At most 8.4\u00a0×\u00a010⁻¹.")
+    assert texts[2, "sine"] == ("sine of 2 x", "At most 1.0.")
+    controls, output = explored.widget().children
+    controls.children[0].value = 1
+    figure, caption = output.outputs
+    assert 'aria-label="sine of 1 x"' in figure["data"]["text/html"]
+    assert caption["text"] == "At most 8.4\u00a0×\u00a010⁻¹."
 
 
 def test_two_numbers_are_buttons():

@@ -90,6 +90,21 @@ display(Markdown(f"From 5 to {b}."), table(rows), width=6)
     ]  # fmt: skip
 
 
+def test_findings_of_explorers_are_prose():
+    code = """
+def found(n):
+    \"\"\"Of 4.\"\"\"
+    text = f"With {n} of 7" if n else "On 8"
+    return text + f", {n:.2f} of {['a', 'b'][n]}."
+
+def other():
+    return "9"
+
+explorer(figure, finding=found, alt="Of {n}.", n=[1, 2])
+"""
+    assert sorted(sentences(code)) == [", … of ….", "Of {n}.", "On 8", "With … of 7"]
+
+
 def test_sound_text_passes():
     assert faults(PAGES[0], [TEXT], GUARDS) == []
 

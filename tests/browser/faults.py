@@ -138,6 +138,8 @@ PLACED = """((i) => {
     found.push(`a figure of ${height} pixels, drawn on ${drawn.height}, in a box of ${box.height}`);
   if (root.querySelector("figcaption").getBoundingClientRect().top < drawn.bottom - 1)
     found.push("the caption lies on the figure");
+  const caption = root.querySelector("figcaption").textContent.trim();
+  if (!caption || caption === plot.ariaLabel) found.push("the caption states no finding");
   if (cell && cell.scrollHeight > cell.clientHeight + 1) found.push("the cell scrolls");
   return found;
 })(%d)"""

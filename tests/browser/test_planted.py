@@ -42,6 +42,13 @@ PLANTED = {
         "((react) => Plotly.react = (plot, data, layout, config) =>"
         " (delete layout.height, react(plot, data, layout, config)))(Plotly.react)",
     ),
+    "finding": (
+        faults.explorers,
+        "document.querySelectorAll('.explorer figcaption').forEach((caption) =>"
+        " Object.defineProperty(caption, 'textContent', {get: () => caption.innerText, set: () =>"
+        " caption.replaceChildren(caption.closest('.explorer').querySelector('[role=img]')"
+        ".ariaLabel)}))",
+    ),
     "explorer": (
         faults.explorers,
         "document.querySelectorAll('.explorer .controls').forEach("

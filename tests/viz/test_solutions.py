@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from kanlib import KAN, Ensemble, Term
-from kanlib.viz.solutions import draw_solution
+from kanlib.viz.solutions import contour_lines, draw_solution
 
 BOX = [(0.0, 1.0), (-1.0, 2.0)]
 
@@ -54,7 +54,7 @@ def test_residual_is_that_of_the_equation_without_its_weight():
     fig = draw_solution(net, BOX, term=equations, points=7)
     second = draw_solution(net, BOX, term=equations, points=7, output=0)
     solution = np.array(panel(fig, "solution").z)
-    assert [trace.name for trace in fig.data] == ["solution", "residual"]
+    assert [trace.name for trace in fig.data if trace.name] == ["solution", "residual"]
     np.testing.assert_allclose(panel(second, "residual").z, panel(fig, "residual").z)
     x = torch.cartesian_prod(*(torch.linspace(a, b, 7, dtype=torch.float64) for a, b in BOX))
     x.requires_grad_()
@@ -62,6 +62,38 @@ def test_residual_is_that_of_the_equation_without_its_weight():
     expected = (slope - x[:, 1]).detach().reshape(7, 7).T
     np.testing.assert_allclose(panel(fig, "residual").z, expected, atol=1e-10)
     np.testing.assert_allclose(solution, net(x).detach().reshape(7, 7).T, atol=1e-12)
+
+
+def test_maps_of_the_error_have_lines_of_the_reference():
+    fig = draw_solution(Known(), BOX, reference=lambda x: x[:, 1], points=4)
+    lines = [trace for trace in fig.data if trace.type == "contour"]
+    assert {trace.yaxis for trace in lines} == {"y2"}  # the panel of the error
+    t = np.repeat(np.linspace(-1, 2, 4)[:, None], 4, axis=1)
+    for trace in lines:
+        np.testing.assert_allclose(trace.z, t, atol=1e-6)
+    assert not [t for t in draw_solution(Known(), BOX, points=4).data if t.type == "contour"]
+
+
+def test_contour_lines_lie_between_the_extremes():
+    dark, light = contour_lines([0, 1, 2], [0, 1], [[0, 1, 2], [3, 4, 8]], count=3)
+    assert dark.contours == light.contours
+    levels = np.arange(dark.contours.start, dark.contours.end, dark.contours.size)
+    np.testing.assert_allclose(levels, [2, 4, 6])
+    assert contour_lines([0, 1], [0, 1], [[5, 5], [5, 5]]) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"values": [[0.0, 1.0]]}, r"values must be \(2, 2\), a row for each y, got \(1, 2\)"),
+        ({"count": 0}, "count must be at least 1"),
+        ({"count": 1.5}, "count must be an integer"),
+    ],
+)
+def test_contour_lines_name_mistakes(arguments, message):
+    given = {"x": [0, 1], "y": [0, 1], "values": [[0, 1], [2, 3]]} | arguments
+    with pytest.raises((TypeError, ValueError), match=message):
+        contour_lines(**given)
 
 
 def test_slices_are_curves_at_values_of_the_second_coordinate():
