@@ -11,7 +11,17 @@ import pytest
 ROOT = Path(__file__).parents[2]
 INNER = {"nn.described"} | {
     f"kernels.{name}"
-    for name in ("cpu", "cpu_gram", "cpu_numba", "cpu_vectors", "gpu_triton", "gram", "interrupts")
+    for name in (
+        "cpu",
+        "cpu_gram",
+        "cpu_numba",
+        "cpu_products",
+        "cpu_vectors",
+        "gpu_triton",
+        "gram",
+        "interrupts",
+        "products",
+    )
 }
 """Modules that only kanlib itself calls."""
 
