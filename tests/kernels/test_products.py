@@ -22,8 +22,9 @@ def used(request, monkeypatch):
         return
     fused = products._fused()
     for name in ("add_product", "add_transposed"):
+        kernel = getattr(fused, name)
 
-        def noted(*arrays, name=name, kernel=getattr(fused, name)):
+        def noted(*arrays, name=name, kernel=kernel):
             names.append(name)
             kernel(*arrays)
 
