@@ -47,11 +47,9 @@ from kanlib.training.hierarchy import coarsened
 from kanlib.training.multigrid import DIRECT
 
 RECORD = Path(__file__).resolve().parents[1] / "book" / "results" / "multigrid.json"
-SEED, NUMBER = 1, 4000
+SEED = 1
 #: Reductions of the residual, of exact steps first.
 EXACT, INEXACT = 1e-6, 1e-2
-#: Parameters of the network with n = 8.
-COARSEST = 520
 #: Vectors that are deflated, and iterations of conjugate gradients on pairs of layers.
 DEFLATED = (0, 5, 10, 20, 40, 80)
 INNER = (5, 20)
@@ -62,6 +60,8 @@ class Sizes:
     """What is measured where; tests take less.
 
     Attributes:
+        widths: the network, of order 6.
+        points: points of the equation.
         steps: steps of training by intervals.
         dampings: dampings of the systems.
         dense: intervals on which other smoothers are tried, by the damping.
@@ -72,9 +72,12 @@ class Sizes:
         exact: those up to which the smaller damping is solved for.
         rounds: rounds of the solvers.
         training: intervals of whole trainings, their steps and seeds.
-        large: intervals, steps, points and solver of each level of a large network, if any.
+        wide: a large network.
+        large: intervals, steps, points and solver of each of its levels, if any.
     """
 
+    widths: tuple[int, ...]
+    points: int
     steps: dict[int, int]
     dampings: tuple[float, ...]
     dense: dict[float, tuple[int, ...]]
@@ -85,10 +88,13 @@ class Sizes:
     exact: int
     rounds: int
     training: tuple[tuple[int, ...], int, int]
+    wide: tuple[int, ...]
     large: tuple[tuple[int, int, int, str], ...]
 
 
 SIZES = Sizes(
+    widths=(2, 5, 5, 1),
+    points=4000,
     steps={8: 45, 16: 24, 32: 15, 64: 8, 128: 1, 256: 1, 512: 1},
     dampings=(1e-3, 1e-6),
     dense={1e-3: (16, 32, 64), 1e-6: (16,)},
@@ -99,6 +105,7 @@ SIZES = Sizes(
     exact=64,
     rounds=3,
     training=((64, 128), 10, 3),
+    wide=(2, 8, 8, 1),
     large=(
         (9, 45, 3000, "cholesky"),
         (18, 24, 4000, "cholesky"),
@@ -118,8 +125,6 @@ TRAININGS = {
     "multigrid, 1e-2": ("multigrid", 1e-2),
     "multigrid, 1e-1": ("multigrid", 1e-1),
 }
-#: The widths of a large network, of order 6.
-LARGE = (2, 8, 8, 1)
 
 
 def network(widths: Sequence[int], n: int) -> KAN:
@@ -139,10 +144,10 @@ def loss(problem: Burgers, number: int, seed: int) -> ResidualLoss:
 
 def networks(problem: Burgers, sizes: Sizes) -> Iterator[KAN]:
     """Yield the networks of all levels, trained one after the other."""
-    model = network((2, 5, 5, 1), 8)
+    model = network(sizes.widths, 8)
     for level, (n, steps) in enumerate(sizes.steps.items()):
         model = model.refine() if level else model
-        solver, points = "cholesky" if n <= 64 else "multigrid", loss(problem, NUMBER, level)
+        solver, points = "cholesky" if n <= 64 else "multigrid", loss(problem, sizes.points, level)
         train(model, points, steps, optimizer=GaussNewton(solver=solver), progress=False)
         print(f"n = {n}: error {problem.error(model):.3g}", flush=True)
         yield model
@@ -158,8 +163,8 @@ def timed(function: Callable[[], Any]) -> tuple[Any, float]:
 class Systems:
     """One Gauss-Newton system for all solvers."""
 
-    def __init__(self, problem: Burgers, model: KAN) -> None:
-        objective = loss(problem, NUMBER, 100)
+    def __init__(self, problem: Burgers, model: KAN, points: int) -> None:
+        objective = loss(problem, points, 100)
         objective(model)
         self.model, self.n = model, model.n
         self.coordinates = Coordinates(model, objective)
@@ -176,7 +181,8 @@ class Systems:
             "diagonal": partial(self._diagonal, damping, tolerance),
         }
         if self.n <= sizes.levels:
-            down = partial(self._cycles, damping, tolerance, COARSEST)
+            coarsest = self.coordinates.size // (self.n + 5) * 13  # of order 6
+            down = partial(self._cycles, damping, tolerance, coarsest)
             solvers["multigrid to n = 8"] = down
         if self.n <= sizes.factors:
             solvers["cholesky"] = partial(self._factors, damping)
@@ -579,12 +585,14 @@ def spectrum(systems: Systems) -> dict[str, Any]:
             "quotients of gauges": rayleigh}  # fmt: skip
 
 
-def training(problem: Burgers, model: KAN, name: str, steps: int, seed: int) -> dict[str, float]:
+def training(problem: Burgers, model: KAN, sizes: Sizes, name: str, seed: int) -> dict[str, Any]:
     """Return loss, error and seconds of the training of a refined network."""
     solver, tolerance = TRAININGS[name]
     optimizer = GaussNewton(solver=solver, tolerance=tolerance)
-    refined, points = model.refine(), loss(problem, NUMBER, 200 + seed)
-    run, seconds = timed(lambda: train(refined, points, steps, optimizer=optimizer, progress=False))
+    refined, points = model.refine(), loss(problem, sizes.points, 200 + seed)
+    run, seconds = timed(
+        lambda: train(refined, points, sizes.training[1], optimizer=optimizer, progress=False)
+    )
     return {"loss": run.loss, "error": problem.error(refined), "seconds": seconds}
 
 
@@ -592,7 +600,7 @@ def large(sizes: Sizes) -> dict[str, Any]:
     """Train a large network by levels in this process, and return seconds and memory."""
     torch.set_num_threads(1)
     problem = Burgers(201, 51)
-    model, levels = network(LARGE, sizes.large[0][0]), []
+    model, levels = network(sizes.wide, sizes.large[0][0]), []
     for n, steps, number, solver in sizes.large:
         model = model.refine() if levels else model
         optimizer = GaussNewton(solver=solver, tolerance=1e-1)
@@ -641,15 +649,15 @@ def main(arguments: Sequence[str] | None = None, sizes: Sizes = SIZES) -> None:
         write_atomically(options.out, (json.dumps(content, indent=1) + "\n").encode())
         print(section, key, content[section][key], flush=True)
 
-    intervals, steps, seeds = sizes.training
+    intervals, _, seeds = sizes.training
     for model in networks(problem, sizes):
         for seed in range(seeds if 2 * model.n in intervals else 0):
             for name in TRAININGS:
                 key = f"n={2 * model.n} seed={seed} solver={name}"
-                put("training", key, partial(training, problem, model, name, steps, seed))
+                put("training", key, partial(training, problem, model, sizes, name, seed))
         if model.n == 8:
             continue
-        system, n = Systems(problem, model), model.n
+        system, n = Systems(problem, model, sizes.points), model.n
         if n in sizes.spectra:
             put("spectra", f"n={n}", partial(spectrum, system))
         for damping in sizes.dampings:
