@@ -613,7 +613,7 @@ def large(sizes: Sizes) -> dict[str, Any]:
             "parameters": sum(p.numel() for p in model.parameters()),
             "points": number,
             "solver": solver,
-            "steps": len(run.history.loss),
+            "steps": len(run.history.loss) - 1,
             "loss": [run.history.loss[0], run.loss],
             "error": problem.error(model),
             "seconds": seconds,
