@@ -66,7 +66,8 @@ class Sizes:
         dampings: dampings of the systems.
         dense: intervals on which other smoothers are tried, by the damping.
         spectra: intervals of the spectra of the scaled matrix.
-        preconditioned: those of the spectra with the V-cycle and of deflation, by the damping.
+        preconditioned: those of the spectra with the V-cycle, of deflation, and of levels that are
+            added up or smoothed by inner iterations, by the damping.
         levels: intervals up to which the V-cycle goes down to n = 8, too.
         factors: those up to which Cholesky's factors are computed, whose memory is a bound.
         exact: those up to which the smaller damping is solved for.
@@ -99,10 +100,10 @@ SIZES = Sizes(
     dampings=(1e-3, 1e-6),
     dense={1e-3: (16, 32, 64), 1e-6: (16,)},
     spectra=(16, 32),
-    preconditioned={1e-3: (16, 32, 64), 1e-6: (16, 32)},
+    preconditioned={1e-3: (16, 32), 1e-6: (16,)},
     levels=64,
     factors=256,
-    exact=64,
+    exact=32,
     rounds=1,
     training=((64, 128), 10, 3),
     wide=(2, 8, 8, 1),
@@ -648,6 +649,7 @@ def main(arguments: Sequence[str] | None = None, sizes: Sizes = SIZES) -> None:
         print(section, key, content[section][key], flush=True)
 
     intervals, _, seeds = sizes.training
+    found: list[Systems] = []
     for model in networks(problem, sizes):
         for seed in range(seeds if 2 * model.n in intervals else 0):
             for name in TRAININGS:
@@ -656,20 +658,24 @@ def main(arguments: Sequence[str] | None = None, sizes: Sizes = SIZES) -> None:
         if model.n == 8:
             continue
         system, n = Systems(problem, model, sizes.points), model.n
+        found.append(system)
+        for damping in sizes.dampings:
+            for tolerance in (EXACT, INEXACT):
+                if tolerance == INEXACT or damping > 1e-6 or n <= sizes.exact:
+                    key = f"n={n} damping={damping:g} tolerance={tolerance:g}"
+                    put("solvers", key, partial(system.solvers, damping, tolerance, sizes))
+    for system in found:
+        n = system.n
         if n in sizes.spectra:
             put("spectra", f"n={n}", partial(spectrum, system))
         for damping in sizes.dampings:
             key = f"n={n} damping={damping:g}"
-            for tolerance in (EXACT, INEXACT):
-                if tolerance == INEXACT or damping > 1e-6 or n <= sizes.exact:
-                    solve = partial(system.solvers, damping, tolerance, sizes)
-                    put("solvers", f"{key} tolerance={tolerance:g}", solve)
-            if n in sizes.dense.get(damping, ()):
-                put("smoothers", key, partial(other_smoothers, system, damping))
-                put("added", key, partial(added, system, damping))
-                put("inner", key, partial(inner, system, damping))
             if n in sizes.preconditioned.get(damping, ()):
                 put("preconditioned", key, partial(preconditioned, system, damping))
+                put("added", key, partial(added, system, damping))
+                put("inner", key, partial(inner, system, damping))
+            if n in sizes.dense.get(damping, ()):
+                put("smoothers", key, partial(other_smoothers, system, damping))
     if sizes.large:
         put("large", "training", in_a_process)
 
