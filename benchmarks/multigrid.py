@@ -105,7 +105,7 @@ SIZES = Sizes(
     factors=256,
     exact=32,
     rounds=1,
-    training=((64, 128), 10, 3),
+    training=((64,), 10, 3),
     wide=(2, 8, 8, 1),
     large=(
         (9, 45, 3000, "cholesky"),
