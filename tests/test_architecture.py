@@ -16,7 +16,7 @@ ROOMS = {
     "_checks": "",
     "splines": "knots periodic bspline quadrature truncated_power change_of_basis prolongation",
     "kernels": "chain_rule reference interrupts cpu_vectors cpu_numba cpu gpu_triton operator"
-    " cpu_gram gram",
+    " cpu_gram gram cpu_products products",
     "bases": "protocol projections polynomials fourier multiscale radial",
     "nn": "described maps free_knots spline_layer networks expansion jets transfinite"
     " hard_conditions ensemble",
@@ -48,6 +48,7 @@ OPTIONAL = {
     "training.trainer": {"typing_extensions"},  # for type checkers only
     "training.multilevel": {"typing_extensions"},
     "kernels.cpu_gram": {"numba"},
+    "kernels.cpu_products": {"numba"},
     "kernels.cpu_vectors": {"numba", "llvmlite"},
     "kernels.gpu_triton": {"triton"},
     "training.quasi_newton": {"scipy"},

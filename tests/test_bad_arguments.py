@@ -270,7 +270,7 @@ CALLS = [
     (
         kanlib.GaussNewton,
         {"damping": 1e-3, "scaling": "marquardt", "geometry": None, "solver": "qr"}
-        | {"tries": 2, "points": 9},
+        | {"tolerance": 1e-2, "tries": 2, "points": 9},
     ),
     (kanlib.QuasiNewton, {"update": "bfgs", "iterations": 2}),
     (

@@ -42,8 +42,6 @@ SCALINGS = ("marquardt", "identity")
 SOLVERS = ("cholesky", "qr", "cg", "multigrid")
 #: Squares of columns count as at least this share of the largest.
 FLOOR = 1e-12
-#: Conjugate gradients end at this reduction of the residual.
-TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -63,8 +61,10 @@ class GaussNewton:
         solver: "cholesky" of the normal equations; "qr" of J, which does not square the condition
             number and so reaches smaller losses; "cg", conjugate gradients, for many parameters;
             "multigrid", the same with a V-cycle over coarse grids as preconditioner, see
-            :mod:`kanlib.training.multigrid`. As long as the matrix fits into memory, "cholesky" is
-            the fastest that was measured.
+            :mod:`kanlib.training.multigrid`. "cholesky" takes time with the third power of the
+            parameters, and memory with the second: from some thousand on, "multigrid" was faster.
+        tolerance: "cg" and "multigrid" end where the residual, in the norm of the preconditioner,
+            has fallen by this factor. Steps need not be exact: see the chapter on multigrid.
         tries: dampings that are tried in a step.
         points: points whose rows are computed at a time, which bounds the memory.
 
@@ -85,6 +85,7 @@ class GaussNewton:
     scaling: str = "marquardt"
     geometry: Basis | None = None
     solver: str = "cholesky"
+    tolerance: float = 1e-2
     tries: int = 20
     points: int = POINTS
 
@@ -94,6 +95,8 @@ class GaussNewton:
         check_option("solver", self.solver, SOLVERS)
         if self.geometry is not None:
             check_option("geometry", self.geometry, BASES)
+        if not 0 < as_number("tolerance", self.tolerance) < 1:
+            raise ValueError(f"tolerance must be above 0 and below 1, got {self.tolerance!r}")
         as_integer("tries", self.tries, minimum=1)
         as_integer("points", self.points, minimum=1)
 
@@ -207,9 +210,7 @@ class LevenbergMarquardt:
 
     def _system(self) -> System:
         self.evaluations += 1
-        return SYSTEMS[self.solver](
-            self.model, self.objective, self.coordinates, self.options.points
-        )
+        return SYSTEMS[self.solver](self.model, self.objective, self.coordinates, self.options)
 
     def _fall_back(self) -> System:
         """Return the system by another solver, which stays that of this level.
@@ -270,10 +271,14 @@ class Cholesky:
     """The normal equations, solved by Cholesky's factors."""
 
     def __init__(
-        self, model: nn.Module, objective: SumOfSquares, coordinates: Coordinates, points: int
+        self,
+        model: nn.Module,
+        objective: SumOfSquares,
+        coordinates: Coordinates,
+        options: GaussNewton,
     ) -> None:
         self._gram, self.gradient, self.terms = normal_equations(
-            model, objective, coordinates, points
+            model, objective, coordinates, options.points
         )
         self.loss = sum(self.terms.values())
         self.squares = self._gram.diagonal().clone()
@@ -292,9 +297,13 @@ class QR:
     """The triangular factor of [J, r], gathered block by block."""
 
     def __init__(
-        self, model: nn.Module, objective: SumOfSquares, coordinates: Coordinates, points: int
+        self,
+        model: nn.Module,
+        objective: SumOfSquares,
+        coordinates: Coordinates,
+        options: GaussNewton,
     ) -> None:
-        found = blocks(model, objective, coordinates, points)
+        found = blocks(model, objective, coordinates, options.points)
         self._factor, self._right, self.terms = triangular(coordinates, found, shares_of(objective))
         over_all(objective, self.terms, self._right[:0])
         self.loss = sum(self.terms.values())
@@ -315,9 +324,14 @@ class ConjugateGradients:
     """Products with J and J^T, and the diagonal as preconditioner."""
 
     def __init__(
-        self, model: nn.Module, objective: SumOfSquares, coordinates: Coordinates, points: int
+        self,
+        model: nn.Module,
+        objective: SumOfSquares,
+        coordinates: Coordinates,
+        options: GaussNewton,
     ) -> None:
-        found = [*blocks(model, objective, coordinates, points)]
+        self._tolerance = options.tolerance
+        found = [*blocks(model, objective, coordinates, options.points)]
         self._jacobian = Jacobian(coordinates, found)
         self.terms: dict[str, float] = {}
         for block in found:
@@ -329,15 +343,14 @@ class ConjugateGradients:
         self.loss = sum(self.terms.values())
 
     def solve(self, diagonal: Tensor) -> Tensor | None:
-        """Return the step, up to a reduction of the residual by TOLERANCE."""
+        """Return the step, up to a reduction of the residual."""
         scale = 1 / (self.squares + diagonal).clamp(min=torch.finfo(diagonal.dtype).tiny)
 
         def product(v: Tensor) -> Tensor:
             own = self._jacobian.transposed(self._jacobian.product(v))
             return self._shares.total(own)[0] + diagonal * v
 
-        step, _ = conjugate_gradients(product, -self.gradient, lambda v: scale * v)
-        return step
+        return conjugate_gradients(product, -self.gradient, lambda v: scale * v, self._tolerance)[0]
 
 
 class Multigrid:
@@ -348,7 +361,7 @@ class Multigrid:
         model: nn.Module,
         objective: SumOfSquares,
         coordinates: Coordinates,
-        points: int,
+        options: GaussNewton,
         direct: int = DIRECT,
     ) -> None:
         if shares_of(objective).size > 1:
@@ -356,7 +369,8 @@ class Multigrid:
                 "solver must be 'cholesky', 'qr' or 'cg' where processes share the points, got "
                 "'multigrid': take 'cg'"
             )
-        found = [*blocks(model, objective, coordinates, points)]
+        self._tolerance = options.tolerance
+        found = [*blocks(model, objective, coordinates, options.points)]
         self.hierarchy = GalerkinHierarchy(model, coordinates, found, direct)
         self.terms: dict[str, float] = {}
         for block in found:
@@ -368,7 +382,7 @@ class Multigrid:
         self.squares = coordinates.transposed(self._finest.squares())
 
     def solve(self, diagonal: Tensor) -> Tensor | None:
-        """Return the step, up to a reduction of the residual by TOLERANCE, or None.
+        """Return the step, up to a reduction of the residual, or None.
 
         It is None if a block is not positive definite up to rounding.
         """
@@ -378,15 +392,21 @@ class Multigrid:
             return None
         level = self._finest
         step, _ = conjugate_gradients(
-            lambda v: level.transposed(level.product(v)) + columns * v, self._right, cycle
+            lambda v: level.transposed(level.product(v)) + columns * v,
+            self._right,
+            cycle,
+            self._tolerance,
         )
         return self._coordinates.transposed(step)
 
 
 def conjugate_gradients(
-    product: Callable[[Tensor], Tensor], right: Tensor, precondition: Callable[[Tensor], Tensor]
+    product: Callable[[Tensor], Tensor],
+    right: Tensor,
+    precondition: Callable[[Tensor], Tensor],
+    tolerance: float,
 ) -> tuple[Tensor, int]:
-    """Return the solution of A x = b up to TOLERANCE, and the number of iterations.
+    """Return an approximate solution of A x = b, and the number of iterations.
 
     The residual is measured in the norm of the preconditioner M, (r . M r)^(1/2).
 
@@ -394,12 +414,13 @@ def conjugate_gradients(
         product: A v for v.
         right: b.
         precondition: M v for v, symmetric and positive definite.
+        tolerance: reduction of the residual at which it ends.
     """
     x, residual = torch.zeros_like(right), right.clone()
     direction = precondition(residual)
     power = start = float(residual @ direction)
     for iteration in range(len(right)):
-        if not power > TOLERANCE**2 * start:
+        if not power > tolerance**2 * start:
             return x, iteration
         image = product(direction)
         length = power / float(direction @ image)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kanlib._checks import Basis, as_integer
-from kanlib.kernels import gram
+from kanlib.kernels import gram, products
 from kanlib.objectives.penalties import EdgeRows
 from kanlib.objectives.shares import ALONE, Shares, shares_of
 from kanlib.objectives.squares import SumOfSquares, check_squares
@@ -72,10 +72,10 @@ class Jacobian:
         found = []
         for block in self._blocks:
             total = torch.zeros_like(block.residual)
+            place = torch.arange(len(total), device=total.device)
             for run in block.runs:
                 own = columns[self._start(run) :][: run.size]
-                windows = own.unfold(0, run.values.shape[1], 1)[run.offset]
-                total += torch.einsum("ml,ml->m", windows, run.values)
+                products.add_product(place, run.offset, run.values, own, total)
             found.append(total)
         return torch.cat(found)
 
@@ -111,10 +111,27 @@ class Jacobian:
 
     def squares(self) -> Tensor:
         """Return the diagonal of J^T J."""
-        return sum(
-            (self._dense(block).square().sum(0) for block in self._blocks),
-            self.residual.new_zeros(self.coordinates.size),
-        )
+        total = self.residual.new_zeros(self.coordinates.size)
+        for block in self._blocks:
+            if self.coordinates.order is None:
+                total += self._dense(block).square().sum(0)
+            else:
+                total += self.coordinates.transposed(self._squares(block))
+        return total
+
+    def _squares(self, block: Block) -> Tensor:
+        """Return the squares of the columns of a block."""
+        total = self.residual.new_zeros(self.coordinates.columns)
+        together: dict[int, list[Run]] = {}
+        for run in block.runs:
+            together.setdefault(self._start(run), []).append(run)
+        rows = torch.arange(len(block.residual), device=total.device)
+        for start, runs in together.items():
+            offset = torch.cat([run.offset for run in runs])
+            values = torch.cat([run.values for run in runs])
+            own = total[start:][: runs[0].size]
+            own += squares(rows.repeat(len(runs)), offset, values, len(own))
+        return total
 
     def coarsen(self, transfers: Sequence[Transfer | None]) -> Jacobian:
         """Return J P: the Jacobian of the coarse network that this one was refined from.
@@ -205,6 +222,28 @@ def triangular(
     return factor[:, :-1], factor[:, -1], terms
 
 
+def squares(place: Tensor, offset: Tensor, values: Tensor, width: int) -> Tensor:
+    """Return the diagonal of J^T J of rows whose nonzeros come in runs.
+
+    Args:
+        place: the row of each run, (M,); runs of the same row add up.
+        offset: the column where it begins, (M,).
+        values: its entries, (M, L).
+        width: number of columns.
+    """
+    total = values.new_zeros(width)
+    index = offset[:, None] + torch.arange(values.shape[1], device=offset.device)
+    once = place.bincount()[place] == 1
+    total.index_add_(0, index[once].flatten(), values[once].square().flatten())
+    for several in place[~once].unique().split(POINTS):
+        own = torch.isin(place, several)
+        first = torch.searchsorted(several, place[own])[:, None] * width
+        dense = total.new_zeros(len(several) * width)
+        dense.index_add_(0, (first + index[own]).flatten(), values[own].flatten())
+        total += dense.view(len(several), width).square().sum(0)
+    return total
+
+
 def add_squares(terms: dict[str, float], block: Block) -> None:
     """Add the squares of the residuals of a block to the loss of its term."""
     terms[block.term] = terms.get(block.term, 0.0) + float(block.residual.square().sum())
@@ -230,10 +269,10 @@ def _add_transposed(
     parts: Sequence[Run], rows: Tensor, coordinates: Coordinates, columns: Tensor
 ) -> None:
     """Add J^T y to the columns."""
+    place = torch.arange(len(rows), device=rows.device)
     for run in parts:
-        start, offset, values = _placed(run, coordinates)
-        index = start + offset[:, None] + torch.arange(values.shape[1], device=rows.device)
-        columns.index_add_(0, index.flatten(), (values * rows[:, None]).flatten())
+        own = columns[coordinates.start(run.parameter) + run.start :][: run.size]
+        products.add_transposed(place, run.offset, run.values, rows, own)
 
 
 def _turned(total: Tensor, coordinates: Coordinates) -> Tensor:

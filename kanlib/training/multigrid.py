@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from kanlib._checks import as_integer
-from kanlib.kernels import gram
+from kanlib.kernels import gram, products
 from kanlib.nn.spline_layer import SplineLayer, by_input, spline_layers
 from kanlib.objectives.shares import shares_of
 from kanlib.objectives.squares import SumOfSquares
@@ -31,7 +31,7 @@ from kanlib.splines.knots import KnotGrid
 from kanlib.splines.prolongation import Prolongation, prolongation
 from kanlib.training.coordinates import Coordinates
 from kanlib.training.hierarchy import coarsened
-from kanlib.training.jacobian import POINTS, Block, blocks, half_gradient
+from kanlib.training.jacobian import POINTS, Block, blocks, half_gradient, squares
 from kanlib.training.rows import Run
 from kanlib.training.tridiagonal import BlockTridiagonal
 
@@ -207,42 +207,26 @@ class Columns:
         length = part.order * part.outputs
         if any(run.values.shape[1] != length for _, run in pieces):
             raise ValueError(ALTERED)
-        self._spans = [slice(at, at + len(run.offset)) for at, run in pieces]
-        self._lengths = [len(run.offset) for _, run in pieces]
         none = torch.zeros(0, dtype=torch.int64, device=like.device)
+        counts = [at + torch.arange(len(run.offset), device=like.device) for at, run in pieces]
+        self._place = torch.cat([none, *counts])
         self._offset = torch.cat([none, *(run.offset for _, run in pieces)])
         entries = [like.new_zeros(0, length), *(run.values for _, run in pieces)]
         self._values = torch.cat(entries)
-        self._index = self._offset[:, None] + torch.arange(length, device=like.device)
 
     def add_product(self, v: Tensor, rows: Tensor) -> None:
         """Add J v to the rows."""
-        windows = v.index_select(0, self._index.view(-1)).view_as(self._values)
-        found = torch.einsum("ml,ml->m", windows, self._values)
-        for own, part in zip(self._spans, found.split(self._lengths), strict=True):
-            rows[own] += part
+        products.add_product(self._place, self._offset, self._values, v, rows)
 
     def transposed(self, rows: Tensor) -> Tensor:
         """Return J^T y."""
-        own = torch.cat([rows[:0], *(rows[span] for span in self._spans)])
-        terms = self._values * own[:, None]
-        columns = terms.new_zeros(self.part.width)
-        return columns.scatter_add_(0, self._index.view(-1), terms.view(-1))
+        columns = rows.new_zeros(self.part.width)
+        products.add_transposed(self._place, self._offset, self._values, rows, columns)
+        return columns
 
     def squares(self) -> Tensor:
         """Return the diagonal of J^T J."""
-        total = self._values.new_zeros(self.part.width)
-        places, times = self._rows()
-        once = times == 1
-        index, values = self._index[once], self._values[once]
-        total.index_add_(0, index.flatten(), values.square().flatten())
-        for rows in places[~once].unique().split(POINTS):
-            own = torch.isin(places, rows)
-            place = torch.searchsorted(rows, places[own])[:, None] * self.part.width
-            dense = total.new_zeros(len(rows) * self.part.width)
-            dense.index_add_(0, (place + self._index[own]).flatten(), self._values[own].flatten())
-            total += dense.view(len(rows), self.part.width).square().sum(0)
-        return total
+        return squares(self._place, self._offset, self._values, self.part.width)
 
     def by_interval(self) -> Tensor:
         """Return the Gram matrix of the rows of each interval, (n, length, length).
@@ -250,7 +234,8 @@ class Columns:
         A row of k runs, as residuals of k jets have, counts as k rows, each sqrt(k) times as large:
         the sum of these matrices, each in its place, is J^T J for k = 1, and above it for more.
         """
-        values = self._values * self._rows()[1].to(self._values).sqrt()[:, None]
+        times = self._place.bincount()[self._place]
+        values = self._values * times.to(self._values).sqrt()[:, None]
         interval = torch.div(self._offset, self.part.outputs, rounding_mode="floor")
         counts = interval.bincount(minlength=self.part.n)
         parts = values[interval.argsort()].split(counts.tolist())
@@ -276,12 +261,6 @@ class Columns:
     def nonzeros(self) -> int:
         """Number of nonzeros."""
         return self._values.numel()
-
-    def _rows(self) -> tuple[Tensor, Tensor]:
-        """Return the row of each run, and in how many runs it is."""
-        spans = [torch.arange(span.start, span.stop) for span in self._spans]
-        rows = torch.cat([torch.zeros(0, dtype=torch.int64), *spans]).to(self._offset.device)
-        return rows, rows.bincount()[rows]
 
 
 class Factors:

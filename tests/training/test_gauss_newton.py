@@ -41,7 +41,8 @@ def test_first_step_solves_the_damped_equations(solver, scaling):
     right = torch.cat([r, torch.zeros(len(D), dtype=r.dtype)])
     expected = torch.linalg.lstsq(stacked, -right).solution
     before = flat(model)
-    optimizer = GaussNewton(damping=10, solver=solver, scaling=scaling).bind(model, DATA)
+    options = {"solver": solver, "scaling": scaling, "tolerance": 1e-6}
+    optimizer = GaussNewton(damping=10, **options).bind(model, DATA)
     assert optimizer.step() == pytest.approx(float(DATA(network()).detach()), rel=1e-12)
     assert (flat(model) - before - expected).norm() < 1e-4 * expected.norm()
     if solver != "cg":
@@ -65,7 +66,8 @@ def test_minimum_is_that_of_scipy(solver):
 
     options = {"method": "lm", "xtol": 1e-15, "ftol": 1e-15, "gtol": 1e-15, "jac": slopes}
     found = least_squares(residual, flat(model).numpy(), **options)
-    run = train(model, data, 200, optimizer=GaussNewton(solver=solver), progress=False)
+    optimizer = GaussNewton(solver=solver, tolerance=1e-6)
+    run = train(model, data, 200, optimizer=optimizer, progress=False)
     assert run.loss == pytest.approx(2 * found.cost, rel=1e-9)
     np.testing.assert_allclose(flat(model), found.x, rtol=1e-5)
     losses = np.array(run.history.loss)
@@ -197,6 +199,8 @@ def test_perceptrons_have_the_same_optimizer():
         ({"scaling": "none"}, "scaling must be one of"),
         ({"geometry": "u"}, "geometry must be one of"),
         ({"tries": 0}, "tries must be at least 1"),
+        ({"tolerance": 0}, "tolerance must be above 0 and below 1"),
+        ({"tolerance": 1.0}, "tolerance must be above 0 and below 1"),
     ],
 )
 def test_gauss_newton_names_the_mistake(options, text):

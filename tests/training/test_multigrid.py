@@ -35,6 +35,7 @@ X = 2 * torch.rand(90, 2, dtype=torch.float64) - 1
 
 #: Several levels of small networks.
 LEVELS = partial(gauss_newton.Multigrid, direct=20)
+EXACT = GaussNewton(solver="multigrid", tolerance=1e-6)
 
 
 def flow(u, x):
@@ -204,7 +205,7 @@ def test_step_is_that_of_the_dense_equations(name, damping):
     r = jacobian(model, objective).residual
     A = J.T @ J + torch.diag(diagonal)
     expected = coordinates.transposed(torch.linalg.solve(A, -J.T @ r))
-    multi = gauss_newton.Multigrid(model, objective, coordinates, 4096, direct=10)
+    multi = gauss_newton.Multigrid(model, objective, coordinates, EXACT, direct=10)
     assert len(multi.hierarchy.levels) > 2
     assert multi.loss == pytest.approx(float(r.square().sum()), rel=1e-12)
     step = multi.solve(coordinates.transposed(diagonal))
@@ -221,9 +222,9 @@ def test_cycles_save_iterations():
     A = J.T @ J + torch.diag(diagonal)
     right = -J.T @ jacobian(model, objective).residual
     cycle = hierarchy(model, objective, direct=100).damped(diagonal)
-    one, by_levels = conjugate_gradients(lambda v: A @ v, right, cycle)
+    one, by_levels = conjugate_gradients(lambda v: A @ v, right, cycle, 1e-6)
     scale = 1 / A.diagonal()
-    other, by_diagonal = conjugate_gradients(lambda v: A @ v, right, lambda v: scale * v)
+    other, by_diagonal = conjugate_gradients(lambda v: A @ v, right, lambda v: scale * v, 1e-6)
     error = one - other
     assert error @ A @ error < 1e-9 * (one @ A @ one)
     assert by_levels < 0.3 * by_diagonal
@@ -231,7 +232,7 @@ def test_cycles_save_iterations():
 
 def trained(solver, **options):
     model = network((2, 3, 3, 1), n=4)
-    optimizer = GaussNewton(solver=solver, **options)
+    optimizer = GaussNewton(solver=solver, tolerance=1e-6, **options)
     return train(model, terms(), 6, optimizer=optimizer, progress=False)
 
 
@@ -240,6 +241,25 @@ def test_training_is_that_by_cholesky(monkeypatch):
     one, other = trained("cholesky"), trained("multigrid")
     assert one.history.loss == pytest.approx(other.history.loss, rel=1e-4)
     assert other.loss < 0.2 * other.history.loss[0]
+
+
+@pytest.mark.parametrize("solver", ["cg", "multigrid"])
+def test_tolerance_bounds_the_error_of_a_step(solver):
+    model, objective = network((2, 3, 3, 1), n=6), terms()
+    coordinates, J, diagonal = system(model, objective, 1e-2)
+    A = J.T @ J + torch.diag(diagonal)
+    right = -J.T @ jacobian(model, objective).residual
+    exact = torch.linalg.solve(A, right)
+    errors = []
+    for tolerance in (0.3, 1e-2, 1e-4, 1e-8):
+        options = GaussNewton(solver=solver, tolerance=tolerance)
+        kind = LEVELS if solver == "multigrid" else gauss_newton.SYSTEMS[solver]
+        found = kind(model, objective, coordinates, options).solve(coordinates.transposed(diagonal))
+        error = coordinates.to_columns(found) - exact
+        errors.append(float((error @ A @ error / (exact @ A @ exact)) ** 0.5))
+    assert errors == sorted(errors, reverse=True)
+    assert 1e-4 < errors[1] < 0.5
+    assert errors[-1] < 1e-6
 
 
 def test_resumed_levels_are_the_same_bit_for_bit(tmp_path, monkeypatch):
