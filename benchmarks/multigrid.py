@@ -644,7 +644,8 @@ def main(arguments: Sequence[str] | None = None, sizes: Sizes = SIZES) -> None:
             return
         content[section][key] = function()
         made_by = asdict(provenance("benchmarks"))
-        content["provenance"] = made_by
+        content["provenance"] = made_by  # of the newest result
+        content.setdefault("commits", {}).setdefault(section, {})[key] = made_by["commit"]
         write_atomically(options.out, (json.dumps(content, indent=1) + "\n").encode())
         print(section, key, content[section][key], flush=True)
 
