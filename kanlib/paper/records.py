@@ -158,7 +158,8 @@ class RecordedRun:
         status: as in `kanlib.training.runs.Run`.
         message: as there.
         levels: the levels, coarsest first.
-        metrics: figures of the network at the end, None where one is not finite.
+        metrics: figures of the network at the end, None where one is not finite, and the
+            ``processor_seconds`` of a run where they are known.
         history: what was recorded along the way; empty if nothing was.
         provenance: where the run comes from.
         solutions: the weights at the end of each level, by level, as nested lists; empty but for
