@@ -190,10 +190,10 @@ class Explorer:
 
     def _found(self, values: dict[str, Any]) -> str:
         """Return the caption of a choice."""
-        text = readable(self.finding(**values))
-        if not text.strip():
+        text = self.finding(**values)
+        if not isinstance(text, str) or not text.strip():
             raise ValueError(f"finding returns {text!r} for {values}: expected a sentence")
-        return text
+        return readable(text)
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         bundle: dict[str, Any] = self.widget()._repr_mimebundle_()

@@ -49,6 +49,7 @@ def beside(value: float, other: float) -> str:
     >>> beside(0.01, 0.12), beside(3.0, 2.0), beside(1.0, 1.01)
     ('12 times below', '1.5 times above', 'level with')
     """
+    _check(value, other)
     ratio = max(value, other) / min(value, other)
     if ratio < LEVEL:
         return "level with"
@@ -56,11 +57,12 @@ def beside(value: float, other: float) -> str:
 
 
 def changes(ratio: float) -> str:
-    """Return what becomes of a number that is multiplied by a ratio.
+    """Return what becomes of a positive number that is multiplied by a positive ratio.
 
     >>> changes(0.34), changes(2e-5), changes(73.0), changes(1.01), changes(1e-20)
     ('falls to 34 %', 'falls to 2.0e-05', 'grows 73 times', 'stays', 'vanishes')
     """
+    _check(ratio)
     if ratio > LEVEL:
         return f"grows {plain(ratio)} times"
     if ratio > 1 / LEVEL:
@@ -78,10 +80,17 @@ def ranked(values: Mapping[str, float]) -> str:
     >>> ranked({"fine": 2.0, "coarse": 2.01})
     'fine ends lowest, at 2.0e+00; coarse level with it'
     """
+    _check(*values.values())
     (name, least), *others = sorted(values.items(), key=lambda pair: pair[1])
     above = [f"{each} {beside(value, least)}" for each, value in others]
     text = ", ".join(phrase + " it" * phrase.endswith("with") for phrase in above)
     return f"{name} ends lowest, at {least:.1e}" + (f"; {text}" if text else "")
+
+
+def _check(*values: float) -> None:
+    """Raise ValueError unless all numbers are positive and finite."""
+    if not all(0 < value < np.inf for value in values):
+        raise ValueError(f"a sentence needs positive, finite numbers, got {values}")
 
 
 def concentrated(values: Any, weights: Any = 1.0) -> float:
@@ -117,6 +126,7 @@ def where_large(name: str, values: Any, x: Any, y: Any, time: str = "y", weights
 domain.'
     """
     size = np.abs(np.asarray(values, dtype=float))
+    _check(size.max())
     row, column = np.unravel_index(int(size.argmax()), size.shape)
     place = ", ".join(
         f"{axis} = {round(float(at), 2) + 0.0:.2f}"

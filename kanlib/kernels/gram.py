@@ -28,8 +28,7 @@ def add(parts: Sequence[Part], total: Tensor) -> None:
         parts: the parts; columns of two parts may be the same, whose entries then add up.
         total: square matrix, as many rows as columns.
     """
-    kernel = _kernel() if total.device.type == "cpu" else None
-    if kernel is None:
+    if not operator.may_read(total, *(values for *_, values in parts)):
         rows = total.new_zeros(len(parts[0][1]) if parts else 0, len(total))
         for start, offset, values in parts:
             columns = start + offset[:, None]
@@ -47,7 +46,7 @@ def add(parts: Sequence[Part], total: Tensor) -> None:
                 part.addmm_(values.T, entries, alpha=factor)
             else:
                 arrays = [x.numpy() for x in (values, offset, entries, shift, block)]
-                kernel.add_products(order, factor, *arrays)
+                _fused().add_products(order, factor, *arrays)
 
 
 def completed(total: Tensor) -> Tensor:
@@ -56,5 +55,5 @@ def completed(total: Tensor) -> Tensor:
 
 
 @functools.cache
-def _kernel() -> Any:
-    return importlib.import_module("kanlib.kernels.cpu_gram") if operator.has_numba() else None
+def _fused() -> Any:
+    return importlib.import_module("kanlib.kernels.cpu_gram")

@@ -69,7 +69,7 @@ _choice = _Choice()
 
 @contextmanager
 def backend(name: str) -> Iterator[None]:
-    """Choose the back end of all spline layers within a ``with`` block, for the present thread.
+    """Choose the back end of spline layers and Jacobians within a ``with`` block of this thread.
 
     "auto", the default, takes the fused kernel for the CPU where it can be used, and elsewhere the
     reference; so does "numba", which raises where it cannot. "triton" takes the fused kernel for
@@ -252,6 +252,20 @@ def _tell(reason: str) -> None:
 def differentiates(v: Tensor) -> bool:
     """Return whether derivatives in v may be asked for; transformations hide that from v."""
     return v.requires_grad or torch.compiler.is_compiling() or bool(_transformations())
+
+
+def may_read(*tensors: Tensor) -> bool:
+    """Return whether fused kernels for the CPU that are no operators of torch may read tensors.
+
+    They are chosen, and know the types, and nothing differentiates or batches what they do.
+
+    Args:
+        tensors: contiguous tensors.
+    """
+    like = tensors[0]
+    known = like.device.type == "cpu" and like.dtype in DTYPES
+    plain = all(x.dtype == like.dtype and not differentiates(x) for x in tensors)
+    return known and plain and _choice.name in CHOICES["cpu"] and has_numba()
 
 
 def _transformations() -> set[Any]:

@@ -27,9 +27,8 @@ def add_product(place: Tensor, offset: Tensor, values: Tensor, v: Tensor, rows: 
         v: as many entries as J has columns.
         rows: as many entries as J has rows.
     """
-    kernel = _kernel(values, v, rows)
-    if kernel is not None:
-        kernel.add_product(*(x.numpy() for x in (place, offset, values, v, rows)))
+    if operator.may_read(values, v, rows):
+        _fused().add_product(*(x.numpy() for x in (place, offset, values, v, rows)))
         return
     windows = v.unfold(0, values.shape[1], 1)[offset]
     rows.index_add_(0, place, torch.einsum("ml,ml->m", windows, values))
@@ -39,20 +38,11 @@ def add_transposed(
     place: Tensor, offset: Tensor, values: Tensor, rows: Tensor, columns: Tensor
 ) -> None:
     """Add J^T y to the columns, for the rows y; see :func:`add_product`."""
-    kernel = _kernel(values, rows, columns)
-    if kernel is not None:
-        kernel.add_transposed(*(x.numpy() for x in (place, offset, values, rows, columns)))
+    if operator.may_read(values, rows, columns):
+        _fused().add_transposed(*(x.numpy() for x in (place, offset, values, rows, columns)))
         return
     index = offset[:, None] + torch.arange(values.shape[1], device=offset.device)
     columns.index_add_(0, index.flatten(), (values * rows[place][:, None]).flatten())
-
-
-def _kernel(*tensors: Tensor) -> Any:
-    """Return the module of the fused kernels if they know these tensors, which are contiguous."""
-    like = tensors[0]
-    known = like.device.type == "cpu" and like.dtype in operator.DTYPES
-    same = all(x.dtype == like.dtype and not x.requires_grad for x in tensors)
-    return _fused() if known and same and operator.has_numba() else None
 
 
 @functools.cache

@@ -64,6 +64,7 @@ def run_and_record(
     unfinished ones go on from their checkpoints, which are kept in a folder beside ``out``.
     Processes may share ``out``: none loses runs of another, and of two that are to compute the same
     run the second waits for the first, and with ``resume`` takes what that has recorded.
+    Workers of a scheduler leave recording to this process, a moment later.
 
     Args:
         experiment: name of the experiment.

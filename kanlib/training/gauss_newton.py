@@ -423,7 +423,10 @@ def conjugate_gradients(
         if not power > tolerance**2 * start:
             return x, iteration
         image = product(direction)
-        length = power / float(direction @ image)
+        curvature = float(direction @ image)
+        if not curvature > 0:  # all that is left of the residual is rounding
+            return x, iteration
+        length = power / curvature
         x += length * direction
         residual -= length * image
         scaled = precondition(residual)

@@ -68,6 +68,7 @@ class Jacobian:
 
     def product(self, step: Tensor) -> Tensor:
         """Return J v of shape (M,), for v of shape (number of parameters,)."""
+        self._check("step", step, 1)
         columns = self.coordinates.to_columns(step)
         found = []
         for block in self._blocks:
@@ -81,11 +82,19 @@ class Jacobian:
 
     def transposed(self, rows: Tensor) -> Tensor:
         """Return J^T y of shape (number of parameters,), for y of shape (M,)."""
+        self._check("rows", rows, 0)
         columns = rows.new_zeros(self.coordinates.columns)
         sizes = [len(block.residual) for block in self._blocks]
         for block, y in zip(self._blocks, rows.split(sizes), strict=True):
             _add_transposed(block.runs, y, self.coordinates, columns)
         return self.coordinates.transposed(columns)
+
+    def _check(self, name: str, v: Tensor, side: int) -> None:
+        if v.shape != (self.shape[side],):
+            raise ValueError(
+                f"{name} must have shape ({self.shape[side]},), got {tuple(v.shape)}: for several "
+                "at once take torch.vmap"
+            )
 
     def dense(self) -> Tensor:
         """Return J as a matrix, for small cases."""

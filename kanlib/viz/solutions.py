@@ -14,7 +14,7 @@ from kanlib._checks import as_integer, as_interval, as_list, as_number, check_fu
 from kanlib.objectives.residuals import Term
 from kanlib.viz.colors import CURVES, GREY
 
-__all__ = ["draw_solution"]
+__all__ = ["contour_lines", "draw_solution"]
 
 #: Colour scales, which for errors have white in the middle.
 SCALES = {"solution": "Viridis", "error": "RdBu", "residual": "RdBu"}
@@ -105,7 +105,7 @@ def contour_lines(x: Any, y: Any, values: Any, count: int = 7) -> list[go.Contou
     Args:
         x: places (M,) along the horizontal axis.
         y: places (N,) along the vertical axis.
-        values: values (N, M) of the function.
+        values: values (N, M) of the function; no line goes where they are not finite.
         count: number of values that have lines, at least 1.
 
     Returns:
@@ -121,11 +121,12 @@ def contour_lines(x: Any, y: Any, values: Any, count: int = 7) -> list[go.Contou
     """
     lines = as_integer("count", count, 1)
     places = [torch.as_tensor(axis, dtype=torch.float32) for axis in (x, y)]
-    field = torch.as_tensor(values, dtype=torch.float32)
+    field = torch.as_tensor(values, dtype=torch.float64)
     expected = tuple(axis.numel() for axis in reversed(places))
     if field.shape != expected:
         raise ValueError(f"values must be {expected}, a row for each y, got {tuple(field.shape)}")
-    low, high = (float(end) for end in field.aminmax())
+    known = field[field.isfinite()]
+    low, high = (float(end) for end in known.aminmax()) if len(known) else (0.0, 0.0)
     step = (high - low) / (lines + 1)
     if not step > 0:
         return []
@@ -134,7 +135,7 @@ def contour_lines(x: Any, y: Any, values: Any, count: int = 7) -> list[go.Contou
         go.Contour(
             x=places[0].numpy(),
             y=places[1].numpy(),
-            z=field.numpy(),
+            z=torch.where(field.isfinite(), field, torch.nan).float().numpy(),
             contours=levels,
             line={"color": color, "width": width},
             showscale=False,

@@ -1,6 +1,7 @@
 """The explorer: every combination precomputed, the same controls with and without a kernel."""
 
 import json
+import math
 from base64 import b64decode
 from html.parser import HTMLParser
 
@@ -8,6 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
+from kanbook import numbers
 from kanbook.explore import explorer
 
 X = np.linspace(0, 1, 201)
@@ -128,7 +130,7 @@ def test_explorer_refuses_to_have_no_control():
         explorer(waves, finding=highest, alt="x")
 
 
-@pytest.mark.parametrize("nothing", ["", " "])
+@pytest.mark.parametrize("nothing", ["", " ", None])
 def test_explorer_refuses_a_blank_finding(nothing):
     with pytest.raises(ValueError, match=r"finding returns .* for {'r': 3, 'basis': 'sine'}"):
         make(finding=lambda r, basis: nothing if r == 3 else "All is well.")
@@ -201,3 +203,19 @@ def test_play_keeps_the_pause_that_it_is_given():
 def test_play_refuses_what_is_no_slider(name):
     with pytest.raises(ValueError, match=rf"play = '{name}': expected .* one of \['r'\]"):
         make(play=name)
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        lambda: numbers.beside(0.0, 1.0),
+        lambda: numbers.changes(math.nan),
+        lambda: numbers.changes(-3.0),
+        lambda: numbers.ranked({"a": math.nan, "b": 1.0}),
+        lambda: numbers.where_large("error", np.zeros((2, 2)), [0, 1], [0, 1]),
+        lambda: numbers.where_large("error", [[math.nan, 1.0]], [0, 1], [0]),
+    ],
+)
+def test_no_sentence_is_made_of_numbers_that_tell_nothing(sentence):
+    with pytest.raises(ValueError, match="positive, finite numbers"):
+        sentence()

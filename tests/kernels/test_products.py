@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from kanlib import KAN, MeanSquaredError
 from kanlib.kernels import operator, products
+from kanlib.training.jacobian import jacobian
 
 M, ROWS, COLUMNS, LENGTH = 40, 17, 30, 6
 FUSED = pytest.param(
@@ -11,15 +13,12 @@ FUSED = pytest.param(
 )
 
 
-@pytest.fixture(params=[FUSED, pytest.param(False, id="torch")])
-def used(request, monkeypatch):
-    """Choose who multiplies; return the names of the fused kernels that ran."""
+@pytest.fixture
+def names(monkeypatch):
+    """Return the names of the fused kernels that run."""
     names = []
-    if not request.param:
-        monkeypatch.setattr(operator, "has_numba", lambda: False)
-        yield names
-        assert names == []
-        return
+    if not operator.has_numba():
+        return names
     fused = products._fused()
     for name in ("add_product", "add_transposed"):
         kernel = getattr(fused, name)
@@ -29,8 +28,15 @@ def used(request, monkeypatch):
             kernel(*arrays)
 
         monkeypatch.setattr(fused, name, noted)
-    yield names
-    assert names
+    return names
+
+
+@pytest.fixture(params=[FUSED, pytest.param(False, id="torch")])
+def used(request, names):
+    """Choose who multiplies."""
+    with operator.backend("numba" if request.param else "torch"):
+        yield
+    assert bool(names) is request.param
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -55,3 +61,21 @@ def test_other_types_are_not_mixed_up():
         products.add_product(
             place, place, values, torch.ones(2, dtype=torch.float64), torch.ones(1)
         )
+
+
+def test_transformations_of_jacobians_are_those_of_the_dense_matrix(names):
+    x = torch.rand(20, 2, dtype=torch.float64)
+    model = KAN([2, 3, 1], n=4, dtype=torch.float64)
+    J = jacobian(model, MeanSquaredError(x, x[:, :1]))
+    names.clear()
+    matrix = J.dense()
+    v, w = torch.randn(2, J.shape[1], dtype=torch.float64)
+    rows = torch.randn(3, J.shape[0], dtype=torch.float64)
+    torch.testing.assert_close(torch.vmap(J.transposed)(rows), rows @ matrix)
+    found = torch.func.jvp(J.product, (v,), (w,))
+    torch.testing.assert_close(found, (matrix @ v, matrix @ w))
+    assert names == []
+    with pytest.raises(ValueError, match=r"rows must have shape \(20,\).*torch.vmap"):
+        J.transposed(rows.T)
+    with pytest.raises(ValueError, match=r"step must have shape"):
+        J.product(v[None])

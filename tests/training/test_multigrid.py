@@ -356,3 +356,10 @@ def test_prolongations_are_held_by_their_nonzeros():
         return sum(t.numel() for level in levels for window in level._windows for t in window)
 
     assert held(1600) < 8 * held(400)  # a level more, too
+
+
+def test_conjugate_gradients_end_where_rounding_hides_the_curvature():
+    right = torch.full((3,), 1e-20)
+    found, iterations = conjugate_gradients(lambda v: 1e-25 * v, right, lambda v: v, 1e-2)
+    assert found.isfinite().all()
+    assert iterations == 0

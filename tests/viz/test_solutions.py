@@ -1,5 +1,7 @@
 """Pictures of solutions: values, errors and residuals stand where they belong."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -80,6 +82,10 @@ def test_contour_lines_lie_between_the_extremes():
     levels = np.arange(dark.contours.start, dark.contours.end, dark.contours.size)
     np.testing.assert_allclose(levels, [2, 4, 6])
     assert contour_lines([0, 1], [0, 1], [[5, 5], [5, 5]]) == []
+    assert contour_lines([0, 1], [0, 1], [[math.nan, 5], [math.inf, 5]]) == []
+    masked, _ = contour_lines([0, 1, 2], [0, 1], [[math.nan, 0, 2], [3, 4, math.inf]], count=3)
+    assert (masked.contours.start, masked.contours.size) == (1, 1)
+    assert np.isnan(masked.z).sum() == 2
 
 
 @pytest.mark.parametrize(
