@@ -57,12 +57,13 @@ def beside(value: float, other: float) -> str:
 
 
 def changes(ratio: float) -> str:
-    """Return what becomes of a positive number that is multiplied by a positive ratio.
+    """Return what becomes of a positive number that is multiplied by a ratio, zero or more.
 
     >>> changes(0.34), changes(2e-5), changes(73.0), changes(1.01), changes(1e-20)
     ('falls to 34 %', 'falls to 2.0e-05', 'grows 73 times', 'stays', 'vanishes')
     """
-    _check(ratio)
+    if ratio:
+        _check(ratio)
     if ratio > LEVEL:
         return f"grows {plain(ratio)} times"
     if ratio > 1 / LEVEL:
@@ -126,6 +127,8 @@ def where_large(name: str, values: Any, x: Any, y: Any, time: str = "y", weights
 domain.'
     """
     size = np.abs(np.asarray(values, dtype=float))
+    if not size.any():
+        return f"The {name} is zero everywhere."
     _check(size.max())
     row, column = np.unravel_index(int(size.argmax()), size.shape)
     place = ", ".join(
