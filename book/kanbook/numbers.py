@@ -62,6 +62,8 @@ def changes(ratio: float) -> str:
     >>> changes(0.34), changes(2e-5), changes(73.0), changes(1.01), changes(1e-20)
     ('falls to 34 %', 'falls to 2.0e-05', 'grows 73 times', 'stays', 'vanishes')
     """
+    if ratio == np.inf:
+        return "grows without bound"
     if ratio:
         _check(ratio)
     if ratio > LEVEL:

@@ -207,6 +207,7 @@ def test_play_refuses_what_is_no_slider(name):
 
 def test_nothing_is_told_as_nothing():
     assert numbers.changes(0.0) == "vanishes"
+    assert numbers.changes(math.inf) == "grows without bound"
     found = numbers.where_large("error", np.zeros((2, 2)), [0, 1], [0, 1])
     assert found == "The error is zero everywhere."
 
