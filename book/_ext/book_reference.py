@@ -11,8 +11,9 @@ from __future__ import annotations
 import inspect
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from pkgutil import walk_packages
 
@@ -83,42 +84,35 @@ def listed(room: str) -> Iterator[str]:
     yield from ("  " + ",\n  ".join(links), "")
 
 
-class Written(SphinxDirective):
-    """A directive that writes Markdown."""
-
-    has_content = True
-
-    def lines(self) -> Iterator[str]:
-        """Yield the lines."""
-        raise NotImplementedError
-
-    def run(self) -> list[nodes.Node]:
-        """Return what the lines mean."""
-        lines = "\n".join(self.lines()).split("\n")
-        parent = nodes.container()
-        self.state.nested_parse(StringList(lines, self.env.docname), self.content_offset, parent)
-        return parent.children
+def written(directive: SphinxDirective, lines: Iterable[str]) -> list[nodes.Node]:
+    """Return what lines of Markdown mean in the place of a directive."""
+    text = StringList("\n".join(lines).split("\n"), directive.env.docname)
+    parent = nodes.container()
+    directive.state.nested_parse(text, directive.content_offset, parent)
+    return parent.children
 
 
-class Room(Written):
+class Room(SphinxDirective):
     """What a room is for, a table of its public names, and their entries."""
 
     required_arguments = 1
+    has_content = True
 
-    def lines(self) -> Iterator[str]:
-        """Yield the lines."""
+    def run(self) -> list[nodes.Node]:
+        """Return the page of the room."""
         room = self.arguments[0]
-        yield from (purpose(room), "")
-        yield from entries([f"{room}.{name}" for name in self.content])
+        names = entries([f"{room}.{name}" for name in self.content])
+        return written(self, [purpose(room), "", *names])
 
 
-class Rooms(Written):
+class Rooms(SphinxDirective):
     """The rooms, with their public names."""
 
-    def lines(self) -> Iterator[str]:
-        """Yield the lines."""
-        for room in self.content:
-            yield from listed(f"kanlib.{room}")
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        """Return the lists of the rooms."""
+        return written(self, chain.from_iterable(listed(f"kanlib.{room}") for room in self.content))
 
 
 def named(html: str) -> str:
