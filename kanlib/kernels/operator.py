@@ -264,8 +264,9 @@ def may_read(*tensors: Tensor) -> bool:
     """
     like = tensors[0]
     known = like.device.type == "cpu" and like.dtype in DTYPES
-    plain = all(x.dtype == like.dtype and not differentiates(x) for x in tensors)
-    return known and plain and _choice.name in CHOICES["cpu"] and has_numba()
+    plain = all(x.dtype == like.dtype and not x.requires_grad for x in tensors)
+    chosen = _choice.name in CHOICES["cpu"]
+    return known and plain and chosen and not differentiates(like) and has_numba()
 
 
 def _transformations() -> set[Any]:
