@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from kanlib import KAN, GaussNewton
-from kanlib.paper.experiments.second_order import EXPERIMENT, PROBLEMS, STARTS
+from kanlib.paper.experiments.formulations import PROBLEMS, STARTS
+from kanlib.paper.experiments.second_order import EXPERIMENT
 from kanlib.paper.problems.burgers import exact
 from kanlib.paper.records import RESULTS, provenance
 from kanlib.training.files import write_atomically

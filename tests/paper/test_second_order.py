@@ -7,8 +7,9 @@ import pytest
 import torch
 from functions import Function
 
+from kanlib.nn.jets import Jet
 from kanlib.objectives.squares import sum_of_squares
-from kanlib.paper.experiments import find_experiment, second_order
+from kanlib.paper.experiments import find_experiment, formulations, second_order
 from kanlib.paper.problems import allen_cahn, burgers
 
 EXPERIMENT = find_experiment("second-order")
@@ -17,12 +18,12 @@ EXPERIMENT = find_experiment("second-order")
 def losses(name, points=(40,)):
     case = EXPERIMENT.cases[name]
     case = replace(case, points=points, every=case.every[:1])
-    return second_order.PROBLEMS[case.problem](case, 1234, "cpu")
+    return formulations.PROBLEMS[case.problem](case, 1234, "cpu")
 
 
 @pytest.mark.parametrize("name", ["burgers", "burgers-sharp"])
 def test_solution_of_burgers_equation_has_no_loss(name):
-    viscosity = burgers.VISCOSITY if name == "burgers" else second_order.SHARP_VISCOSITY
+    viscosity = burgers.VISCOSITY if name == "burgers" else formulations.SHARP_VISCOSITY
     solution = Function(lambda x: burgers.exact(x, viscosity, nodes=200))
     problem = losses(f"{name}-levels")
     (loss,) = problem.losses
@@ -103,10 +104,65 @@ def test_weighted_terms_of_allen_cahn_take_the_network_behind_the_start():
     assert 0.1 < error < 1
 
 
+@pytest.mark.parametrize("name", ["burgers-half", "burgers-sharp-half"])
+def test_half_of_burgers_equation_has_its_solution_and_the_conditions_built_in(name):
+    viscosity = formulations.SHARP_VISCOSITY if "sharp" in name else burgers.VISCOSITY
+    solution = Function(lambda x: burgers.exact(x, viscosity, nodes=200))
+    problem = losses(f"{name}-race", (400,))
+    (loss,) = problem.losses
+    assert float(loss(solution)) < 1e-16
+    assert problem.error(solution) < 1e-12
+    points = loss.terms["volume"].points
+    assert float(points.min()) >= 0
+    assert float((points[:, 0] < 10 * viscosity).double().mean()) > 0.25  # in the layer
+    seen = []
+    built = problem.solution(Function(lambda z: seen.append(z) or 1 + z[:, :1]))
+    line = torch.linspace(0, 1, 11).double()[:, None]
+    for x, t, value in ((line, 0, burgers.initial(line)), (0, line, 0.0), (1, line, 0.0)):
+        at = torch.cat([torch.zeros_like(line) + x, torch.zeros_like(line) + t], dim=1)
+        assert float((built(at) - value).detach().abs().max()) < 1e-12
+    assert min(float(z.min()) for z in seen) == -1
+    assert max(float(z.max()) for z in seen) == 1
+
+
+def test_stretching_and_drawing_points_are_inverse():
+    unit = torch.rand(50, 2).double()
+    found = formulations._stretched(formulations._unstretched(unit, 0.02), 0.02)
+    torch.testing.assert_close(found, 2 * unit - 1)
+
+
+def test_corner_of_allen_cahn_solves_its_equation_and_takes_the_slope_away():
+    t = torch.logspace(-4, 0, 30).double()[:, None]
+    x = 1 - 3 * torch.rand(30, 1).double() * torch.sqrt(4e-4 * t)
+    jet = Jet.at(torch.cat([x, t], dim=1), pairs=[(0, 0)], features=formulations.corner)
+    expected = 1e-4 * jet.d(0, 0) - 10 * jet.value
+    torch.testing.assert_close(jet.d(1), expected, rtol=1e-9, atol=1e-12)
+    at_end = Jet.at(torch.cat([torch.ones_like(t), t], dim=1), features=formulations.corner)
+    torch.testing.assert_close(at_end.d(0), 2 * torch.exp(-10 * t))
+
+
+def test_half_of_allen_cahn_is_weighted_and_level_at_both_ends():
+    problem = losses("allen-cahn-half-race")
+    (loss,) = problem.losses
+    built = problem.solution(Function(lambda z: 0 * z[:, :1]))
+    start = torch.rand(20, 2).double() * torch.tensor([1.0, 0.0]).double()
+    assert float((built(start) - allen_cahn.initial(start[:, :1])).abs().max()) < 1e-7
+    even = Function(lambda x: torch.cos(math.pi * x[:, :1]))
+    parts = loss.parts(even)
+    assert max(float(parts["left"]), float(parts["right"])) < 1e-24
+    points = loss.terms["volume"].points
+    u = torch.cos(math.pi * points[:, :1])
+    residual = 1e-4 * math.pi**2 * u + 5 * u**3 - 5 * u
+    expected = (torch.exp(5 * (0.5 - points[:, 1:])) * residual).square().mean()
+    torch.testing.assert_close(parts["volume"].detach(), expected)
+    assert float(loss.parts(Function(lambda x: x[:, :1]))["left"]) == pytest.approx(0.01)
+
+
 @pytest.mark.parametrize(
     "name",
     [
         *("regression-race", "regression-fine-race", "poisson-race", "burgers-mlp"),
+        *("burgers-half-race", "allen-cahn-half-race"),
         *("regression-adam", "regression-lbfgs", "regression-ssbroyden", "poisson-bfgs"),
     ],
 )
@@ -136,7 +192,7 @@ def test_seconds_of_a_run_that_went_on_are_not_known(tmp_path):
 def test_points_that_do_not_move_are_those_of_a_grid(name):
     case = EXPERIMENT.cases[name]
     case = replace(case, points=(100, 400, 900, 1600)[: len(case.points)])
-    problem = second_order.PROBLEMS[case.problem](case, 1234, "cpu")
+    problem = formulations.PROBLEMS[case.problem](case, 1234, "cpu")
     for count, loss in zip(case.points, problem.losses, strict=True):
         points = loss.terms["volume"].points
         side = math.isqrt(count)
@@ -153,6 +209,17 @@ def test_longest_races_begin_as_the_others(problem, more):
         assert len(found) == len(known) + more
     assert (best.network, best.starts) == (race.network, race.starts)
     assert best.description.endswith(f"n = 6 to 96, a race of {race.starts} starts")
+
+
+@pytest.mark.parametrize("problem", ["burgers", "burgers-sharp", "allen-cahn"])
+def test_races_on_half_of_the_domain_differ_by_the_problem_alone(problem):
+    whole = "allen-cahn-growth" if problem == "allen-cahn" else problem
+    one, other = (asdict(EXPERIMENT.cases[f"{name}-race"]) for name in (whole, f"{problem}-half"))
+    told = {"problem": f"{problem}-half", "description": other["description"]}
+    assert one | told == other
+    longest = EXPERIMENT.cases[f"{problem}-half-best"]
+    assert (longest.network["widths"], longest.network["r"]) == ([2, 8, 8, 1], 8)
+    assert longest.description.startswith(f"{problem}, half of the domain, n = ")
 
 
 @pytest.mark.parametrize("problem", ["regression", "poisson", "burgers"])

@@ -24,7 +24,7 @@ from kanlib.nn.expansion import ExpansionKAN
 from kanlib.nn.networks import KAN
 from kanlib.paper.experiments import second_order
 from kanlib.paper.experiments.cases import Experiment, Solutions
-from kanlib.paper.experiments.second_order import PROBLEMS, STARTS, SecondOrderCase
+from kanlib.paper.experiments.formulations import PROBLEMS, STARTS, SecondOrderCase
 from kanlib.splines.knots import KnotGrid
 from kanlib.training.gauss_newton import GaussNewton
 from kanlib.training.optimizers import OptimizerFactory, lbfgs

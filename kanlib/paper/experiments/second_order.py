@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from kanlib.nn.jets import Jet
 from kanlib.nn.networks import KAN, MLP
-from kanlib.objectives.mean_squared_error import MeanSquaredError
-from kanlib.objectives.residuals import ResidualLoss, Term
-from kanlib.objectives.samplers import Sampler
 from kanlib.paper.experiments.cases import Experiment, Solutions
+from kanlib.paper.experiments.formulations import PROBLEMS, STARTS, Problem, SecondOrderCase
 from kanlib.paper.experiments.poisson import COARSE_N, WIDER
-from kanlib.paper.problems import allen_cahn, burgers, poisson, relative_error
-from kanlib.paper.problems.regression import regression
 from kanlib.training.gauss_newton import GaussNewton
 from kanlib.training.optimizers import OptimizerFactory, lbfgs
 from kanlib.training.quasi_newton import QuasiNewton
@@ -30,43 +23,6 @@ from kanlib.training.race import race
 from kanlib.training.runs import Run
 
 QUICK_DIVISOR, QUICK_STARTS, QUICK_POINTS = 12, 2, 100
-SHARP_VISCOSITY = 1e-2 / torch.pi
-#: Starts of one seed are numbered from this multiple of it.
-STARTS = 1000
-
-
-@dataclass(frozen=True)
-class SecondOrderCase:
-    """One way to solve a problem by Gauss-Newton.
-
-    Attributes:
-        description: one line for readers.
-        problem: one of :data:`PROBLEMS`.
-        network: keyword arguments of KAN, or of MLP if ``mlp`` is true.
-        epochs: steps on each level; an MLP has stages instead.
-        points: points of the volume on each level, or of the training set.
-        starts: networks on the first level.
-        keep: how many go on to each of the others.
-        every: steps between draws of points, on each level; without it a differential equation has
-            the points of a square grid, which stay.
-        start_level: level of the network, for counting work; where it is above zero, the network
-            stays on it.
-        mlp: whether the network is an MLP, which has rounds in place of levels.
-        gauss_newton: keyword arguments of GaussNewton.
-    """
-
-    description: str
-    problem: str
-    network: dict[str, Any]
-    epochs: tuple[int, ...]
-    points: tuple[int, ...]
-    starts: int = 1
-    keep: tuple[int, ...] = ()
-    every: tuple[int, ...] = ()
-    start_level: int = 0
-    mlp: bool = False
-    gauss_newton: dict[str, Any] = field(default_factory=dict)
-    paper: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -104,168 +60,6 @@ BUDGETS = {
     "lbfgs": ("L-BFGS", 150),
     "bfgs": ("BFGS", 150),
     "ssbroyden": ("self-scaled Broyden", 150),
-}
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Losses of the levels, the error of a network, and what else belongs to a problem."""
-
-    losses: list[Any]
-    error: Callable[[nn.Module], float]
-    validate: Callable[[nn.Module], Any] | None = None
-    calibrate: Tensor | None = None
-
-
-def _regression(case: SecondOrderCase, seed: int, device: str) -> Problem:
-    data = regression(seed, device=device)
-    losses = [MeanSquaredError(data.x[:count], data.y[:count]) for count in case.points]
-    test = MeanSquaredError(data.x_test, data.y_test)
-    error = torch.no_grad()(lambda model: float(test(model)))
-    return Problem(losses, error, MeanSquaredError(data.x, data.y), data.x)
-
-
-def _moving(
-    case: SecondOrderCase,
-    seed: int,
-    device: str,
-    loss: Callable[[int, Callable[..., Sampler]], ResidualLoss],
-) -> list[ResidualLoss]:
-    """Return the loss of each level, whose points move.
-
-    Args:
-        case: how many points of the volume there are on each level, and how often they are drawn.
-        seed: of the draws.
-        device: of the points.
-        loss: function from the number of points of the volume, and a function from a box, a number
-            of points and options to their sampler, to the loss of a level.
-    """
-    losses = []
-    for level, (count, every) in enumerate(zip(case.points, case.every, strict=True)):
-        own: dict[str, Any] = {"every": every, "seed": seed + STARTS * level}
-        sampler = partial(Sampler, **own, device=device, dtype=torch.float64)
-        losses.append(loss(count, sampler))
-    return losses
-
-
-def _burgers(
-    case: SecondOrderCase, seed: int, device: str, viscosity: float = burgers.VISCOSITY
-) -> Problem:
-    problem = burgers.Burgers(201, 51, viscosity=viscosity, nodes=200, device=device)
-    weights = {"initial": 10.0, "boundary": 10.0}
-    if not case.every:
-        sides = [math.isqrt(count) for count in case.points]
-        grids = [burgers.Burgers(m, m, viscosity=viscosity, device=device) for m in sides]
-        return Problem([grid.loss(weights=weights) for grid in grids], problem.error)
-
-    def loss(count: int, sampler: Callable[..., Sampler]) -> ResidualLoss:
-        points = {"volume": sampler([(-1, 1), (0, 1)], count, share=0.5)}
-        return problem.loss(points=points, weights=weights)
-
-    return Problem(_moving(case, seed, device, loss), problem.error)
-
-
-def _poisson(case: SecondOrderCase, seed: int, device: str) -> Problem:
-    problem = poisson.Poisson(device=device)
-    if not case.every:
-        cells = [math.isqrt(count) // 2 * 2 for count in case.points]
-        losses = [poisson.Poisson(m, device=device).loss() for m in cells]
-        return Problem(losses, problem.error)
-
-    def ring(x: Tensor) -> Tensor:
-        """Move points (side, place) to the boundary: the number of a side is in [0, 4)."""
-        number, place = x[:, 0].floor(), x[:, 1]
-        end = torch.where(number % 2 == 0, 1.0, -1.0).to(place)
-        first = number < 2
-        return torch.stack([torch.where(first, end, place), torch.where(first, place, end)], 1)
-
-    def loss(count: int, sampler: Callable[..., Sampler]) -> ResidualLoss:
-        points = {
-            "volume": sampler([(-1, 1), (-1, 1)], count),
-            "boundary": sampler([(0, 4 - 1e-9), (-1, 1)], 800, map=ring),
-            "interface": sampler([(0, 0), (-1, 1)], 200),
-        }
-        return problem.loss(points=points)
-
-    return Problem(_moving(case, seed, device, loss), problem.error)
-
-
-def _periodic(
-    problem: allen_cahn.AllenCahn,
-    equal: Callable[[Jet, Jet, Tensor], Tensor],
-    sampler: Callable[..., Sampler],
-) -> Term:
-    """Return the term of what must be equal at x = -1 and x = 1, from the jets there."""
-
-    def end(shift: float) -> Callable[[Tensor], Tensor]:
-        return lambda x: problem.inputs(x + x.new_tensor([shift, 0.0]))
-
-    times = sampler([(0, 0), (0, 1)], 101, kind="sobol")
-    return Term(equal, times, features=[end(-1.0), end(1.0)])
-
-
-def _allen_cahn(case: SecondOrderCase, seed: int, device: str) -> Problem:
-    problem = allen_cahn.AllenCahn(points=100, device=device)
-
-    def equal(u: Jet, v: Jet, x: Tensor) -> Tensor:
-        return torch.cat([u.value - v.value, 0.1 * (u.d(0) - v.d(0))], dim=1)
-
-    def loss(count: int, sampler: Callable[..., Sampler]) -> ResidualLoss:
-        points = {
-            "volume": sampler([(-1, 1), (0, 1)], count, share=0.5),
-            "initial": sampler([(-1, 1), (0, 0)], 500, kind="sobol"),
-        }
-        return ResidualLoss(
-            **problem.loss(points=points, weights={"volume": 1.0, "initial": 1000.0}).terms,
-            periodic=_periodic(problem, equal, sampler),
-        )
-
-    return Problem(_moving(case, seed, device, loss), problem.error)
-
-
-def _allen_cahn_growth(case: SecondOrderCase, seed: int, device: str) -> Problem:
-    """Return Allen-Cahn with exact initial values, and residuals weighted by what becomes of them.
-
-    The network is v in u = u_0 + t v. Around the unstable state 0 an error made at t has grown by
-    e^(5 (1 - t)) at t = 1, so that this weight makes a small residual mean a small error.
-    """
-    problem = allen_cahn.AllenCahn(points=100, device=device)
-
-    def volume(v: Jet, x: Tensor) -> Tensor:
-        start, time = allen_cahn.initial(x[:, :1]), x[:, 1:]
-        u = start + time * v.value
-        u_xx = allen_cahn.initial_curvature(x[:, :1]) + time * v.d(0, 0)
-        residual = v.value + time * v.d(1) - allen_cahn.right_side(u, u_xx)
-        return torch.exp(allen_cahn.GROWTH * (0.5 - time)) * residual
-
-    def equal(left: Jet, right: Jet, x: Tensor) -> Tensor:
-        time = x[:, 1:]
-        slope = time * (left.d(0) - right.d(0)) + 4  # the slopes of u_0 are 2 and -2
-        return torch.cat([time * (left.value - right.value), 0.1 * time * slope], dim=1)
-
-    def loss(count: int, sampler: Callable[..., Sampler]) -> ResidualLoss:
-        points = sampler([(-1, 1), (0, 1)], count, share=0.5)
-        return ResidualLoss(
-            volume=Term(volume, points, pairs=[(0, 0)], features=problem.inputs),
-            periodic=_periodic(problem, equal, sampler),
-        )
-
-    @torch.no_grad()
-    def error(model: nn.Module) -> float:
-        points = problem.error_points
-        u = allen_cahn.initial(points[:, :1]) + points[:, 1:] * model(problem.inputs(points))
-        return relative_error(u, problem.reference)
-
-    return Problem(_moving(case, seed, device, loss), error)
-
-
-PROBLEMS: dict[str, Callable[[SecondOrderCase, int, str], Problem]] = {
-    "regression": _regression,
-    "poisson": _poisson,
-    "burgers": _burgers,
-    "burgers-sharp": partial(_burgers, viscosity=SHARP_VISCOSITY),
-    "allen-cahn": _allen_cahn,
-    "allen-cahn-growth": _allen_cahn_growth,
 }
 
 
@@ -457,6 +251,23 @@ def _cases() -> dict[str, SecondOrderCase]:
             (1500, 3000, 4000, 6000),
             (5, (2, 1, 1)),
         )
+    for problem, network in (("burgers", tanh), ("burgers-sharp", tanh), ("allen-cahn", wide)):
+        whole = cases[f"{'allen-cahn-growth' if problem == 'allen-cahn' else problem}-race"]
+        half = f"{problem}-half"
+        cases[f"{half}-race"] = replace(
+            whole, description=f"{whole.description}, half of the domain", problem=half
+        )
+        n = whole.network["n"]
+        cases[f"{half}-best"] = SecondOrderCase(
+            f"{problem}, half of the domain, n = {n} to {n << 3}, order 8, a race of 4 starts",
+            half,
+            {**network, "n": n, "r": 8, "widths": [2, 8, 8, 1]},
+            (36, 45, 100, 150),
+            (1500, 3000, 5000, 12000),
+            starts=4,
+            keep=(2, 1, 1),
+            every=(3, 3, 5, 5),
+        )
     for problem in ("regression", "poisson", "burgers"):
         cases |= _baselines(problem, cases[f"{problem}-fine-small"])
     return cases
@@ -513,7 +324,7 @@ def execute(
         model = (MLP if case.mlp else KAN)(**case.network, device=device, dtype=torch.float64)
         if problem.calibrate is not None and isinstance(model, KAN):
             model.calibrate_(problem.calibrate)
-        field[number] = model
+        field[number] = model if problem.solution is None else problem.solution(model)
     first = 2.0**case.start_level / getattr(field[0], "n", 1)
     return raced(
         problem,

@@ -1,0 +1,339 @@
+"""The problems as sums of squares, for second-order training: losses of each level, and errors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kanlib.nn.hard_conditions import HardConditions
+from kanlib.nn.jets import Jet
+from kanlib.objectives.mean_squared_error import MeanSquaredError
+from kanlib.objectives.residuals import ResidualLoss, Term
+from kanlib.objectives.samplers import Sampler
+from kanlib.paper import problems
+from kanlib.paper.problems import allen_cahn, burgers, poisson, relative_error
+from kanlib.paper.problems.regression import regression
+
+SHARP_VISCOSITY = 1e-2 / torch.pi
+#: Starts of one seed are numbered from this multiple of it.
+STARTS = 1000
+
+
+@dataclass(frozen=True)
+class SecondOrderCase:
+    """One way to solve a problem by Gauss-Newton.
+
+    Attributes:
+        description: one line for readers.
+        problem: one of :data:`PROBLEMS`.
+        network: keyword arguments of KAN, or of MLP if ``mlp`` is true.
+        epochs: steps on each level; an MLP has stages instead.
+        points: points of the volume on each level, or of the training set.
+        starts: networks on the first level.
+        keep: how many go on to each of the others.
+        every: steps between draws of points, on each level; without it a differential equation has
+            the points of a square grid, which stay.
+        start_level: level of the network, for counting work; where it is above zero, the network
+            stays on it.
+        mlp: whether the network is an MLP, which has rounds in place of levels.
+        gauss_newton: keyword arguments of GaussNewton.
+    """
+
+    description: str
+    problem: str
+    network: dict[str, Any]
+    epochs: tuple[int, ...]
+    points: tuple[int, ...]
+    starts: int = 1
+    keep: tuple[int, ...] = ()
+    every: tuple[int, ...] = ()
+    start_level: int = 0
+    mlp: bool = False
+    gauss_newton: dict[str, Any] = field(default_factory=dict)
+    paper: dict[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Losses of the levels, the error of a solution, and what else belongs to a problem.
+
+    Attributes:
+        losses: the loss of each level.
+        error: function from what is trained to its error.
+        validate: function by which a race ranks, see :func:`kanlib.training.race.race`.
+        calibrate: points for the scale of a linear map.
+        solution: function from a network to what is trained, by default the network itself.
+    """
+
+    losses: list[Any]
+    error: Callable[[nn.Module], float]
+    validate: Callable[[nn.Module], Any] | None = None
+    calibrate: Tensor | None = None
+    solution: Callable[[nn.Module], nn.Module] | None = None
+
+
+def _regression(case: SecondOrderCase, seed: int, device: str) -> Problem:
+    data = regression(seed, device=device)
+    losses = [MeanSquaredError(data.x[:count], data.y[:count]) for count in case.points]
+    test = MeanSquaredError(data.x_test, data.y_test)
+    error = torch.no_grad()(lambda model: float(test(model)))
+    return Problem(losses, error, MeanSquaredError(data.x, data.y), data.x)
+
+
+def _moving(
+    case: SecondOrderCase,
+    seed: int,
+    device: str,
+    loss: Callable[[int, Callable[..., Sampler]], ResidualLoss],
+) -> list[ResidualLoss]:
+    """Return the loss of each level, whose points move.
+
+    Args:
+        case: how many points of the volume there are on each level, and how often they are drawn.
+        seed: of the draws.
+        device: of the points.
+        loss: function from the number of points of the volume, and a function from a box, a number
+            of points and options to their sampler, to the loss of a level.
+    """
+    losses = []
+    for level, (count, every) in enumerate(zip(case.points, case.every, strict=True)):
+        own: dict[str, Any] = {"every": every, "seed": seed + STARTS * level}
+        sampler = partial(Sampler, **own, device=device, dtype=torch.float64)
+        losses.append(loss(count, sampler))
+    return losses
+
+
+def _burgers(
+    case: SecondOrderCase, seed: int, device: str, viscosity: float = burgers.VISCOSITY
+) -> Problem:
+    problem = burgers.Burgers(201, 51, viscosity=viscosity, nodes=200, device=device)
+    weights = {"initial": 10.0, "boundary": 10.0}
+    if not case.every:
+        sides = [math.isqrt(count) for count in case.points]
+        grids = [burgers.Burgers(m, m, viscosity=viscosity, device=device) for m in sides]
+        return Problem([grid.loss(weights=weights) for grid in grids], problem.error)
+
+    def loss(count: int, sampler: Callable[..., Sampler]) -> ResidualLoss:
+        points = {"volume": sampler([(-1, 1), (0, 1)], count, share=0.5)}
+        return problem.loss(points=points, weights=weights)
+
+    return Problem(_moving(case, seed, device, loss), problem.error)
+
+
+def _poisson(case: SecondOrderCase, seed: int, device: str) -> Problem:
+    problem = poisson.Poisson(device=device)
+    if not case.every:
+        cells = [math.isqrt(count) // 2 * 2 for count in case.points]
+        losses = [poisson.Poisson(m, device=device).loss() for m in cells]
+        return Problem(losses, problem.error)
+
+    def ring(x: Tensor) -> Tensor:
+        """Move points (side, place) to the boundary: the number of a side is in [0, 4)."""
+        number, place = x[:, 0].floor(), x[:, 1]
+        end = torch.where(number % 2 == 0, 1.0, -1.0).to(place)
+        first = number < 2
+        return torch.stack([torch.where(first, end, place), torch.where(first, place, end)], 1)
+
+    def loss(count: int, sampler: Callable[..., Sampler]) -> ResidualLoss:
+        points = {
+            "volume": sampler([(-1, 1), (-1, 1)], count),
+            "boundary": sampler([(0, 4 - 1e-9), (-1, 1)], 800, map=ring),
+            "interface": sampler([(0, 0), (-1, 1)], 200),
+        }
+        return problem.loss(points=points)
+
+    return Problem(_moving(case, seed, device, loss), problem.error)
+
+
+def _periodic(
+    problem: allen_cahn.AllenCahn,
+    equal: Callable[[Jet, Jet, Tensor], Tensor],
+    sampler: Callable[..., Sampler],
+) -> Term:
+    """Return the term of what must be equal at x = -1 and x = 1, from the jets there."""
+
+    def end(shift: float) -> Callable[[Tensor], Tensor]:
+        return lambda x: problem.inputs(x + x.new_tensor([shift, 0.0]))
+
+    times = sampler([(0, 0), (0, 1)], 101, kind="sobol")
+    return Term(equal, times, features=[end(-1.0), end(1.0)])
+
+
+def _allen_cahn(case: SecondOrderCase, seed: int, device: str) -> Problem:
+    problem = allen_cahn.AllenCahn(points=100, device=device)
+
+    def equal(u: Jet, v: Jet, x: Tensor) -> Tensor:
+        return torch.cat([u.value - v.value, 0.1 * (u.d(0) - v.d(0))], dim=1)
+
+    def loss(count: int, sampler: Callable[..., Sampler]) -> ResidualLoss:
+        points = {
+            "volume": sampler([(-1, 1), (0, 1)], count, share=0.5),
+            "initial": sampler([(-1, 1), (0, 0)], 500, kind="sobol"),
+        }
+        return ResidualLoss(
+            **problem.loss(points=points, weights={"volume": 1.0, "initial": 1000.0}).terms,
+            periodic=_periodic(problem, equal, sampler),
+        )
+
+    return Problem(_moving(case, seed, device, loss), problem.error)
+
+
+def _allen_cahn_growth(case: SecondOrderCase, seed: int, device: str) -> Problem:
+    """Return Allen-Cahn with exact initial values, and residuals weighted by what becomes of them.
+
+    The network is v in u = u_0 + t v. Around the unstable state 0 an error made at t has grown by
+    e^(5 (1 - t)) at t = 1, so that this weight makes a small residual mean a small error.
+    """
+    problem = allen_cahn.AllenCahn(points=100, device=device)
+
+    def volume(v: Jet, x: Tensor) -> Tensor:
+        start, time = allen_cahn.initial(x[:, :1]), x[:, 1:]
+        u = start + time * v.value
+        u_xx = allen_cahn.initial_curvature(x[:, :1]) + time * v.d(0, 0)
+        residual = v.value + time * v.d(1) - allen_cahn.right_side(u, u_xx)
+        return torch.exp(allen_cahn.GROWTH * (0.5 - time)) * residual
+
+    def equal(left: Jet, right: Jet, x: Tensor) -> Tensor:
+        time = x[:, 1:]
+        slope = time * (left.d(0) - right.d(0)) + 4  # the slopes of u_0 are 2 and -2
+        return torch.cat([time * (left.value - right.value), 0.1 * time * slope], dim=1)
+
+    def loss(count: int, sampler: Callable[..., Sampler]) -> ResidualLoss:
+        points = sampler([(-1, 1), (0, 1)], count, share=0.5)
+        return ResidualLoss(
+            volume=Term(volume, points, pairs=[(0, 0)], features=problem.inputs),
+            periodic=_periodic(problem, equal, sampler),
+        )
+
+    @torch.no_grad()
+    def error(model: nn.Module) -> float:
+        points = problem.error_points
+        u = allen_cahn.initial(points[:, :1]) + points[:, 1:] * model(problem.inputs(points))
+        return relative_error(u, problem.reference)
+
+    return Problem(_moving(case, seed, device, loss), error)
+
+
+def _stretched(points: Tensor, layer: float) -> Tensor:
+    """Map x in [0, 1] by asinh(x / layer), and t in [0, 1], to [-1, 1]."""
+    x = torch.asinh(points[:, :1] / layer) / math.asinh(1 / layer)
+    return 2 * torch.cat([x, points[:, 1:]], dim=1) - 1
+
+
+def _unstretched(unit: Tensor, layer: float) -> Tensor:
+    """Map the unit square to points (x, t), more of them where the inputs are stretched."""
+    x = layer * torch.sinh(math.asinh(1 / layer) * unit[:, :1])
+    return torch.cat([x, unit[:, 1:]], dim=1)
+
+
+def _zero_at_ends_and_start(points: Tensor) -> Tensor:
+    x, time = points[:, :1], points[:, 1:]
+    return time * x * (1 - x)
+
+
+def _burgers_half(case: SecondOrderCase, seed: int, device: str, viscosity: float) -> Problem:
+    """Return Burgers' equation on x in [0, 1], where an odd solution is zero at both ends.
+
+    These values and those at t = 0 hold by construction, and the network sees x through a map that
+    stretches the layer at 0. The error is that of the whole interval, by symmetry.
+    """
+    problem = burgers.Burgers(2, 2, viscosity=viscosity, nodes=200, device=device)
+    layer = 5 * viscosity
+
+    def loss(count: int, sampler: Callable[..., Sampler]) -> ResidualLoss:
+        unstretched = partial(_unstretched, layer=layer)
+        points = sampler([(0, 1), (0, 1)], count, share=0.5, map=unstretched)
+        return ResidualLoss(volume=problem.equations["volume"](points))
+
+    def solution(network: nn.Module) -> nn.Module:
+        inputs = partial(_stretched, layer=layer)
+        return HardConditions(
+            network, lambda x: burgers.initial(x[:, :1]), _zero_at_ends_and_start, inputs=inputs
+        )
+
+    return Problem(_moving(case, seed, device, loss), _on_the_right(problem), solution=solution)
+
+
+def _on_the_right(problem: problems.Problem) -> Callable[[nn.Module], float]:
+    """Return the error of a solution on x >= 0."""
+    right = problem.error_points[:, 0] >= 0
+    points, reference = problem.error_points[right], problem.reference[right]
+    return torch.no_grad()(lambda model: relative_error(model(points), reference))
+
+
+def corner(points: Tensor) -> Tensor:
+    """Return the layer that the slope of the initial values of Allen-Cahn leaves at x = 1.
+
+    They have the slope -2 there, and the solution has 0. With the rate -10, the slope of the
+    reaction at -1, this solves w_t = epsilon w_xx - 10 w and w_x = 2 exp(-10 t) at x = 1. Its
+    curvature grows without bound as t goes to 0, where no network can follow.
+
+    Args:
+        points: points (x, t) of shape (N, 2).
+
+    Returns:
+        A column (N, 1).
+
+    Examples:
+        >>> x = torch.tensor([[1.0, 0.1], [0.9, 0.1]], dtype=torch.float64)
+        >>> corner(x)[:, 0].mul(1e6).round()
+        tensor([2626.,    0.], dtype=torch.float64)
+    """
+    distance, time = 1 - points[:, :1], points[:, 1:].clamp(min=1e-12)
+    width = torch.sqrt(4 * allen_cahn.DIFFUSION * time)
+    z = distance / width
+    heat = width * torch.exp(-z.square()) / math.sqrt(math.pi) - distance * torch.erfc(z)
+    return 2 * torch.exp(-2 * allen_cahn.GROWTH * time) * heat
+
+
+def _allen_cahn_half(case: SecondOrderCase, seed: int, device: str) -> Problem:
+    """Return Allen-Cahn on x in [0, 1], where an even periodic solution has slope 0 at both ends.
+
+    The initial values and the layer at the corner are built in, and residuals are weighted as in
+    :func:`_allen_cahn_growth`.
+    """
+    problem = allen_cahn.AllenCahn(points=100, device=device)
+
+    def volume(u: Jet, x: Tensor) -> Tensor:
+        weight = torch.exp(allen_cahn.GROWTH * (0.5 - x[:, 1:]))
+        return weight * allen_cahn.volume_residual(u)
+
+    def slope(u: Jet, x: Tensor) -> Tensor:
+        return 0.1 * u.d(0)
+
+    def loss(count: int, sampler: Callable[..., Sampler]) -> ResidualLoss:
+        ends = {
+            name: Term(slope, sampler([(x, x), (0, 1)], 101, kind="sobol"), directions=(0,))
+            for name, x in (("left", 0), ("right", 1))
+        }
+        points = sampler([(0, 1), (0, 1)], count, share=0.5)
+        return ResidualLoss(volume=Term(volume, points, pairs=[(0, 0)]), **ends)
+
+    def solution(network: nn.Module) -> nn.Module:
+        return HardConditions(
+            network,
+            lambda x: allen_cahn.initial(x[:, :1]) + corner(x),
+            lambda x: x[:, 1:],
+            inputs=lambda x: 2 * x - 1,
+        )
+
+    return Problem(_moving(case, seed, device, loss), _on_the_right(problem), solution=solution)
+
+
+PROBLEMS: dict[str, Callable[[SecondOrderCase, int, str], Problem]] = {
+    "regression": _regression,
+    "poisson": _poisson,
+    "burgers": _burgers,
+    "burgers-sharp": partial(_burgers, viscosity=SHARP_VISCOSITY),
+    "allen-cahn": _allen_cahn,
+    "allen-cahn-growth": _allen_cahn_growth,
+    "burgers-half": partial(_burgers_half, viscosity=burgers.VISCOSITY),
+    "burgers-sharp-half": partial(_burgers_half, viscosity=SHARP_VISCOSITY),
+    "allen-cahn-half": _allen_cahn_half,
+}
