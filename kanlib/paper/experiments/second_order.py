@@ -251,7 +251,7 @@ def _cases() -> dict[str, SecondOrderCase]:
             (1500, 3000, 4000, 6000),
             (5, (2, 1, 1)),
         )
-    for problem, network in (("burgers", tanh), ("burgers-sharp", tanh), ("allen-cahn", wide)):
+    for problem in ("burgers", "burgers-sharp", "allen-cahn"):
         whole = cases[f"{'allen-cahn-growth' if problem == 'allen-cahn' else problem}-race"]
         half = f"{problem}-half"
         cases[f"{half}-race"] = replace(
@@ -261,7 +261,7 @@ def _cases() -> dict[str, SecondOrderCase]:
         cases[f"{half}-best"] = SecondOrderCase(
             f"{problem}, half of the domain, n = {n} to {n << 3}, order 8, a race of 4 starts",
             half,
-            {**network, "n": n, "r": 8, "widths": [2, 8, 8, 1]},
+            {**tanh, "n": n, "widths": [2, 8, 8, 1]},
             (36, 45, 100, 150),
             (1500, 3000, 5000, 12000),
             starts=4,
