@@ -92,6 +92,8 @@ def test_optimizers_are_what_the_cases_say():
     assert made("poisson-lbfgs-fas").coarse == "fas"
     assert made("poisson-gauss-newton-full").smoother == GaussNewton()
     assert made("poisson-gauss-newton-levels") == GaussNewton()
+    assert made("burgers-gauss-newton-levels") == GaussNewton(solver="cg")
+    assert made("burgers-gauss-newton-V").smoother == GaussNewton(solver="cg")
     assert made("allen-cahn-adam-additive") == Additive(cycles.SMOOTHERS["adam"][0])
 
 

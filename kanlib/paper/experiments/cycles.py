@@ -78,6 +78,8 @@ SMOOTHERS: dict[str, tuple[OptimizerFactory, OptimizerFactory, int]] = {
     "adam": (partial(torch.optim.Adam, lr=3e-3), partial(torch.optim.Adam, lr=3e-3), 10),
     "gauss-newton": (GaussNewton(), GaussNewton(), 1),
 }
+#: Networks whose matrices are too large for Cholesky's factors: products with J for Gauss-Newton.
+LARGE = ("burgers",)
 #: Epochs of one level, of one way up, of V- and W-cycles, and of full multigrid, at full length.
 EPOCHS: dict[str, tuple[int, tuple[int, ...], int, int, tuple[int, ...]]] = {
     "lbfgs": (60, (32, 16, 8, 4), 26, 10, (90, 16, 5, 2)),
@@ -159,6 +161,8 @@ def _of(problem: str, smoother: str) -> dict[str, CycleCase]:
 def optimizer_of(case: CycleCase) -> OptimizerFactory:
     """Return the optimizer of a case."""
     alone, visiting, steps = SMOOTHERS[case.smoother]
+    if case.smoother == "gauss-newton" and case.problem in LARGE:
+        alone = visiting = GaussNewton(solver="cg")
     coarsest = NETWORKS[case.problem][1]
     if case.way is None:
         return alone
