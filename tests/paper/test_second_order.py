@@ -222,6 +222,32 @@ def test_races_on_half_of_the_domain_differ_by_the_problem_alone(problem):
     assert longest.description.startswith(f"{problem}, half of the domain, n = ")
 
 
+@pytest.mark.parametrize("problem", ["regression", "poisson", "burgers", "allen-cahn-growth"])
+def test_races_on_the_fine_level_have_the_starts_of_those_over_the_levels(problem):
+    race, fine = (EXPERIMENT.cases[f"{problem}-{way}"] for way in ("race", "fine-race"))
+    top = len(race.epochs) - 1
+    n = race.network["n"]
+    told = {"description": "", "start_level": top}
+    network = {**race.network, "n": n << top, "prolonged_from": n}
+    assert asdict(race) | told | {"network": network} == asdict(fine) | {"description": ""}
+    small = {"device": "cpu", "dtype": torch.float64}
+    torch.manual_seed(1)
+    coarse = second_order.KAN(**race.network, **small)
+    torch.manual_seed(1)
+    same = second_order.KAN(**fine.network, **small)
+    x = torch.rand(20, fine.network["widths"][0]).double()
+    if problem == "regression":
+        coarse.calibrate_(x)
+        same.calibrate_(x)
+    torch.testing.assert_close(same(x), coarse(x))
+
+
+def test_race_under_lbfgs_differs_by_optimizer_and_epochs():
+    race, other = (EXPERIMENT.cases[f"regression-{way}"] for way in ("race", "lbfgs-race"))
+    told = {"description": "", "epochs": (20, 20, 20, 20), "optimizer": "lbfgs"}
+    assert asdict(race) | told == asdict(other) | {"description": ""}
+
+
 @pytest.mark.parametrize("problem", ["regression", "poisson", "burgers"])
 def test_baselines_differ_from_gauss_newton_by_the_optimizer_alone(problem):
     fine = EXPERIMENT.cases[f"{problem}-fine-small"]

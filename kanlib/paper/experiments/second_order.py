@@ -71,9 +71,10 @@ def _pde_cases(
     points: tuple[int, ...],
     race_of: tuple[int, tuple[int, ...]],
 ) -> dict[str, SecondOrderCase]:
-    """Return the cases of a problem: a race, levels without one, and one level from two starts.
+    """Return the cases of a problem: races, levels without one, and one level from two starts.
 
-    The last two have twice the epochs that cost as much as the levels, counted by intervals.
+    The race on the fine level has the same starts, steps and points as that over the levels. One
+    level from one start has twice the epochs that cost as much as the levels, counted by intervals.
     """
     starts, keep = race_of
     every = tuple(3 if level < 2 else 5 for level in range(len(n)))
@@ -87,6 +88,7 @@ def _pde_cases(
         "start_level": len(n) - 1,
     }
     coarse = {**network, "n": n[0]}
+    prolonged = {**network, "n": n[-1], "prolonged_from": n[0]}
     return {
         f"{problem}-race": SecondOrderCase(
             f"{problem}, n = {shown}, a race of {starts} starts",
@@ -102,7 +104,11 @@ def _pde_cases(
         ),
         f"{problem}-fine-prolonged": SecondOrderCase(
             f"{problem}, n = {n[-1]} alone, prolonged from n = {n[0]}, twice the work",
-            problem, {**network, "n": n[-1], "prolonged_from": n[0]}, **alone,
+            problem, prolonged, **alone,
+        ),
+        f"{problem}-fine-race": SecondOrderCase(
+            f"{problem}, n = {n[-1]} alone, a race of the same {starts} starts, prolonged",
+            problem, prolonged, **levels, starts=starts, keep=keep, start_level=len(n) - 1,
         ),
     }  # fmt: skip
 
@@ -124,16 +130,22 @@ def _longer(
     )
 
 
+def _under(
+    optimizer: str, case: SecondOrderCase, epochs: tuple[int, ...], description: str
+) -> BaselineCase:
+    """Return a case under another optimizer."""
+    shared = {each.name: getattr(case, each.name) for each in fields(case)}
+    own = {"description": description, "epochs": epochs, "optimizer": optimizer}
+    return BaselineCase(**{**shared, **own})
+
+
 def _baselines(problem: str, fine: SecondOrderCase) -> dict[str, SecondOrderCase]:
     """Return the cases of other optimizers, on the network of a case on one level."""
-    shared = {each.name: getattr(fine, each.name) for each in fields(fine)}
     found: dict[str, SecondOrderCase] = {}
     for name, (label, epochs) in BUDGETS.items():
         start = f"{fine.starts} starts" if fine.starts > 1 else "one start"
-        own = {"description": f"{problem}, n = {fine.network['n']} alone, {label}, {start}"}
-        found[f"{problem}-{name}"] = BaselineCase(
-            **{**shared, **own, "epochs": (epochs,), "optimizer": name}
-        )
+        description = f"{problem}, n = {fine.network['n']} alone, {label}, {start}"
+        found[f"{problem}-{name}"] = _under(name, fine, (epochs,), description)
     return found
 
 
@@ -180,6 +192,12 @@ def _cases() -> dict[str, SecondOrderCase]:
             starts=32, keep=(8, 4, 2), floor=2e-4,
         ),
     }  # fmt: skip
+    cases["regression-lbfgs-race"] = _under(
+        "lbfgs",
+        cases["regression-race"],
+        (20, 20, 20, 20),
+        "Table 2's own network, n = 5 to 40, L-BFGS, a race of 32 starts",
+    )
     cases |= _pde_cases(
         "poisson",
         {"widths": [3, 5, 1], "r": 8, "domain": (-1.0, 1.0), "hidden_domain": (-2.0, 2.0)},
