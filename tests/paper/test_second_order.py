@@ -131,6 +131,18 @@ def test_stretching_and_drawing_points_are_inverse():
     torch.testing.assert_close(found, 2 * unit - 1)
 
 
+def test_controls_leave_out_the_stretching_and_the_corner():
+    unit = torch.rand(50, 2).double()
+    even = formulations._stretched(unit, formulations.EVEN)
+    torch.testing.assert_close(even, 2 * unit - 1, rtol=0, atol=1e-8)
+    torch.testing.assert_close(formulations._unstretched(unit, formulations.EVEN), unit)
+    built = [
+        losses(f"allen-cahn-half{name}-race").solution(Function(lambda z: 0 * z[:, :1]))(unit)
+        for name in ("", "-no-corner")
+    ]
+    torch.testing.assert_close(built[0] - built[1], formulations.corner(unit))
+
+
 def test_corner_of_allen_cahn_solves_its_equation_and_takes_the_slope_away():
     t = torch.logspace(-4, 0, 30).double()[:, None]
     x = 1 - 3 * torch.rand(30, 1).double() * torch.sqrt(4e-4 * t)

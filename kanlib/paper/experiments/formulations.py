@@ -21,6 +21,8 @@ from kanlib.paper.problems import allen_cahn, burgers, poisson, relative_error
 from kanlib.paper.problems.regression import regression
 
 SHARP_VISCOSITY = 1e-2 / torch.pi
+#: A layer so wide that a map which stretches it does nothing.
+EVEN = 1e4
 #: Starts of one seed are numbered from this multiple of it.
 STARTS = 1000
 
@@ -237,14 +239,15 @@ def _zero_at_ends_and_start(points: Tensor) -> Tensor:
     return time * x * (1 - x)
 
 
-def _burgers_half(case: SecondOrderCase, seed: int, device: str, viscosity: float) -> Problem:
+def _burgers_half(
+    case: SecondOrderCase, seed: int, device: str, viscosity: float, layer: float
+) -> Problem:
     """Return Burgers' equation on x in [0, 1], where an odd solution is zero at both ends.
 
     These values and those at t = 0 hold by construction, and the network sees x through a map that
-    stretches the layer at 0. The error is that of the whole interval, by symmetry.
+    stretches a layer of this width at 0. The error is that of the whole interval, by symmetry.
     """
     problem = burgers.Burgers(2, 2, viscosity=viscosity, nodes=200, device=device)
-    layer = 5 * viscosity
 
     def loss(count: int, sampler: Callable[..., Sampler]) -> ResidualLoss:
         unstretched = partial(_unstretched, layer=layer)
@@ -292,11 +295,13 @@ def corner(points: Tensor) -> Tensor:
     return 2 * torch.exp(-2 * allen_cahn.GROWTH * time) * heat
 
 
-def _allen_cahn_half(case: SecondOrderCase, seed: int, device: str) -> Problem:
+def _allen_cahn_half(
+    case: SecondOrderCase, seed: int, device: str, with_corner: bool = True
+) -> Problem:
     """Return Allen-Cahn on x in [0, 1], where an even periodic solution has slope 0 at both ends.
 
-    The initial values and the layer at the corner are built in, and residuals are weighted as in
-    :func:`_allen_cahn_growth`.
+    The initial values and, if wanted, the layer at the corner are built in. Residuals are weighted
+    as in :func:`_allen_cahn_growth`.
     """
     problem = allen_cahn.AllenCahn(points=100, device=device)
 
@@ -315,13 +320,12 @@ def _allen_cahn_half(case: SecondOrderCase, seed: int, device: str) -> Problem:
         points = sampler([(0, 1), (0, 1)], count, share=0.5)
         return ResidualLoss(volume=Term(volume, points, pairs=[(0, 0)]), **ends)
 
+    def known(x: Tensor) -> Tensor:
+        start = allen_cahn.initial(x[:, :1])
+        return start + corner(x) if with_corner else start
+
     def solution(network: nn.Module) -> nn.Module:
-        return HardConditions(
-            network,
-            lambda x: allen_cahn.initial(x[:, :1]) + corner(x),
-            lambda x: x[:, 1:],
-            inputs=lambda x: 2 * x - 1,
-        )
+        return HardConditions(network, known, lambda x: x[:, 1:], inputs=lambda x: 2 * x - 1)
 
     return Problem(_moving(case, seed, device, loss), _on_the_right(problem), solution=solution)
 
@@ -333,7 +337,9 @@ PROBLEMS: dict[str, Callable[[SecondOrderCase, int, str], Problem]] = {
     "burgers-sharp": partial(_burgers, viscosity=SHARP_VISCOSITY),
     "allen-cahn": _allen_cahn,
     "allen-cahn-growth": _allen_cahn_growth,
-    "burgers-half": partial(_burgers_half, viscosity=burgers.VISCOSITY),
-    "burgers-sharp-half": partial(_burgers_half, viscosity=SHARP_VISCOSITY),
+    "burgers-half": partial(_burgers_half, viscosity=burgers.VISCOSITY, layer=0.05),
+    "burgers-half-even-grid": partial(_burgers_half, viscosity=burgers.VISCOSITY, layer=EVEN),
+    "burgers-sharp-half": partial(_burgers_half, viscosity=SHARP_VISCOSITY, layer=0.05 / torch.pi),
     "allen-cahn-half": _allen_cahn_half,
+    "allen-cahn-half-no-corner": partial(_allen_cahn_half, with_corner=False),
 }

@@ -286,6 +286,16 @@ def _cases() -> dict[str, SecondOrderCase]:
             keep=(2, 1, 1),
             every=(3, 3, 5, 5),
         )
+    for half, without in (
+        ("burgers-half", "even-grid"),
+        ("allen-cahn-half", "no-corner"),
+    ):
+        race = cases[f"{half}-race"]
+        cases[f"{half}-{without}-race"] = replace(
+            race,
+            description=f"{race.description}, {without.replace('-', ' ')}",
+            problem=f"{half}-{without}",
+        )
     for problem in ("regression", "poisson", "burgers"):
         cases |= _baselines(problem, cases[f"{problem}-fine-small"])
     return cases
