@@ -11,6 +11,7 @@ from kanlib.nn.jets import Jet
 from kanlib.objectives.squares import sum_of_squares
 from kanlib.paper.experiments import find_experiment, formulations, second_order
 from kanlib.paper.problems import allen_cahn, burgers
+from kanlib.training.cycles import visits
 
 EXPERIMENT = find_experiment("second-order")
 
@@ -174,7 +175,7 @@ def test_half_of_allen_cahn_is_weighted_and_level_at_both_ends():
     "name",
     [
         *("regression-race", "regression-fine-race", "poisson-race", "burgers-mlp"),
-        *("burgers-half-race", "allen-cahn-half-race"),
+        *("burgers-half-race", "allen-cahn-half-race", "poisson-cycles"),
         *("regression-adam", "regression-lbfgs", "regression-ssbroyden", "poisson-bfgs"),
     ],
 )
@@ -252,6 +253,19 @@ def test_races_on_the_fine_level_have_the_starts_of_those_over_the_levels(proble
         coarse.calibrate_(x)
         same.calibrate_(x)
     torch.testing.assert_close(same(x), coarse(x))
+
+
+@pytest.mark.parametrize("problem", ["regression", "poisson", "burgers", "allen-cahn-growth"])
+def test_cycles_have_about_as_many_steps_as_the_levels(problem):
+    levels, cycles = (EXPERIMENT.cases[f"{problem}-{way}"] for way in ("levels", "cycles"))
+    told = {"description": "", "epochs": (), "optimizer": "cycles"}
+    assert asdict(levels) | told == asdict(cycles) | {"description": "", "epochs": ()}
+    for level, (steps, count) in enumerate(zip(levels.epochs, cycles.epochs, strict=True)):
+        number = len([*visits(level + 1)])
+        assert count * number == pytest.approx(steps, abs=number / 2)
+    optimizer = second_order._optimizer(cycles)
+    assert optimizer.smoother == second_order._optimizer(levels)
+    assert optimizer.coarsest == levels.network["n"]
 
 
 def test_race_under_lbfgs_differs_by_optimizer_and_epochs():

@@ -16,6 +16,7 @@ from kanlib.nn.networks import KAN, MLP
 from kanlib.paper.experiments.cases import Experiment, Solutions
 from kanlib.paper.experiments.formulations import PROBLEMS, STARTS, Problem, SecondOrderCase
 from kanlib.paper.experiments.poisson import COARSE_N, WIDER
+from kanlib.training.cycles import Cycle
 from kanlib.training.gauss_newton import GaussNewton
 from kanlib.training.optimizers import OptimizerFactory, lbfgs
 from kanlib.training.quasi_newton import QuasiNewton
@@ -27,10 +28,10 @@ QUICK_DIVISOR, QUICK_STARTS, QUICK_POINTS = 12, 2, 100
 
 @dataclass(frozen=True)
 class BaselineCase(SecondOrderCase):
-    """Another optimizer, with the network, the starts and the points of a case on one level.
+    """Another optimizer, with the network, the starts and the points of another case.
 
     Attributes:
-        optimizer: one of :data:`BASELINES`.
+        optimizer: one of :data:`BASELINES`, or "cycles" for V-cycles of Gauss-Newton.
     """
 
     optimizer: str = ""
@@ -296,6 +297,15 @@ def _cases() -> dict[str, SecondOrderCase]:
             description=f"{race.description}, {without.replace('-', ' ')}",
             problem=f"{half}-{without}",
         )
+    for problem in ("regression", "poisson", "burgers", "allen-cahn-growth"):
+        levels = cases[f"{problem}-levels"]
+        visits = (2 * level + 1 for level in range(len(levels.epochs)))  # of a V-cycle
+        cases[f"{problem}-cycles"] = _under(
+            "cycles",
+            levels,
+            tuple(round(count / each) for count, each in zip(levels.epochs, visits, strict=True)),
+            f"{levels.description}, V-cycles on each level",
+        )
     for problem in ("regression", "poisson", "burgers"):
         cases |= _baselines(problem, cases[f"{problem}-fine-small"])
     return cases
@@ -303,6 +313,8 @@ def _cases() -> dict[str, SecondOrderCase]:
 
 def _optimizer(case: SecondOrderCase) -> OptimizerFactory:
     if isinstance(case, BaselineCase):
+        if case.optimizer == "cycles":
+            return Cycle(GaussNewton(), coarsest=case.network["n"])
         return BASELINES[case.optimizer]
     return GaussNewton(**case.gauss_newton)
 
