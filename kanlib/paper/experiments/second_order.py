@@ -287,14 +287,15 @@ def _cases() -> dict[str, SecondOrderCase]:
             keep=(2, 1, 1),
             every=(3, 3, 5, 5),
         )
-    for half, without in (
-        ("burgers-half", "even-grid"),
-        ("allen-cahn-half", "no-corner"),
+    for half, way, without in (
+        ("burgers-half", "race", "even-grid"),
+        ("burgers-half", "best", "even-grid"),
+        ("allen-cahn-half", "race", "no-corner"),
     ):
-        race = cases[f"{half}-race"]
-        cases[f"{half}-{without}-race"] = replace(
-            race,
-            description=f"{race.description}, {without.replace('-', ' ')}",
+        case = cases[f"{half}-{way}"]
+        cases[f"{half}-{without}-{way}"] = replace(
+            case,
+            description=f"{case.description}, {without.replace('-', ' ')}",
             problem=f"{half}-{without}",
         )
     for problem in ("regression", "poisson", "burgers", "allen-cahn-growth"):
