@@ -52,3 +52,25 @@ def test_race_is_a_hundred_times_below_all_other_trainings(record, problem):
     first = load_record(RESULTS / f"{problem}.json", problem)
     best = min(run.metrics["error"] or 1.0 for run in first.runs)
     assert statistics.median(figures_of(record, f"{problem}-race", "error")) < best / 100
+
+
+@pytest.mark.parametrize("problem", ["burgers", "burgers-sharp"])
+def test_levels_are_better_than_the_fine_level_on_burgers_equation(record, problem):
+    for way in ("fine-small", "fine-prolonged"):
+        found = compare_cases(record, f"{problem}-{way}", f"{problem}-levels", "error")
+        assert found.verdict == "larger"
+
+
+def test_what_is_built_in_lowers_the_error(record):
+    for problem in ("burgers", "burgers-sharp", "allen-cahn"):
+        whole = "allen-cahn-growth" if problem == "allen-cahn" else problem
+        found = compare_cases(record, f"{whole}-race", f"{problem}-half-race", "error")
+        assert found.ratio > 2
+        (longest,) = runs_of(record, f"{problem}-half-best")[:1]
+        assert longest.metrics["error"] < min(figures_of(record, f"{whole}-race", "error")) / 10
+
+
+def test_cycles_are_not_better_than_one_way_up(record):
+    for problem in ("regression", "poisson", "burgers", "allen-cahn-growth"):
+        found = compare_cases(record, f"{problem}-levels", f"{problem}-cycles", "error")
+        assert found.verdict != "larger"
