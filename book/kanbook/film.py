@@ -88,7 +88,7 @@ def filmed(name: str, every: int, most: int) -> list[Frame]:
     case: Any = EXPERIMENT.cases[name]
     problem = PROBLEMS[case.problem](case, SEED, "cpu")
     torch.manual_seed(STARTS * SEED)
-    model = KAN(**case.network, dtype=torch.float64)
+    model = problem.solution(KAN(**case.network, dtype=torch.float64))
     at, steps, work = points(), 0, 0
     wanted = exact(at)
     frames: list[Frame] = []

@@ -10,7 +10,7 @@ from functions import Function
 from kanlib.nn.jets import Jet
 from kanlib.objectives.squares import sum_of_squares
 from kanlib.paper.experiments import find_experiment, formulations, second_order
-from kanlib.paper.problems import allen_cahn, burgers
+from kanlib.paper.problems import allen_cahn, burgers, relative_error
 from kanlib.training.cycles import visits
 
 EXPERIMENT = find_experiment("second-order")
@@ -35,11 +35,27 @@ def test_solution_of_burgers_equation_has_no_loss(name):
     torch.testing.assert_close(sum_of_squares(solution, loss.residuals()), loss(solution))
 
 
-@pytest.mark.parametrize("name", ["burgers", "burgers-sharp", "poisson", "allen-cahn"])
+@pytest.mark.parametrize("odd", [True, False])
+def test_error_by_symmetry_is_that_of_the_whole_interval(odd):
+    problem = burgers.Burgers(2, 2) if odd else allen_cahn.AllenCahn(points=10)
+    even = Function(lambda x: torch.cos(math.pi * x[:, :1]) * x[:, 1:] - 0.5)
+    whole = Function(lambda x: x[:, :1] * even(x)) if odd else even
+    found = formulations._by_symmetry(problem, odd)(whole)
+    expected = relative_error(whole(problem.error_points), problem.reference)
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("burgers-levels", "burgers-sharp-levels", "poisson-levels", "allen-cahn-levels"),
+        *("burgers-half-race", "burgers-half-even-grid-race", "allen-cahn-half-race"),
+    ],
+)
 def test_problems_lie_on_their_device_whatever_the_default(name):
     with torch.device("meta"):  # whose tensors have no data
-        problem = losses(f"{name}-levels")
-        error = problem.error(Function(lambda z: z[:, :1]))
+        problem = losses(name)
+        error = problem.error(problem.solution(Function(lambda z: z[:, :1])))
     assert math.isfinite(error)
     points = {term.points.device.type for loss in problem.losses for term in loss.terms.values()}
     assert points == {"cpu"}
@@ -133,15 +149,25 @@ def test_stretching_and_drawing_points_are_inverse():
 
 
 def test_controls_leave_out_the_stretching_and_the_corner():
-    unit = torch.rand(50, 2).double()
-    even = formulations._stretched(unit, formulations.EVEN)
-    torch.testing.assert_close(even, 2 * unit - 1, rtol=0, atol=1e-8)
-    torch.testing.assert_close(formulations._unstretched(unit, formulations.EVEN), unit)
+    points = torch.rand(50, 2).double() * torch.tensor([0.02, 1.0]).double()
+    points[:, 0] = 1 - points[:, 0]  # in the layer
     built = [
-        losses(f"allen-cahn-half{name}-race").solution(Function(lambda z: 0 * z[:, :1]))(unit)
+        losses(f"allen-cahn-half{name}-race").solution(Function(lambda z: 0 * z[:, :1]))(points)
         for name in ("", "-no-corner")
     ]
-    torch.testing.assert_close(built[0] - built[1], formulations.corner(unit))
+    corner = formulations.corner(points)
+    assert float(corner.max()) > 1e-4
+    torch.testing.assert_close(built[0] - built[1], corner)
+    even, steep = (losses(f"burgers-half{name}-race", (400,)) for name in ("-even-grid", ""))
+    for problem, inputs in ((even, 2 * points - 1), (steep, formulations._stretched(points, 0.05))):
+        seen = []
+        problem.solution(Function(lambda z, seen=seen: seen.append(z) or z[:, :1]))(points)
+        torch.testing.assert_close(seen[0], inputs)
+    share = [
+        float((problem.losses[0].terms["volume"].points[:, 0] < 0.05).double().mean())
+        for problem in (even, steep)
+    ]
+    assert share[0] < 0.1 < share[1]
 
 
 def test_corner_of_allen_cahn_solves_its_equation_and_takes_the_slope_away():
@@ -157,9 +183,15 @@ def test_corner_of_allen_cahn_solves_its_equation_and_takes_the_slope_away():
 def test_half_of_allen_cahn_is_weighted_and_level_at_both_ends():
     problem = losses("allen-cahn-half-race")
     (loss,) = problem.losses
-    built = problem.solution(Function(lambda z: 0 * z[:, :1]))
-    start = torch.rand(20, 2).double() * torch.tensor([1.0, 0.0]).double()
+    seen = []
+    built = problem.solution(Function(lambda z: seen.append(z) or 1 + z[:, :1]))
+    start = torch.linspace(0, 1, 21).double()[:, None] * torch.tensor([1.0, 0.0]).double()
     assert float((built(start) - allen_cahn.initial(start[:, :1])).abs().max()) < 1e-7
+    built(start + torch.tensor([0.0, 1.0]).double())
+    assert min(float(z.min()) for z in seen) == -1
+    assert max(float(z.max()) for z in seen) == 1
+    for name, place in (("left", 0), ("right", 1)):
+        assert set(loss.terms[name].points[:, 0].tolist()) == {place}
     even = Function(lambda x: torch.cos(math.pi * x[:, :1]))
     parts = loss.parts(even)
     assert max(float(parts["left"]), float(parts["right"])) < 1e-24
@@ -258,11 +290,15 @@ def test_races_on_the_fine_level_have_the_starts_of_those_over_the_levels(proble
 @pytest.mark.parametrize("problem", ["regression", "poisson", "burgers", "allen-cahn-growth"])
 def test_cycles_have_about_as_many_steps_as_the_levels(problem):
     levels, cycles = (EXPERIMENT.cases[f"{problem}-{way}"] for way in ("levels", "cycles"))
-    told = {"description": "", "epochs": (), "optimizer": "cycles"}
-    assert asdict(levels) | told == asdict(cycles) | {"description": "", "epochs": ()}
-    for level, (steps, count) in enumerate(zip(levels.epochs, cycles.epochs, strict=True)):
-        number = len([*visits(level + 1)])
+    told = {"description": "", "epochs": (), "every": ()}
+    assert asdict(levels) | told | {"optimizer": "cycles"} == asdict(cycles) | told
+    numbers = [len([*visits(level + 1)]) for level in range(len(levels.epochs))]
+    for steps, count, number in zip(levels.epochs, cycles.epochs, numbers, strict=True):
         assert count * number == pytest.approx(steps, abs=number / 2)
+    assert len(levels.every) == len(cycles.every)
+    for steps, count, number in zip(levels.every, cycles.every, numbers, strict=False):
+        assert count == 1 or count * number == pytest.approx(steps, abs=number / 2)
+        assert count * number <= steps + number
     optimizer = second_order._optimizer(cycles)
     assert optimizer.smoother == second_order._optimizer(levels)
     assert optimizer.coarsest == levels.network["n"]

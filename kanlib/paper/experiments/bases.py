@@ -182,7 +182,7 @@ def execute(
         level[finer.n] = number
     return second_order.raced(
         problem,
-        {0: model},
+        {0: problem.solution(model)},
         epochs,
         checkpoint,
         resume,

@@ -78,7 +78,8 @@ SMOOTHERS: dict[str, tuple[OptimizerFactory, OptimizerFactory, int]] = {
     "adam": (partial(torch.optim.Adam, lr=3e-3), partial(torch.optim.Adam, lr=3e-3), 10),
     "gauss-newton": (GaussNewton(), GaussNewton(), 1),
 }
-#: Networks on which Gauss-Newton takes products with J, because Cholesky's factors are too large.
+#: Problems whose networks are too large for Cholesky's factors, so that Gauss-Newton solves by
+#: products with J, which are not counted as evaluations.
 LARGE = ("burgers",)
 #: Epochs of one level, of one way up, of V- and W-cycles, and of full multigrid, at full length.
 EPOCHS: dict[str, tuple[int, tuple[int, ...], int, int, tuple[int, ...]]] = {

@@ -21,8 +21,8 @@ from kanlib.paper.problems import allen_cahn, burgers, poisson, relative_error
 from kanlib.paper.problems.regression import regression
 
 SHARP_VISCOSITY = 1e-2 / torch.pi
-#: A layer so wide that a map which stretches it does nothing.
-EVEN = 1e4
+#: Rate at which a small disturbance of the states 1 and -1 of Allen-Cahn decays.
+DECAY = 10.0
 #: Starts of one seed are numbered from this multiple of it.
 STARTS = 1000
 
@@ -62,8 +62,8 @@ class SecondOrderCase:
 
 
 @dataclass(frozen=True)
-class Problem:
-    """Losses of the levels, the error of a solution, and what else belongs to a problem.
+class Formulation:
+    """A problem as sums of squares.
 
     Attributes:
         losses: the loss of each level.
@@ -77,15 +77,15 @@ class Problem:
     error: Callable[[nn.Module], float]
     validate: Callable[[nn.Module], Any] | None = None
     calibrate: Tensor | None = None
-    solution: Callable[[nn.Module], nn.Module] | None = None
+    solution: Callable[[Any], Any] = lambda network: network
 
 
-def _regression(case: SecondOrderCase, seed: int, device: str) -> Problem:
+def _regression(case: SecondOrderCase, seed: int, device: str) -> Formulation:
     data = regression(seed, device=device)
     losses = [MeanSquaredError(data.x[:count], data.y[:count]) for count in case.points]
     test = MeanSquaredError(data.x_test, data.y_test)
     error = torch.no_grad()(lambda model: float(test(model)))
-    return Problem(losses, error, MeanSquaredError(data.x, data.y), data.x)
+    return Formulation(losses, error, MeanSquaredError(data.x, data.y), data.x)
 
 
 def _moving(
@@ -113,27 +113,27 @@ def _moving(
 
 def _burgers(
     case: SecondOrderCase, seed: int, device: str, viscosity: float = burgers.VISCOSITY
-) -> Problem:
+) -> Formulation:
     problem = burgers.Burgers(201, 51, viscosity=viscosity, nodes=200, device=device)
     weights = {"initial": 10.0, "boundary": 10.0}
     if not case.every:
         sides = [math.isqrt(count) for count in case.points]
         grids = [burgers.Burgers(m, m, viscosity=viscosity, device=device) for m in sides]
-        return Problem([grid.loss(weights=weights) for grid in grids], problem.error)
+        return Formulation([grid.loss(weights=weights) for grid in grids], problem.error)
 
     def loss(count: int, sampler: Callable[..., Sampler]) -> ResidualLoss:
         points = {"volume": sampler([(-1, 1), (0, 1)], count, share=0.5)}
         return problem.loss(points=points, weights=weights)
 
-    return Problem(_moving(case, seed, device, loss), problem.error)
+    return Formulation(_moving(case, seed, device, loss), problem.error)
 
 
-def _poisson(case: SecondOrderCase, seed: int, device: str) -> Problem:
+def _poisson(case: SecondOrderCase, seed: int, device: str) -> Formulation:
     problem = poisson.Poisson(device=device)
     if not case.every:
         cells = [math.isqrt(count) // 2 * 2 for count in case.points]
         losses = [poisson.Poisson(m, device=device).loss() for m in cells]
-        return Problem(losses, problem.error)
+        return Formulation(losses, problem.error)
 
     def ring(x: Tensor) -> Tensor:
         """Move points (side, place) to the boundary: the number of a side is in [0, 4)."""
@@ -150,7 +150,7 @@ def _poisson(case: SecondOrderCase, seed: int, device: str) -> Problem:
         }
         return problem.loss(points=points)
 
-    return Problem(_moving(case, seed, device, loss), problem.error)
+    return Formulation(_moving(case, seed, device, loss), problem.error)
 
 
 def _periodic(
@@ -167,7 +167,7 @@ def _periodic(
     return Term(equal, times, features=[end(-1.0), end(1.0)])
 
 
-def _allen_cahn(case: SecondOrderCase, seed: int, device: str) -> Problem:
+def _allen_cahn(case: SecondOrderCase, seed: int, device: str) -> Formulation:
     problem = allen_cahn.AllenCahn(points=100, device=device)
 
     def equal(u: Jet, v: Jet, x: Tensor) -> Tensor:
@@ -183,10 +183,15 @@ def _allen_cahn(case: SecondOrderCase, seed: int, device: str) -> Problem:
             periodic=_periodic(problem, equal, sampler),
         )
 
-    return Problem(_moving(case, seed, device, loss), problem.error)
+    return Formulation(_moving(case, seed, device, loss), problem.error)
 
 
-def _allen_cahn_growth(case: SecondOrderCase, seed: int, device: str) -> Problem:
+def _growth_weight(points: Tensor) -> Tensor:
+    """Return what an error at points (x, t) has grown by at the end, up to a constant."""
+    return torch.exp(allen_cahn.GROWTH * (0.5 - points[:, 1:]))
+
+
+def _allen_cahn_growth(case: SecondOrderCase, seed: int, device: str) -> Formulation:
     """Return Allen-Cahn with exact initial values, and residuals weighted by what becomes of them.
 
     The network is v in u = u_0 + t v. Around the unstable state 0 an error made at t has grown by
@@ -199,7 +204,7 @@ def _allen_cahn_growth(case: SecondOrderCase, seed: int, device: str) -> Problem
         u = start + time * v.value
         u_xx = allen_cahn.initial_curvature(x[:, :1]) + time * v.d(0, 0)
         residual = v.value + time * v.d(1) - allen_cahn.right_side(u, u_xx)
-        return torch.exp(allen_cahn.GROWTH * (0.5 - time)) * residual
+        return _growth_weight(x) * residual
 
     def equal(left: Jet, right: Jet, x: Tensor) -> Tensor:
         time = x[:, 1:]
@@ -219,13 +224,13 @@ def _allen_cahn_growth(case: SecondOrderCase, seed: int, device: str) -> Problem
         u = allen_cahn.initial(points[:, :1]) + points[:, 1:] * model(problem.inputs(points))
         return relative_error(u, problem.reference)
 
-    return Problem(_moving(case, seed, device, loss), error)
+    return Formulation(_moving(case, seed, device, loss), error)
 
 
 def _stretched(points: Tensor, layer: float) -> Tensor:
     """Map x in [0, 1] by asinh(x / layer), and t in [0, 1], to [-1, 1]."""
     x = torch.asinh(points[:, :1] / layer) / math.asinh(1 / layer)
-    return 2 * torch.cat([x, points[:, 1:]], dim=1) - 1
+    return _unit(torch.cat([x, points[:, 1:]], dim=1))
 
 
 def _unstretched(unit: Tensor, layer: float) -> Tensor:
@@ -234,48 +239,54 @@ def _unstretched(unit: Tensor, layer: float) -> Tensor:
     return torch.cat([x, unit[:, 1:]], dim=1)
 
 
-def _zero_at_ends_and_start(points: Tensor) -> Tensor:
-    x, time = points[:, :1], points[:, 1:]
-    return time * x * (1 - x)
+def _unit(points: Tensor) -> Tensor:
+    """Map [0, 1] to [-1, 1]."""
+    return 2 * points - 1
+
+
+def _by_symmetry(problem: problems.Problem, odd: bool) -> Callable[[nn.Module], float]:
+    """Return the error, on the whole interval, of a solution on x >= 0 that is odd or even."""
+    x, time = problem.error_points[:, :1], problem.error_points[:, 1:]
+    right, sign = torch.cat([x.abs(), time], dim=1), torch.sign(x) if odd else torch.ones_like(x)
+    return torch.no_grad()(lambda model: relative_error(sign * model(right), problem.reference))
 
 
 def _burgers_half(
-    case: SecondOrderCase, seed: int, device: str, viscosity: float, layer: float
-) -> Problem:
+    case: SecondOrderCase, seed: int, device: str, viscosity: float, stretched: bool = True
+) -> Formulation:
     """Return Burgers' equation on x in [0, 1], where an odd solution is zero at both ends.
 
-    These values and those at t = 0 hold by construction, and the network sees x through a map that
-    stretches a layer of this width at 0. The error is that of the whole interval, by symmetry.
+    These values and those at t = 0 hold by construction. If wanted, the network sees x through a
+    map that stretches the layer at 0, and more points lie there.
     """
     problem = burgers.Burgers(2, 2, viscosity=viscosity, nodes=200, device=device)
+    layer = 5 * viscosity
+    drawn = partial(_unstretched, layer=layer) if stretched else None
 
     def loss(count: int, sampler: Callable[..., Sampler]) -> ResidualLoss:
-        unstretched = partial(_unstretched, layer=layer)
-        points = sampler([(0, 1), (0, 1)], count, share=0.5, map=unstretched)
+        points = sampler([(0, 1), (0, 1)], count, share=0.5, map=drawn)
         return ResidualLoss(volume=problem.equations["volume"](points))
 
     def solution(network: nn.Module) -> nn.Module:
-        inputs = partial(_stretched, layer=layer)
         return HardConditions(
-            network, lambda x: burgers.initial(x[:, :1]), _zero_at_ends_and_start, inputs=inputs
+            network,
+            lambda x: burgers.initial(x[:, :1]),
+            lambda x: x[:, 1:] * x[:, :1] * (1 - x[:, :1]),
+            inputs=partial(_stretched, layer=layer) if stretched else _unit,
         )
 
-    return Problem(_moving(case, seed, device, loss), _on_the_right(problem), solution=solution)
-
-
-def _on_the_right(problem: problems.Problem) -> Callable[[nn.Module], float]:
-    """Return the error of a solution on x >= 0."""
-    right = problem.error_points[:, 0] >= 0
-    points, reference = problem.error_points[right], problem.reference[right]
-    return torch.no_grad()(lambda model: relative_error(model(points), reference))
+    error = _by_symmetry(problem, odd=True)
+    return Formulation(_moving(case, seed, device, loss), error, solution=solution)
 
 
 def corner(points: Tensor) -> Tensor:
     """Return the layer that the slope of the initial values of Allen-Cahn leaves at x = 1.
 
-    They have the slope -2 there, and the solution has 0. With the rate -10, the slope of the
-    reaction at -1, this solves w_t = epsilon w_xx - 10 w and w_x = 2 exp(-10 t) at x = 1. Its
-    curvature grows without bound as t goes to 0, where no network can follow.
+    They have the slope -2 there, and the solution has 0. Without diffusion u = -1 would stay at
+    rest, and the slope would be -2 exp(-10 t), 10 being the rate at which disturbances of -1 decay.
+    What takes it away solves w_t = epsilon w_xx - 10 w, w = 0 at t = 0 and w_x = 2 exp(-10 t) at
+    x = 1. Its curvature grows without bound as t goes to 0, where no network on a fixed grid can
+    follow. A time below 1e-12 counts as that.
 
     Args:
         points: points (x, t) of shape (N, 2).
@@ -286,28 +297,27 @@ def corner(points: Tensor) -> Tensor:
     Examples:
         >>> x = torch.tensor([[1.0, 0.1], [0.9, 0.1]], dtype=torch.float64)
         >>> corner(x)[:, 0].mul(1e6).round()
-        tensor([2626.,    0.], dtype=torch.float64)
+        tensor([2625.,    0.], dtype=torch.float64)
     """
     distance, time = 1 - points[:, :1], points[:, 1:].clamp(min=1e-12)
     width = torch.sqrt(4 * allen_cahn.DIFFUSION * time)
     z = distance / width
     heat = width * torch.exp(-z.square()) / math.sqrt(math.pi) - distance * torch.erfc(z)
-    return 2 * torch.exp(-2 * allen_cahn.GROWTH * time) * heat
+    return 2 * torch.exp(-DECAY * time) * heat
 
 
 def _allen_cahn_half(
     case: SecondOrderCase, seed: int, device: str, with_corner: bool = True
-) -> Problem:
+) -> Formulation:
     """Return Allen-Cahn on x in [0, 1], where an even periodic solution has slope 0 at both ends.
 
-    The initial values and, if wanted, the layer at the corner are built in. Residuals are weighted
-    as in :func:`_allen_cahn_growth`.
+    The initial values and, if wanted, the layer at the corner are built in; the slopes are terms of
+    the loss. Residuals are weighted as in :func:`_allen_cahn_growth`.
     """
     problem = allen_cahn.AllenCahn(points=100, device=device)
 
     def volume(u: Jet, x: Tensor) -> Tensor:
-        weight = torch.exp(allen_cahn.GROWTH * (0.5 - x[:, 1:]))
-        return weight * allen_cahn.volume_residual(u)
+        return _growth_weight(x) * allen_cahn.volume_residual(u)
 
     def slope(u: Jet, x: Tensor) -> Tensor:
         return 0.1 * u.d(0)
@@ -325,21 +335,22 @@ def _allen_cahn_half(
         return start + corner(x) if with_corner else start
 
     def solution(network: nn.Module) -> nn.Module:
-        return HardConditions(network, known, lambda x: x[:, 1:], inputs=lambda x: 2 * x - 1)
+        return HardConditions(network, known, lambda x: x[:, 1:], inputs=_unit)
 
-    return Problem(_moving(case, seed, device, loss), _on_the_right(problem), solution=solution)
+    error = _by_symmetry(problem, odd=False)
+    return Formulation(_moving(case, seed, device, loss), error, solution=solution)
 
 
-PROBLEMS: dict[str, Callable[[SecondOrderCase, int, str], Problem]] = {
+PROBLEMS: dict[str, Callable[[SecondOrderCase, int, str], Formulation]] = {
     "regression": _regression,
     "poisson": _poisson,
     "burgers": _burgers,
     "burgers-sharp": partial(_burgers, viscosity=SHARP_VISCOSITY),
     "allen-cahn": _allen_cahn,
     "allen-cahn-growth": _allen_cahn_growth,
-    "burgers-half": partial(_burgers_half, viscosity=burgers.VISCOSITY, layer=0.05),
-    "burgers-half-even-grid": partial(_burgers_half, viscosity=burgers.VISCOSITY, layer=EVEN),
-    "burgers-sharp-half": partial(_burgers_half, viscosity=SHARP_VISCOSITY, layer=0.05 / torch.pi),
+    "burgers-half": partial(_burgers_half, viscosity=burgers.VISCOSITY),
+    "burgers-half-even-grid": partial(_burgers_half, viscosity=burgers.VISCOSITY, stretched=False),
+    "burgers-sharp-half": partial(_burgers_half, viscosity=SHARP_VISCOSITY),
     "allen-cahn-half": _allen_cahn_half,
     "allen-cahn-half-no-corner": partial(_allen_cahn_half, with_corner=False),
 }

@@ -14,7 +14,7 @@ import torch
 
 from kanlib.nn.networks import KAN, MLP
 from kanlib.paper.experiments.cases import Experiment, Solutions
-from kanlib.paper.experiments.formulations import PROBLEMS, STARTS, Problem, SecondOrderCase
+from kanlib.paper.experiments.formulations import PROBLEMS, STARTS, Formulation, SecondOrderCase
 from kanlib.paper.experiments.poisson import COARSE_N, WIDER
 from kanlib.training.cycles import Cycle
 from kanlib.training.gauss_newton import GaussNewton
@@ -129,6 +129,11 @@ def _longer(
         every=race.every + (5,) * len(epochs),
         **options,
     )
+
+
+def _share(steps: int, visits: int) -> int:
+    """Return how many cycles of so many visits have about so many steps."""
+    return max(1, round(steps / visits))
 
 
 def _under(
@@ -300,12 +305,15 @@ def _cases() -> dict[str, SecondOrderCase]:
         )
     for problem in ("regression", "poisson", "burgers", "allen-cahn-growth"):
         levels = cases[f"{problem}-levels"]
-        visits = (2 * level + 1 for level in range(len(levels.epochs)))  # of a V-cycle
-        cases[f"{problem}-cycles"] = _under(
-            "cycles",
-            levels,
-            tuple(round(count / each) for count, each in zip(levels.epochs, visits, strict=True)),
-            f"{levels.description}, V-cycles on each level",
+        visits = [2 * level + 1 for level in range(len(levels.epochs))]  # of a V-cycle
+        cases[f"{problem}-cycles"] = replace(
+            _under(
+                "cycles",
+                levels,
+                tuple(map(_share, levels.epochs, visits)),
+                f"{levels.description}, V-cycles on each level",
+            ),
+            every=tuple(map(_share, levels.every, visits)),
         )
     for problem in ("regression", "poisson", "burgers"):
         cases |= _baselines(problem, cases[f"{problem}-fine-small"])
@@ -315,7 +323,7 @@ def _cases() -> dict[str, SecondOrderCase]:
 def _optimizer(case: SecondOrderCase) -> OptimizerFactory:
     if isinstance(case, BaselineCase):
         if case.optimizer == "cycles":
-            return Cycle(GaussNewton(), coarsest=case.network["n"])
+            return Cycle(GaussNewton(**case.gauss_newton), coarsest=case.network["n"])
         return BASELINES[case.optimizer]
     return GaussNewton(**case.gauss_newton)
 
@@ -365,7 +373,7 @@ def execute(
         model = (MLP if case.mlp else KAN)(**case.network, device=device, dtype=torch.float64)
         if problem.calibrate is not None and isinstance(model, KAN):
             model.calibrate_(problem.calibrate)
-        field[number] = model if problem.solution is None else problem.solution(model)
+        field[number] = problem.solution(model)
     first = 2.0**case.start_level / getattr(field[0], "n", 1)
     return raced(
         problem,
@@ -383,7 +391,7 @@ def execute(
 
 
 def raced(
-    problem: Problem,
+    problem: Formulation,
     field: dict[int, Any],
     epochs: Sequence[int],
     checkpoint: Path | None,
