@@ -9,7 +9,7 @@ from functions import Function
 
 from kanlib.nn.jets import Jet
 from kanlib.objectives.squares import sum_of_squares
-from kanlib.paper.experiments import find_experiment, formulations, second_order
+from kanlib.paper.experiments import find_experiment, formulations, halves, second_order
 from kanlib.paper.problems import allen_cahn, burgers, relative_error
 from kanlib.training.cycles import visits
 
@@ -19,7 +19,7 @@ EXPERIMENT = find_experiment("second-order")
 def losses(name, points=(40,)):
     case = EXPERIMENT.cases[name]
     case = replace(case, points=points, every=case.every[:1])
-    return formulations.PROBLEMS[case.problem](case, 1234, "cpu")
+    return second_order.FORMULATIONS[case.problem](case, 1234, "cpu")
 
 
 @pytest.mark.parametrize("name", ["burgers", "burgers-sharp"])
@@ -40,7 +40,7 @@ def test_error_by_symmetry_is_that_of_the_whole_interval(odd):
     problem = burgers.Burgers(2, 2) if odd else allen_cahn.AllenCahn(points=10)
     even = Function(lambda x: torch.cos(math.pi * x[:, :1]) * x[:, 1:] - 0.5)
     whole = Function(lambda x: x[:, :1] * even(x)) if odd else even
-    found = formulations._by_symmetry(problem, odd)(whole)
+    found = halves._by_symmetry(problem, odd)(whole)
     expected = relative_error(whole(problem.error_points), problem.reference)
     assert found == pytest.approx(expected, rel=1e-12)
 
@@ -99,7 +99,8 @@ def test_weighted_terms_of_allen_cahn_take_the_network_behind_the_start():
 
         problem = losses("allen-cahn-growth-levels")
         (loss,) = problem.losses
-        return loss, loss.parts(Function(network)), problem.error(Function(network))
+        built = problem.solution(Function(network))
+        return loss, loss.parts(built), problem.error(built)
 
     _, at_rest, error = parts(0.0)  # u = 0 is a solution, with an error of all of u
     assert {name: float(part) < 1e-20 for name, part in at_rest.items()} == {
@@ -144,7 +145,7 @@ def test_half_of_burgers_equation_has_its_solution_and_the_conditions_built_in(n
 
 def test_stretching_and_drawing_points_are_inverse():
     unit = torch.rand(50, 2).double()
-    found = formulations._stretched(formulations._unstretched(unit, 0.02), 0.02)
+    found = halves._stretched(halves._unstretched(unit, 0.02), 0.02)
     torch.testing.assert_close(found, 2 * unit - 1)
 
 
@@ -155,11 +156,11 @@ def test_controls_leave_out_the_stretching_and_the_corner():
         losses(f"allen-cahn-half{name}-race").solution(Function(lambda z: 0 * z[:, :1]))(points)
         for name in ("", "-no-corner")
     ]
-    corner = formulations.corner(points)
+    corner = halves.corner(points)
     assert float(corner.max()) > 1e-4
     torch.testing.assert_close(built[0] - built[1], corner)
     even, steep = (losses(f"burgers-half{name}-race", (400,)) for name in ("-even-grid", ""))
-    for problem, inputs in ((even, 2 * points - 1), (steep, formulations._stretched(points, 0.05))):
+    for problem, inputs in ((even, 2 * points - 1), (steep, halves._stretched(points, 0.05))):
         seen = []
         problem.solution(Function(lambda z, seen=seen: seen.append(z) or z[:, :1]))(points)
         torch.testing.assert_close(seen[0], inputs)
@@ -173,10 +174,10 @@ def test_controls_leave_out_the_stretching_and_the_corner():
 def test_corner_of_allen_cahn_solves_its_equation_and_takes_the_slope_away():
     t = torch.logspace(-4, 0, 30).double()[:, None]
     x = 1 - 3 * torch.rand(30, 1).double() * torch.sqrt(4e-4 * t)
-    jet = Jet.at(torch.cat([x, t], dim=1), pairs=[(0, 0)], features=formulations.corner)
+    jet = Jet.at(torch.cat([x, t], dim=1), pairs=[(0, 0)], features=halves.corner)
     expected = 1e-4 * jet.d(0, 0) - 10 * jet.value
     torch.testing.assert_close(jet.d(1), expected, rtol=1e-9, atol=1e-12)
-    at_end = Jet.at(torch.cat([torch.ones_like(t), t], dim=1), features=formulations.corner)
+    at_end = Jet.at(torch.cat([torch.ones_like(t), t], dim=1), features=halves.corner)
     torch.testing.assert_close(at_end.d(0), 2 * torch.exp(-10 * t))
 
 
@@ -237,7 +238,7 @@ def test_seconds_of_a_run_that_went_on_are_not_known(tmp_path):
 def test_points_that_do_not_move_are_those_of_a_grid(name):
     case = EXPERIMENT.cases[name]
     case = replace(case, points=(100, 400, 900, 1600)[: len(case.points)])
-    problem = formulations.PROBLEMS[case.problem](case, 1234, "cpu")
+    problem = second_order.FORMULATIONS[case.problem](case, 1234, "cpu")
     for count, loss in zip(case.points, problem.losses, strict=True):
         points = loss.terms["volume"].points
         side = math.isqrt(count)

@@ -9,7 +9,7 @@ have one less where that number is even.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,15 +95,16 @@ def _cases() -> dict[str, BasisCase]:
         ("allen-cahn", "gauss-newton"),
     ):
         case = second_order.EXPERIMENT.cases[f"{problem}-levels"]
-        shared = {each.name: getattr(case, each.name) for each in fields(case)}
-        if optimizer == "lbfgs":
-            shared["epochs"] = LBFGS_EPOCHS
+        epochs = LBFGS_EPOCHS if optimizer == "lbfgs" else case.epochs
         way = {"gauss-newton": "Gauss-Newton", "lbfgs": "L-BFGS"}[optimizer]
         name = problem if optimizer == "gauss-newton" else f"{problem}-{optimizer}"
         for basis, label in LABELS.items():
-            own = {"description": f"{problem}, {label}, {way}"}
-            found[f"{name}-{basis}"] = BasisCase(
-                **{**shared, **own}, basis=basis, optimizer=optimizer
+            found[f"{name}-{basis}"] = case.become(
+                BasisCase,
+                description=f"{problem}, {label}, {way}",
+                epochs=epochs,
+                basis=basis,
+                optimizer=optimizer,
             )
     return found
 

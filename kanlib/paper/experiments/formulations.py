@@ -1,12 +1,15 @@
-"""The problems as sums of squares, for second-order training: losses of each level, and errors."""
+"""The problems as sums of squares, for second-order training: losses of each level, and errors.
+
+Those on half of their domain are in :mod:`kanlib.paper.experiments.halves`.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +19,14 @@ from kanlib.nn.jets import Jet
 from kanlib.objectives.mean_squared_error import MeanSquaredError
 from kanlib.objectives.residuals import ResidualLoss, Term
 from kanlib.objectives.samplers import Sampler
-from kanlib.paper import problems
 from kanlib.paper.problems import allen_cahn, burgers, poisson, relative_error
 from kanlib.paper.problems.regression import regression
 
 SHARP_VISCOSITY = 1e-2 / torch.pi
-#: Rate at which a small disturbance of the states 1 and -1 of Allen-Cahn decays.
-DECAY = 10.0
 #: Starts of one seed are numbered from this multiple of it.
 STARTS = 1000
+
+Kind = TypeVar("Kind", bound="SecondOrderCase")
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class SecondOrderCase:
 
     Attributes:
         description: one line for readers.
-        problem: one of :data:`PROBLEMS`.
+        problem: one of :data:`PROBLEMS`, or of those on half of a domain.
         network: keyword arguments of KAN, or of MLP if ``mlp`` is true.
         epochs: steps on each level; an MLP has stages instead.
         points: points of the volume on each level, or of the training set.
@@ -59,6 +61,11 @@ class SecondOrderCase:
     mlp: bool = False
     gauss_newton: dict[str, Any] = field(default_factory=dict)
     paper: dict[str, float] | None = None
+
+    def become(self, kind: type[Kind], **changes: Any) -> Kind:
+        """Return this case as one of another kind, with changes."""
+        own = {each.name: getattr(self, each.name) for each in fields(self)}
+        return kind(**{**own, **changes})
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,7 @@ def _regression(case: SecondOrderCase, seed: int, device: str) -> Formulation:
     return Formulation(losses, error, MeanSquaredError(data.x, data.y), data.x)
 
 
-def _moving(
+def moving(
     case: SecondOrderCase,
     seed: int,
     device: str,
@@ -125,7 +132,7 @@ def _burgers(
         points = {"volume": sampler([(-1, 1), (0, 1)], count, share=0.5)}
         return problem.loss(points=points, weights=weights)
 
-    return Formulation(_moving(case, seed, device, loss), problem.error)
+    return Formulation(moving(case, seed, device, loss), problem.error)
 
 
 def _poisson(case: SecondOrderCase, seed: int, device: str) -> Formulation:
@@ -150,18 +157,18 @@ def _poisson(case: SecondOrderCase, seed: int, device: str) -> Formulation:
         }
         return problem.loss(points=points)
 
-    return Formulation(_moving(case, seed, device, loss), problem.error)
+    return Formulation(moving(case, seed, device, loss), problem.error)
 
 
 def _periodic(
-    problem: allen_cahn.AllenCahn,
     equal: Callable[[Jet, Jet, Tensor], Tensor],
     sampler: Callable[..., Sampler],
+    inputs: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> Term:
     """Return the term of what must be equal at x = -1 and x = 1, from the jets there."""
 
     def end(shift: float) -> Callable[[Tensor], Tensor]:
-        return lambda x: problem.inputs(x + x.new_tensor([shift, 0.0]))
+        return lambda x: inputs(x + x.new_tensor([shift, 0.0]))
 
     times = sampler([(0, 0), (0, 1)], 101, kind="sobol")
     return Term(equal, times, features=[end(-1.0), end(1.0)])
@@ -180,165 +187,60 @@ def _allen_cahn(case: SecondOrderCase, seed: int, device: str) -> Formulation:
         }
         return ResidualLoss(
             **problem.loss(points=points, weights={"volume": 1.0, "initial": 1000.0}).terms,
-            periodic=_periodic(problem, equal, sampler),
+            periodic=_periodic(equal, sampler, problem.inputs),
         )
 
-    return Formulation(_moving(case, seed, device, loss), problem.error)
+    return Formulation(moving(case, seed, device, loss), problem.error)
 
 
-def _growth_weight(points: Tensor) -> Tensor:
-    """Return what an error at points (x, t) has grown by at the end, up to a constant."""
-    return torch.exp(allen_cahn.GROWTH * (0.5 - points[:, 1:]))
+def grown(u: Jet, x: Tensor) -> Tensor:
+    """Return the residual of Allen-Cahn, weighted by what becomes of it.
+
+    Around the unstable state 0 an error made at t has grown by e^(5 (1 - t)) at t = 1, so that this
+    weight, which is that up to a constant, makes a small residual mean a small error.
+
+    Args:
+        u: jet of the solution, with u_xx.
+        x: points (x, t) of shape (N, 2).
+
+    Examples:
+        >>> u = torch.tensor([[0.5], [0.0], [0.0], [0.0]])[..., None]  # u = 1/2
+        >>> grown(Jet(u, 2, [(0, 0)]), torch.tensor([[0.0, 0.5]]))
+        tensor([[-1.8750]])
+    """
+    return torch.exp(allen_cahn.GROWTH * (0.5 - x[:, 1:])) * allen_cahn.volume_residual(u)
 
 
 def _allen_cahn_growth(case: SecondOrderCase, seed: int, device: str) -> Formulation:
     """Return Allen-Cahn with exact initial values, and residuals weighted by what becomes of them.
 
-    The network is v in u = u_0 + t v. Around the unstable state 0 an error made at t has grown by
-    e^(5 (1 - t)) at t = 1, so that this weight makes a small residual mean a small error.
+    The network is v in u = u_0 + t v.
     """
     problem = allen_cahn.AllenCahn(points=100, device=device)
 
-    def volume(v: Jet, x: Tensor) -> Tensor:
-        start, time = allen_cahn.initial(x[:, :1]), x[:, 1:]
-        u = start + time * v.value
-        u_xx = allen_cahn.initial_curvature(x[:, :1]) + time * v.d(0, 0)
-        residual = v.value + time * v.d(1) - allen_cahn.right_side(u, u_xx)
-        return _growth_weight(x) * residual
-
-    def equal(left: Jet, right: Jet, x: Tensor) -> Tensor:
-        time = x[:, 1:]
-        slope = time * (left.d(0) - right.d(0)) + 4  # the slopes of u_0 are 2 and -2
-        return torch.cat([time * (left.value - right.value), 0.1 * time * slope], dim=1)
+    def equal(u: Jet, v: Jet, x: Tensor) -> Tensor:
+        slopes = x[:, 1:] * (u.d(0) - v.d(0))  # which differ at t = 0
+        return torch.cat([u.value - v.value, 0.1 * slopes], dim=1)
 
     def loss(count: int, sampler: Callable[..., Sampler]) -> ResidualLoss:
         points = sampler([(-1, 1), (0, 1)], count, share=0.5)
         return ResidualLoss(
-            volume=Term(volume, points, pairs=[(0, 0)], features=problem.inputs),
-            periodic=_periodic(problem, equal, sampler),
+            volume=Term(grown, points, pairs=[(0, 0)]), periodic=_periodic(equal, sampler)
         )
-
-    @torch.no_grad()
-    def error(model: nn.Module) -> float:
-        points = problem.error_points
-        u = allen_cahn.initial(points[:, :1]) + points[:, 1:] * model(problem.inputs(points))
-        return relative_error(u, problem.reference)
-
-    return Formulation(_moving(case, seed, device, loss), error)
-
-
-def _stretched(points: Tensor, layer: float) -> Tensor:
-    """Map x in [0, 1] by asinh(x / layer), and t in [0, 1], to [-1, 1]."""
-    x = torch.asinh(points[:, :1] / layer) / math.asinh(1 / layer)
-    return _unit(torch.cat([x, points[:, 1:]], dim=1))
-
-
-def _unstretched(unit: Tensor, layer: float) -> Tensor:
-    """Map the unit square to points (x, t), more of them where the inputs are stretched."""
-    x = layer * torch.sinh(math.asinh(1 / layer) * unit[:, :1])
-    return torch.cat([x, unit[:, 1:]], dim=1)
-
-
-def _unit(points: Tensor) -> Tensor:
-    """Map [0, 1] to [-1, 1]."""
-    return 2 * points - 1
-
-
-def _by_symmetry(problem: problems.Problem, odd: bool) -> Callable[[nn.Module], float]:
-    """Return the error, on the whole interval, of a solution on x >= 0 that is odd or even."""
-    x, time = problem.error_points[:, :1], problem.error_points[:, 1:]
-    right, sign = torch.cat([x.abs(), time], dim=1), torch.sign(x) if odd else torch.ones_like(x)
-    return torch.no_grad()(lambda model: relative_error(sign * model(right), problem.reference))
-
-
-def _burgers_half(
-    case: SecondOrderCase, seed: int, device: str, viscosity: float, stretched: bool = True
-) -> Formulation:
-    """Return Burgers' equation on x in [0, 1], where an odd solution is zero at both ends.
-
-    These values and those at t = 0 hold by construction. If wanted, the network sees x through a
-    map that stretches the layer at 0, and more points lie there.
-    """
-    problem = burgers.Burgers(2, 2, viscosity=viscosity, nodes=200, device=device)
-    layer = 5 * viscosity
-    drawn = partial(_unstretched, layer=layer) if stretched else None
-
-    def loss(count: int, sampler: Callable[..., Sampler]) -> ResidualLoss:
-        points = sampler([(0, 1), (0, 1)], count, share=0.5, map=drawn)
-        return ResidualLoss(volume=problem.equations["volume"](points))
 
     def solution(network: nn.Module) -> nn.Module:
         return HardConditions(
             network,
-            lambda x: burgers.initial(x[:, :1]),
-            lambda x: x[:, 1:] * x[:, :1] * (1 - x[:, :1]),
-            inputs=partial(_stretched, layer=layer) if stretched else _unit,
+            lambda x: allen_cahn.initial(x[:, :1]),
+            lambda x: x[:, 1:],
+            inputs=problem.inputs,
         )
 
-    error = _by_symmetry(problem, odd=True)
-    return Formulation(_moving(case, seed, device, loss), error, solution=solution)
+    @torch.no_grad()
+    def error(model: nn.Module) -> float:
+        return relative_error(model(problem.error_points), problem.reference)
 
-
-def corner(points: Tensor) -> Tensor:
-    """Return the layer that the slope of the initial values of Allen-Cahn leaves at x = 1.
-
-    They have the slope -2 there, and the solution has 0. Without diffusion u = -1 would stay at
-    rest, and the slope would be -2 exp(-10 t), 10 being the rate at which disturbances of -1 decay.
-    What takes it away solves w_t = epsilon w_xx - 10 w, w = 0 at t = 0 and w_x = 2 exp(-10 t) at
-    x = 1. Its curvature grows without bound as t goes to 0, where no network on a fixed grid can
-    follow. A time below 1e-12 counts as that.
-
-    Args:
-        points: points (x, t) of shape (N, 2).
-
-    Returns:
-        A column (N, 1).
-
-    Examples:
-        >>> x = torch.tensor([[1.0, 0.1], [0.9, 0.1]], dtype=torch.float64)
-        >>> corner(x)[:, 0].mul(1e6).round()
-        tensor([2625.,    0.], dtype=torch.float64)
-    """
-    distance, time = 1 - points[:, :1], points[:, 1:].clamp(min=1e-12)
-    width = torch.sqrt(4 * allen_cahn.DIFFUSION * time)
-    z = distance / width
-    heat = width * torch.exp(-z.square()) / math.sqrt(math.pi) - distance * torch.erfc(z)
-    return 2 * torch.exp(-DECAY * time) * heat
-
-
-def _allen_cahn_half(
-    case: SecondOrderCase, seed: int, device: str, with_corner: bool = True
-) -> Formulation:
-    """Return Allen-Cahn on x in [0, 1], where an even periodic solution has slope 0 at both ends.
-
-    The initial values and, if wanted, the layer at the corner are built in; the slopes are terms of
-    the loss. Residuals are weighted as in :func:`_allen_cahn_growth`.
-    """
-    problem = allen_cahn.AllenCahn(points=100, device=device)
-
-    def volume(u: Jet, x: Tensor) -> Tensor:
-        return _growth_weight(x) * allen_cahn.volume_residual(u)
-
-    def slope(u: Jet, x: Tensor) -> Tensor:
-        return 0.1 * u.d(0)
-
-    def loss(count: int, sampler: Callable[..., Sampler]) -> ResidualLoss:
-        ends = {
-            name: Term(slope, sampler([(x, x), (0, 1)], 101, kind="sobol"), directions=(0,))
-            for name, x in (("left", 0), ("right", 1))
-        }
-        points = sampler([(0, 1), (0, 1)], count, share=0.5)
-        return ResidualLoss(volume=Term(volume, points, pairs=[(0, 0)]), **ends)
-
-    def known(x: Tensor) -> Tensor:
-        start = allen_cahn.initial(x[:, :1])
-        return start + corner(x) if with_corner else start
-
-    def solution(network: nn.Module) -> nn.Module:
-        return HardConditions(network, known, lambda x: x[:, 1:], inputs=_unit)
-
-    error = _by_symmetry(problem, odd=False)
-    return Formulation(_moving(case, seed, device, loss), error, solution=solution)
+    return Formulation(moving(case, seed, device, loss), error, solution=solution)
 
 
 PROBLEMS: dict[str, Callable[[SecondOrderCase, int, str], Formulation]] = {
@@ -348,9 +250,4 @@ PROBLEMS: dict[str, Callable[[SecondOrderCase, int, str], Formulation]] = {
     "burgers-sharp": partial(_burgers, viscosity=SHARP_VISCOSITY),
     "allen-cahn": _allen_cahn,
     "allen-cahn-growth": _allen_cahn_growth,
-    "burgers-half": partial(_burgers_half, viscosity=burgers.VISCOSITY),
-    "burgers-half-even-grid": partial(_burgers_half, viscosity=burgers.VISCOSITY, stretched=False),
-    "burgers-sharp-half": partial(_burgers_half, viscosity=SHARP_VISCOSITY),
-    "allen-cahn-half": _allen_cahn_half,
-    "allen-cahn-half-no-corner": partial(_allen_cahn_half, with_corner=False),
 }

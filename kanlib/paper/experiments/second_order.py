@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,16 @@ import torch
 from kanlib.nn.networks import KAN, MLP
 from kanlib.paper.experiments.cases import Experiment, Solutions
 from kanlib.paper.experiments.formulations import PROBLEMS, STARTS, Formulation, SecondOrderCase
+from kanlib.paper.experiments.halves import HALVES
 from kanlib.paper.experiments.poisson import COARSE_N, WIDER
-from kanlib.training.cycles import Cycle
+from kanlib.training.cycles import Cycle, visits
 from kanlib.training.gauss_newton import GaussNewton
 from kanlib.training.optimizers import OptimizerFactory, lbfgs
 from kanlib.training.quasi_newton import QuasiNewton
 from kanlib.training.race import race
 from kanlib.training.runs import Run
 
+FORMULATIONS = PROBLEMS | HALVES
 QUICK_DIVISOR, QUICK_STARTS, QUICK_POINTS = 12, 2, 100
 
 
@@ -136,22 +138,15 @@ def _share(steps: int, visits: int) -> int:
     return max(1, round(steps / visits))
 
 
-def _under(
-    optimizer: str, case: SecondOrderCase, epochs: tuple[int, ...], description: str
-) -> BaselineCase:
-    """Return a case under another optimizer."""
-    shared = {each.name: getattr(case, each.name) for each in fields(case)}
-    own = {"description": description, "epochs": epochs, "optimizer": optimizer}
-    return BaselineCase(**{**shared, **own})
-
-
 def _baselines(problem: str, fine: SecondOrderCase) -> dict[str, SecondOrderCase]:
     """Return the cases of other optimizers, on the network of a case on one level."""
     found: dict[str, SecondOrderCase] = {}
     for name, (label, epochs) in BUDGETS.items():
         start = f"{fine.starts} starts" if fine.starts > 1 else "one start"
         description = f"{problem}, n = {fine.network['n']} alone, {label}, {start}"
-        found[f"{problem}-{name}"] = _under(name, fine, (epochs,), description)
+        found[f"{problem}-{name}"] = fine.become(
+            BaselineCase, description=description, epochs=(epochs,), optimizer=name
+        )
     return found
 
 
@@ -198,11 +193,11 @@ def _cases() -> dict[str, SecondOrderCase]:
             starts=32, keep=(8, 4, 2), floor=2e-4,
         ),
     }  # fmt: skip
-    cases["regression-lbfgs-race"] = _under(
-        "lbfgs",
-        cases["regression-race"],
-        (20, 20, 20, 20),
-        "Table 2's own network, n = 5 to 40, L-BFGS, a race of 32 starts",
+    cases["regression-lbfgs-race"] = cases["regression-race"].become(
+        BaselineCase,
+        description="Table 2's own network, n = 5 to 40, L-BFGS, a race of 32 starts",
+        epochs=(20, 20, 20, 20),
+        optimizer="lbfgs",
     )
     cases |= _pde_cases(
         "poisson",
@@ -305,15 +300,13 @@ def _cases() -> dict[str, SecondOrderCase]:
         )
     for problem in ("regression", "poisson", "burgers", "allen-cahn-growth"):
         levels = cases[f"{problem}-levels"]
-        visits = [2 * level + 1 for level in range(len(levels.epochs))]  # of a V-cycle
-        cases[f"{problem}-cycles"] = replace(
-            _under(
-                "cycles",
-                levels,
-                tuple(map(_share, levels.epochs, visits)),
-                f"{levels.description}, V-cycles on each level",
-            ),
-            every=tuple(map(_share, levels.every, visits)),
+        visited = [len([*visits(level + 1)]) for level in range(len(levels.epochs))]
+        cases[f"{problem}-cycles"] = levels.become(
+            BaselineCase,
+            description=f"{levels.description}, V-cycles on each level",
+            epochs=tuple(map(_share, levels.epochs, visited)),
+            every=tuple(map(_share, levels.every, visited)),
+            optimizer="cycles",
         )
     for problem in ("regression", "poisson", "burgers"):
         cases |= _baselines(problem, cases[f"{problem}-fine-small"])
@@ -366,7 +359,7 @@ def execute(
         starts = min(case.starts, QUICK_STARTS)
     else:
         points, epochs, keep, starts = case.points, case.epochs, case.keep, case.starts
-    problem = PROBLEMS[case.problem](replace(case, points=points), seed, device)
+    problem = FORMULATIONS[case.problem](replace(case, points=points), seed, device)
     field: dict[int, Any] = {}
     for number in range(starts):
         torch.manual_seed(STARTS * seed + number)

@@ -49,12 +49,6 @@ def initial(x: Tensor) -> Tensor:
     return x.square() * torch.cos(math.pi * x)
 
 
-def initial_curvature(x: Tensor) -> Tensor:
-    """Return the second derivative of the initial values."""
-    wave = math.pi * x
-    return (2 - wave.square()) * torch.cos(wave) - 4 * wave * torch.sin(wave)
-
-
 def _initial_coefficients(wave: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the integrals over (-1, 1) of x^2 cos(pi x) cos(pi k x) for integers k."""
 
@@ -127,11 +121,6 @@ def reference(modes: int = 2000, steps: int = 500) -> NDArray[np.float64]:
     return np.column_stack([start.numpy(), u])
 
 
-def right_side(u: Tensor, u_xx: Tensor) -> Tensor:
-    """Return epsilon u_xx - 5 u^3 + 5 u."""
-    return DIFFUSION * u_xx - 5 * u**3 + 5 * u
-
-
 def volume_residual(u: Jet, sign: str = "standard") -> Tensor:
     """Return u_t - (epsilon u_xx - 5 u^3 + 5 u), or with the printed sign u_t + (...).
 
@@ -142,7 +131,7 @@ def volume_residual(u: Jet, sign: str = "standard") -> Tensor:
         >>> volume_residual(Jet(u, 2, [(0, 0)]), sign="printed")
         tensor([[1.8750]], dtype=torch.float64)
     """
-    right = right_side(u.value, u.d(0, 0))
+    right = DIFFUSION * u.d(0, 0) - 5 * u.value**3 + 5 * u.value
     return u.d(1) - right if sign == "standard" else u.d(1) + right
 
 
